@@ -1,0 +1,27 @@
+"""Estimates which classes are confused, for the experiment: ``python -m stages.confuse``."""
+
+import sys
+
+from stages.lib import confusion, files, paths
+from stages.lib.command import stage
+from stages.lib.params import read_params
+
+
+@stage
+def main() -> None:
+    """Train repeatedly on small subsets and count the errors on held-out images."""
+    params = read_params()
+    folder = paths.datasets(paths.EXPERIMENT)
+    start = confusion.Start(
+        rho=params.train.rho,
+        epsilon=params.train.epsilon,
+        init=params.train.init,
+        zero_output=params.train.zero_output,
+        device=params.train.device,
+    )
+    report = confusion.estimate(params.confusion, params.data.name, start, folder)
+    files.write_json(paths.experiment_confusion(params.data.name), report)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""Materialises a figure's diluted label sets: ``python -m stages.dilute_figure SCALE KEY``."""
+
+import sys
+
+from stages.lib import dilution, paths, studies
+from stages.lib.command import figure_arguments, stage
+
+
+@stage
+def main() -> None:
+    """Draw the noisy labels of every noise config and seed of a figure's grid."""
+    scale, key = figure_arguments()
+    out = paths.figure_labels(scale, key)
+    for point in studies.read_grid(scale, key).points:
+        dilution.materialise(
+            point.data,
+            point.noise,
+            point.train.seeds,
+            data_folder=paths.datasets(scale),
+            confusion_file=paths.figure_confusion(scale) / f"{key}.json",
+            out=out / dilution.name_of(point.data, point.noise),
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,21 @@
+"""Fetches the experiment's images: ``python -m stages.fetch``."""
+
+import sys
+
+from stages.lib import datasets, paths, sources
+from stages.lib.command import stage
+from stages.lib.params import read_params
+
+
+@stage
+def main() -> None:
+    """Fetch the data sets that the originals and the noisy images come from."""
+    params = read_params()
+    wanted = {params.data.name: (params.data.path, params.data.size)}
+    if params.noise.images in datasets.NAMED:
+        wanted.setdefault(params.noise.images, (None, params.data.size))
+    sources.fetch(wanted, paths.datasets(paths.EXPERIMENT))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

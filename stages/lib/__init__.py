@@ -1,0 +1,1 @@
+"""The ideas behind the stages. Nothing here imports a stage or knows of DVC."""

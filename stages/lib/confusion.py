@@ -1,0 +1,115 @@
+"""Which classes a network confuses, estimated as the paper does (section 3.2).
+
+"We determine commonly confused labels by training the network repeatedly on a small subset of MNIST
+and observing the errors it makes on a test set." Here the errors are counted on training images
+outside the subset, so that the test set stays unseen.
+"""
+
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.lib import datasets, noise, results, runs
+from stages.lib.dilution import materialise
+from stages.lib.params import (
+    Config,
+    ConfusionParams,
+    DataParams,
+    ModelParams,
+    NoiseParams,
+    TrainParams,
+    check_confusion,
+)
+
+NO_NOISE = NoiseParams(kind="uniform", alpha=0.0, delta=0.0, order="confusing", images="same")
+TIES = "equal counts, never-seen errors among them, go by class index, the smaller first"
+
+
+@dataclass(frozen=True)
+class Start:
+    """How the small trainings start and step, as the trainings that follow; `TrainParams` says."""
+
+    rho: float
+    epsilon: float
+    init: str
+    zero_output: bool
+    device: str
+
+
+def config_of(params: ConfusionParams, dataset: str, start: Start) -> Config:
+    """Return the config of the small trainings, on clean labels; a seed for every repeat."""
+    return Config(
+        data=DataParams(dataset, None, None, params.subset, params.held_out),
+        noise=NO_NOISE,
+        model=ModelParams(params.model, params.width),
+        train=TrainParams(
+            loss="cross_entropy",
+            learning_rates=(params.learning_rate,),
+            batch_size=params.batch_size,
+            passes=0.0,
+            min_examples=params.min_examples,
+            seeds=tuple(range(params.repeats)),
+            **asdict(start),
+        ),
+    )
+
+
+def estimate(
+    params: ConfusionParams, dataset_name: str, start: Start, data_folder: Path
+) -> dict[str, Any]:
+    """Train ``repeats`` networks on subsets and count their errors on held-out images.
+
+    Args:
+        params: subset, held-out images, repeats, network.
+        dataset_name: which images.
+        start: optimizer, initialisation and device.
+        data_folder: folder with one folder per data set.
+
+    Returns:
+        ``counts`` ``(m, m)`` with the true class in the rows, ``orders`` of false classes
+        (``confusing`` and ``reverse``; ``random`` is drawn per seed), how ties were broken and how
+        many pairs were tied, and ``matrix``, the counts as rows for the plot.
+
+    Raises:
+        ParamsError: subset and held-out images are more than the training images.
+    """
+    dataset = datasets.load(data_folder / dataset_name)
+    check_confusion(params, len(dataset.train_labels), "confusion", "")
+    config = config_of(params, dataset_name, start)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        materialise(config.data, NO_NOISE, config.train.seeds, data_folder=data_folder, out=out)
+        todo = runs.expand(f"confusion {params.model}", config, data_folder, out)
+        outcomes, _ = runs.complete(todo, f"confusion on {dataset_name}")
+    counts = np.sum([outcome["val_confusion"] for outcome in outcomes], axis=0)
+    rng = np.random.default_rng(0)  # not drawn from: neither order is random
+    orders = {
+        order: noise.false_class_order(counts, order, rng=rng).tolist()
+        for order in noise.ORDERS
+        if order != "random"
+    }
+    return {
+        "dataset": dataset_name,
+        "model": params.model,
+        "repeats": params.repeats,
+        "subset": params.subset,
+        "held_out": params.held_out,
+        "accuracy": float(np.trace(counts) / counts.sum()),
+        "counts": counts.tolist(),
+        "counts_axes": "row: true class; column: predicted class",
+        "orders": orders,
+        "orders_axes": "row: true class; its false classes, the most likely noisy label first",
+        "ties": TIES,
+        "tied_neighbours": _tied(counts, np.asarray(orders["confusing"])),
+        "matrix": results.table(counts),
+    }
+
+
+def _tied(counts: NDArray[np.integer], order: NDArray[np.integer]) -> int:
+    """Count neighbours in the order whose counts are equal, so that only the index ranks them."""
+    ranked = np.take_along_axis(counts, order, axis=1)
+    return int((ranked[:, 1:] == ranked[:, :-1]).sum())

@@ -1,0 +1,279 @@
+"""Diluted training sets: which image each example shows, and which label it is given.
+
+A diluted set is labels and image indices, never images. Of its ``(1 + alpha) * n`` examples the
+first ``n`` are the originals with their true labels; the rest are noisy. Example ``i`` shows image
+``images[i % len(images)]`` of the image bank: the training images, followed by the images that
+noise is drawn on where these are others. Where noisy examples reuse the originals' images, the
+list holds those ``n`` once and repeats by itself.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.lib import datasets, files, noise
+from stages.lib.datasets import Dataset
+from stages.lib.errors import UserError
+from stages.lib.images import conform, white_noise
+from stages.lib.noise import Labels
+from stages.lib.params import DataParams, NoiseParams, check_fit
+from stages.lib.streams import stream
+
+ARRAYS = ("labels", "images", "validation_labels", "validation_images")
+
+
+@dataclass(frozen=True)
+class Dilution:
+    """A diluted training set and the validation set that was held out of the same images.
+
+    Attributes:
+        labels: ``(N,)`` given labels; the first ``originals`` are true.
+        images: ``(n,)`` or ``(N,)`` uint32 indices into the image bank, repeated to ``N``.
+        validation_labels: ``(V,)`` labels of the validation images diluted in the same way; the
+            first ``len(validation_images)`` are true.
+        validation_images: ``(v,)`` uint32 indices of held-out training images.
+        facts: what ``noise.json`` says: config, transition, counts, accuracy, seed, digests.
+    """
+
+    labels: Labels
+    images: NDArray[np.uint32]
+    validation_labels: Labels
+    validation_images: NDArray[np.uint32]
+    facts: dict[str, Any]
+
+    @property
+    def originals(self) -> int:
+        """Number of examples whose label is certainly true: the first ones."""
+        return int(self.facts["originals"])
+
+
+def transition_matrix(
+    params: NoiseParams, num_classes: int, confusion: NDArray[np.integer] | None, seed: int
+) -> noise.Matrix:
+    """Return the ``(m, m)`` transition matrix of a noise config.
+
+    Args:
+        params: the noise config.
+        num_classes: m.
+        confusion: ``(m, m)`` confusion counts, true class in the rows; uniform noise needs none.
+        seed: decides the order of ``order: random`` only.
+
+    Raises:
+        ValueError: confusion counts are needed and missing, or ``delta`` is too large.
+    """
+    if params.kind == "uniform" or params.alpha == 0:
+        return noise.uniform_transition(num_classes)
+    if confusion is None:
+        raise UserError("structured noise: got no confusion counts; run the confuse stage first")
+    rng = np.random.default_rng(stream(seed, "order"))
+    order = noise.false_class_order(confusion, params.order, rng=rng)
+    return noise.structured_transition(order, params.alpha, params.delta)
+
+
+def dilute(
+    dataset: Dataset,
+    data: DataParams,
+    params: NoiseParams,
+    *,
+    seed: int,
+    confusion: NDArray[np.integer] | None = None,
+    other_images: int = 0,
+) -> Dilution:
+    """Dilute ``n`` originals with ``round(alpha * n)`` noisy examples (section 3).
+
+    Args:
+        dataset: the images; only its training images are used.
+        data: how many originals, and how many images to hold out for validation.
+        params: the noise config.
+        seed: decides the split, the noisy labels and the images that they are put on.
+        confusion: ``(m, m)`` counts that order structured noise, true class in the rows.
+        other_images: how many images follow the training images in the bank (``noise.images``).
+
+    Raises:
+        ValueError: as `params.check_fit` and `transition_matrix` say.
+    """
+    n, m = data.originals, dataset.num_classes
+    total = len(dataset.train_labels)
+    # The seed alone decides the split: sets of different sizes are nested, and every noise level
+    # is chosen on the same validation images.
+    split = np.random.default_rng(stream(seed, "split")).permutation(total).astype(np.uint32)
+    originals, held_out = split[:n], split[total - data.validation :]
+    transition = transition_matrix(params, m, confusion, seed)
+    point = files.to_json(asdict(_canonical(params)), indent=None)
+
+    noisy = noise.count_noisy(n, params.alpha)
+    rng = np.random.default_rng(stream(seed, "images", point))
+    if params.images == "same":
+        images = originals
+    elif params.images == "unique":
+        images = split[: n + noisy]
+    else:
+        extra = rng.permutation(other_images).astype(np.uint32)
+        images = np.concatenate([originals, total + np.resize(extra, noisy).astype(np.uint32)])
+    known = params.images in ("same", "unique")  # else noisy images belong to none of the classes
+
+    true_labels = dataset.train_labels[originals]
+    rng = np.random.default_rng(stream(seed, "labels", point))
+    labels = _dilute_labels(
+        dataset.train_labels, images if known else originals, n, noisy, transition, rng
+    )
+    rng = np.random.default_rng(stream(seed, "validation", point))
+    v = len(held_out)
+    validation_labels = _dilute_labels(
+        dataset.train_labels, held_out, v, noise.count_noisy(v, params.alpha), transition, rng
+    )
+
+    counts, unknown = np.diag(np.bincount(true_labels, minlength=m)), np.zeros(m, dtype=np.int64)
+    if known:
+        counts = counts + _count_tiled(dataset.train_labels, images, labels, n, m)
+    else:
+        unknown = np.bincount(labels[n:], minlength=m)
+    facts = {
+        "config": {"noise": asdict(params), "originals": n, "validation": v},
+        "dataset": dataset.name,
+        "seed": seed,
+        "originals": n,
+        "examples": n + noisy,
+        "num_classes": m,
+        "transition": transition.tolist(),
+        "transition_axes": "row: true class; column: noisy label; rows sum to 1",
+        "counts": counts.tolist(),
+        "counts_axes": "row: true class; column: given label; clean and noisy examples together",
+        "counts_of_unknown_images": unknown.tolist(),
+        "label_accuracy": float(np.trace(counts) / (n + noisy)),
+    }
+    arrays = dict(zip(ARRAYS, (labels, images, validation_labels, held_out), strict=True))
+    facts["sha256"] = {name: files.sha256_of_array(array) for name, array in arrays.items()}
+    return Dilution(**arrays, facts=facts)
+
+
+def _canonical(params: NoiseParams) -> NoiseParams:
+    """Return the config that decides the draw: without structure, any order is uniform noise."""
+    if params.delta == 0:
+        return replace(params, kind="uniform", order=noise.ORDERS[0])
+    return params
+
+
+def _dilute_labels(
+    all_labels: Labels,
+    images: NDArray[np.uint32],
+    clean: int,
+    noisy: int,
+    transition: noise.Matrix,
+    rng: np.random.Generator,
+) -> Labels:
+    """Return true labels of the first ``clean`` examples, then noisy ones, drawn chunk by chunk."""
+    labels = np.empty(clean + noisy, dtype=noise.label_dtype(len(transition)))
+    labels[:clean] = all_labels[images[:clean]]
+    draw = noise.LabelSampler(transition, rng=rng)
+    for start in range(clean, clean + noisy, noise.CHUNK):
+        stop = min(start + noise.CHUNK, clean + noisy)
+        labels[start:stop] = draw(all_labels[images[np.arange(start, stop) % len(images)]])
+    return labels
+
+
+def _count_tiled(
+    all_labels: Labels, images: NDArray[np.uint32], labels: Labels, skip: int, m: int
+) -> NDArray[np.int64]:
+    """Count (true, given) pairs of the examples from ``skip`` on."""
+    counts = np.zeros((m, m), dtype=np.int64)
+    for start in range(skip, len(labels), noise.CHUNK):
+        stop = min(start + noise.CHUNK, len(labels))
+        true = all_labels[images[np.arange(start, stop) % len(images)]]
+        counts += noise.count_labels(true, labels[start:stop], m)
+    return counts
+
+
+def other_images(
+    wanted: str, dataset: Dataset, originals: int, other: Dataset | None, seed: int
+) -> NDArray[np.uint8] | None:
+    """Return the images that follow the training images in the bank, or None (section 3.3).
+
+    White noise: as many images as there are originals, reused like them. Another data set: all its
+    training images, brought to this one's size and channels.
+
+    Args:
+        wanted: ``noise.images`` of the config.
+        dataset: the originals' data set.
+        originals: number of originals.
+        other: the data set that ``wanted`` names, if it names one.
+        seed: decides the white noise.
+    """
+    if wanted == "white":
+        rng = np.random.default_rng(stream(seed, "images", "white"))
+        return white_noise(dataset.train_images, originals, rng=rng)
+    if other is not None:
+        return conform(other.train_images, *dataset.train_images.shape[1:])
+    return None
+
+
+def name_of(data: DataParams, params: NoiseParams) -> str:
+    """Return the name of the folder of a noise config's sets: a digest of what decides them."""
+    return files.sha256_of_bytes(files.to_json([asdict(data), asdict(params)]).encode())[:16]
+
+
+def materialise(
+    data: DataParams,
+    params: NoiseParams,
+    seeds: tuple[int, ...],
+    *,
+    data_folder: Path,
+    out: Path,
+    confusion_file: Path | None = None,
+) -> None:
+    """Write the diluted set of every seed to ``out/seed-S``; those that are there are kept.
+
+    Args:
+        data: how many originals and validation images.
+        params: the noise config.
+        seeds: one set each.
+        data_folder: folder with one folder per data set.
+        out: folder to write to.
+        confusion_file: JSON with ``counts``; read for structured noise only.
+
+    Raises:
+        ParamsError: the config does not fit the data set.
+        DataError: the data set is not as it was written.
+    """
+    dataset = datasets.load(data_folder / data.name)
+    check_fit(data, params, len(dataset.train_labels), dataset.num_classes)
+    confusion = None
+    if params.kind == "structured" and confusion_file is not None:
+        confusion = np.array(files.read_json(confusion_file)["counts"])
+    others = 0
+    if params.images == "white":
+        others = data.originals
+    elif params.images not in ("same", "unique"):
+        others = len(datasets.load(data_folder / params.images).train_labels)
+    for seed in seeds:
+        folder = out / f"seed-{seed}"
+        if not (folder / "noise.json").exists():
+            diluted = dilute(
+                dataset, data, params, seed=seed, confusion=confusion, other_images=others
+            )
+            save(diluted, folder)
+
+
+def save(dilution: Dilution, folder: Path) -> None:
+    """Write the arrays, then ``noise.json``, whose presence says that the folder is whole."""
+    for name in ARRAYS:
+        files.write_array(folder / f"{name}.npy", getattr(dilution, name))
+    files.write_json(folder / "noise.json", dilution.facts)
+
+
+def load(folder: Path) -> Dilution:
+    """Read a diluted set back and check it against its digests.
+
+    Raises:
+        UserError: an array is not the one that ``noise.json`` was written with.
+    """
+    facts = files.read_json(folder / "noise.json")
+    arrays = {name: files.read_array(folder / f"{name}.npy") for name in ARRAYS}
+    for name, array in arrays.items():
+        if files.sha256_of_array(array) != facts["sha256"][name]:
+            path = folder / f"{name}.npy"
+            raise UserError(f"{path}: not what its noise.json says; run the dilute stage again")
+    return Dilution(**arrays, facts=facts)

@@ -1,0 +1,60 @@
+"""Every path of the pipeline, relative to the repository's root, where stages run."""
+
+import os
+import re
+from pathlib import Path
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_]*")  # of a scale or figure: it reaches paths and commands
+PARAMS = Path("params.yaml")
+EXPERIMENT = "experiment"  # the name of the experiment's folders, beside the scales'
+EXPERIMENT_METRICS = Path("metrics/experiment.json")
+DOWNLOADS = Path("data/downloads")  # verified originals; ignored by git, no output of a stage
+
+
+def scale_file(scale: str) -> Path:
+    """Every figure's grid at one scale."""
+    return Path("scales") / f"{scale}.yaml"
+
+
+def datasets(group: str) -> Path:
+    """The data sets of the experiment (``group="experiment"``) or of a scale's figures."""
+    return Path("data/datasets") / group
+
+
+def experiment_confusion(dataset: str) -> Path:
+    """The confusion counts that the experiment's structured noise is ordered by."""
+    return Path("data/confusion") / f"{dataset}.json"
+
+
+def figure_confusion(scale: str) -> Path:
+    """The confusion counts that a scale's figures of structured noise are ordered by."""
+    return Path("data/confusion") / scale
+
+
+def experiment_labels() -> Path:
+    """The experiment's diluted label sets, one folder per seed."""
+    return Path("data/labels") / EXPERIMENT
+
+
+def figure_labels(scale: str, key: str) -> Path:
+    """A figure's diluted label sets, one folder per noise config and seed."""
+    return Path("data/labels") / scale / key
+
+
+def figure_metrics(scale: str, key: str) -> Path:
+    """A figure's points."""
+    return Path("metrics/figures") / scale / f"{key}.json"
+
+
+def figure_picture(scale: str, key: str, suffix: str) -> Path:
+    """A figure's picture; ``suffix`` is ``svg`` or ``png``."""
+    return Path("plots/figures") / scale / f"{key}.{suffix}"
+
+
+def point_store() -> Path:
+    """The folder of finished runs, shared by every workspace of one repository.
+
+    DVC names the original repository in ``DVC_ROOT``, also for the temporary workspaces of
+    ``dvc exp run --temp`` and ``--queue``, so that these reuse what is there.
+    """
+    return Path(os.environ.get("DVC_ROOT", ".")) / ".points"

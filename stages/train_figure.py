@@ -1,0 +1,20 @@
+"""Computes the points of a figure: ``python -m stages.train_figure SCALE KEY``."""
+
+import sys
+
+from stages.lib import figures, files, paths, studies
+from stages.lib.command import figure_arguments, stage
+
+
+@stage
+def main() -> None:
+    """Train what no store holds yet, and write the figure's points."""
+    scale, key = figure_arguments()
+    grid = studies.read_grid(scale, key)
+    labels = paths.figure_labels(scale, key)
+    report = figures.compute(key, scale, grid, paths.datasets(scale), labels)
+    files.write_json(paths.figure_metrics(scale, key), report)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

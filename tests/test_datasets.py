@@ -1,0 +1,344 @@
+"""Data sets in memory and on disk; images resized, conformed, and drawn as white noise."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from stages.lib import datasets, files, noise
+from stages.lib import images as images_of
+from stages.lib.datasets import DataError, Dataset
+from stages.lib.images import pixel_moments
+
+
+def make_dataset(num_classes: int = 3, channels: int = 1, side: int = 5) -> Dataset:
+    rng = np.random.default_rng(1)
+
+    def images(count: int) -> NDArray[np.uint8]:
+        return rng.integers(0, 256, (count, side, side, channels), dtype=np.uint8)
+
+    dtype = noise.label_dtype(num_classes)
+    return Dataset(
+        name="mnist",
+        train_images=images(3 * num_classes),
+        train_labels=np.tile(np.arange(num_classes, dtype=dtype), 3),
+        test_images=images(num_classes),
+        test_labels=np.arange(num_classes, dtype=dtype),
+        class_names=tuple(f"class {label}" for label in range(num_classes)),
+        source="Random numbers.",
+    )
+
+
+# --- what is known before the data are there
+
+
+def test_known_names_are_the_facts_and_a_folder() -> None:
+    assert set(datasets.KNOWN) == {*datasets.FACTS, "folder"}
+    assert "folder" not in datasets.NAMED
+    assert datasets.shape_of("cifar100") == (32, 32, 3)
+
+
+@pytest.mark.parametrize(("name", "words"), [("mnst", "mnist5k, digits"), ("folder", "fetched")])
+def test_shape_of_what_is_not_known_says_what_is(name: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        datasets.shape_of(name)
+
+
+# --- the class
+
+
+@pytest.mark.parametrize(("num_classes", "dtype"), [(2, "uint8"), (256, "uint8"), (257, "uint16")])
+def test_labels_take_two_bytes_above_256_classes(num_classes: int, dtype: str) -> None:
+    dataset = make_dataset(num_classes)
+    dataset.check()
+    assert (dataset.num_classes, dataset.train_labels.dtype) == (num_classes, dtype)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"train_images": np.zeros((9, 5, 5), np.uint8)}, r"train_images: got uint8 .*\(9, 5, 5\)"),
+        ({"train_images": np.zeros((9, 5, 5, 1))}, "got float64"),
+        ({"train_images": np.zeros((9, 5, 5, 2), np.uint8)}, "1 channel or 3"),
+        ({"test_images": np.zeros((3, 5, 5, 3), np.uint8)}, r"test images of \(5, 5, 3\)"),
+        ({"test_images": np.zeros((0, 5, 5, 1), np.uint8)}, "not be empty"),
+        ({"train_labels": np.zeros(8, np.uint8)}, r"shape \(9,\)"),
+        ({"train_labels": np.zeros(9, np.int64)}, "got int64"),
+        ({"test_labels": np.array([0, 1, 3], np.uint8)}, "got label 3; must be below 3"),
+        ({"class_names": ("a", "b", "a")}, "must be there once"),
+        ({"class_names": ("a",)}, "got 1 classes"),
+    ],
+)
+def test_check_names_what_is_wrong(change: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        replace(make_dataset(), **change).check()  # type: ignore[arg-type]
+
+
+# --- on disk
+
+
+def test_load_returns_what_save_wrote(tmp_path: Path) -> None:
+    dataset = make_dataset(channels=3)
+    datasets.save(dataset, tmp_path / "new" / "folder")
+    loaded = datasets.load(tmp_path / "new" / "folder")
+    for name in datasets.ARRAYS:
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(dataset, name))
+        assert getattr(loaded, name).dtype == getattr(dataset, name).dtype
+    assert (loaded.name, loaded.class_names, loaded.source) == (
+        dataset.name, dataset.class_names, dataset.source,
+    )  # fmt: skip
+
+
+def test_the_description_says_what_is_there(tmp_path: Path) -> None:
+    dataset = make_dataset()
+    datasets.save(dataset, tmp_path)
+    content = files.read_json(tmp_path / "dataset.json")
+    assert content["class_counts"] == {"train": [3, 3, 3], "test": [1, 1, 1]}
+    assert content["size"] == {"train": 9, "test": 3}
+    assert content["arrays"]["train_images"] == {
+        "dtype": "uint8", "shape": [9, 5, 5, 1],
+        "sha256": files.sha256_of_array(dataset.train_images),
+    }  # fmt: skip
+
+
+def test_saving_twice_writes_the_same_bytes(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        datasets.save(make_dataset(), tmp_path / folder)
+    for file in (tmp_path / "a").iterdir():
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+    assert len(list((tmp_path / "a").iterdir())) == 5
+
+
+def test_a_wrong_data_set_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="class names"):
+        datasets.save(replace(make_dataset(), class_names=("a", "a", "b")), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def change_one_pixel(folder: Path) -> None:
+    images = files.read_array(folder / "test_images.npy")
+    images[0, 0, 0, 0] ^= 1
+    files.write_array(folder / "test_images.npy", images)
+
+
+def change_the_shape(folder: Path) -> None:
+    files.write_array(folder / "test_images.npy", np.zeros((3, 5, 6, 1), np.uint8))
+
+
+def cut(folder: Path) -> None:
+    file = folder / "test_images.npy"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (change_one_pixel, "sha256"),
+        (change_the_shape, r"\[3, 5, 6, 1\] where dataset.json says uint8 of \[3, 5, 5, 1\]"),
+        (cut, "no whole array"),
+        (lambda folder: (folder / "test_images.npy").unlink(), "is missing"),
+    ],
+)
+def test_damage_is_named_with_its_mend(damage, words: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    datasets.save(make_dataset(), tmp_path)
+    damage(tmp_path)
+    with pytest.raises(DataError, match=words) as caught:
+        datasets.load(tmp_path)
+    assert "test_images.npy" in str(caught.value)
+    assert "dvc repro -f fetch" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", json.dumps({"arrays": {}})])
+def test_a_damaged_description_is_named(content: str, tmp_path: Path) -> None:
+    datasets.save(make_dataset(), tmp_path)
+    (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(DataError, match=r"dataset\.json: is no description"):
+        datasets.load(tmp_path)
+
+
+def test_a_description_that_contradicts_the_arrays_is_named(tmp_path: Path) -> None:
+    datasets.save(make_dataset(), tmp_path)
+    content = files.read_json(tmp_path / "dataset.json")
+    files.write_json(tmp_path / "dataset.json", content | {"class_names": ["a", "b"]})
+    with pytest.raises(DataError, match=r"dataset\.json: .* label 2; must be below 2"):
+        datasets.load(tmp_path)
+
+
+def test_a_missing_description_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"dataset\.json: is missing"):
+        datasets.load(tmp_path)
+
+
+# --- order
+
+
+@pytest.mark.parametrize("counts", [(5, 5, 5), (1, 10, 4), (3, 0, 2)])
+def test_interleaved_prefixes_hold_each_class_in_proportion(counts: tuple[int, ...]) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    order = datasets.interleave(labels)
+    np.testing.assert_array_equal(np.sort(order), np.arange(len(labels)))
+    for end in range(1, len(labels) + 1):
+        seen = np.bincount(labels[order[:end]], minlength=len(counts))
+        expected = end * np.array(counts) / len(labels)
+        assert np.all(np.abs(seen - expected) <= 1)
+    for label in range(len(counts)):
+        assert np.all(np.diff(order[labels[order] == label]) > 0)  # each class in its own order
+
+
+# --- resize and conform
+
+
+def test_resize_averages_what_it_merges() -> None:
+    images = np.zeros((2, 8, 8, 1), np.uint8)
+    images[:, ::2] = 200  # stripes that plain sampling would turn all black or all white
+    small = images_of.resize(images, 4)
+    assert (small.shape, small.dtype) == ((2, 4, 4, 1), np.uint8)
+    # Inner rows see whole stripes; the outermost lean to the stripe at the edge.
+    assert np.all(np.abs(small[:, 1:-1].astype(int) - 100) <= 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resize_treats_every_image_and_channel_alone(channels: int) -> None:
+    images = make_dataset(channels=channels, side=7).train_images
+    small = images_of.resize(images, 4)
+    for index, channel in np.ndindex(len(images), channels):
+        alone = images_of.resize(images[index : index + 1, ..., channel : channel + 1].copy(), 4)
+        np.testing.assert_array_equal(small[index, ..., channel], alone[0, ..., 0])
+
+
+def test_resize_keeps_constant_images_and_the_right_size() -> None:
+    images = np.full((2, 9, 9, 3), 77, np.uint8)
+    assert np.all(images_of.resize(images, 20) == 77)
+    assert images_of.resize(images, 9) is images
+
+
+def test_conform_makes_grey_of_colour_as_pillow_does() -> None:
+    images = make_dataset(channels=3).train_images
+    grey = images_of.conform(images, 5, 5, 1)
+    expected = [np.asarray(Image.fromarray(image).convert("L")) for image in images]
+    np.testing.assert_array_equal(grey[..., 0], expected)
+
+
+def test_conform_brings_any_image_into_shape() -> None:
+    images = make_dataset(channels=1).train_images
+    shaped = images_of.conform(images, 6, 8, 3)
+    assert (shaped.shape, shaped.dtype) == ((9, 6, 8, 3), np.uint8)
+    assert np.all(shaped == shaped[..., :1])
+    np.testing.assert_array_equal(images_of.conform(shaped, 6, 8, 1), shaped[..., :1])
+    assert images_of.conform(images, 5, 5, 1) is images
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 1), (5, 5, 2), (5, -1, 3)])
+def test_conform_refuses_shapes_that_are_none(shape: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        images_of.conform(make_dataset().train_images, *shape)
+
+
+# --- white noise
+
+COUNT = 400
+
+
+def bimodal(low: int, high: int, share: float) -> NDArray[np.uint8]:
+    pixels = np.random.default_rng(3).random((50, 10, 10, 1)) < share
+    return np.where(pixels, np.uint8(high), np.uint8(low))
+
+
+LIKE = {
+    "nearly black, as MNIST": bimodal(0, 250, 0.13),
+    "photographs": np.random.default_rng(4)
+    .normal(120, 60, (50, 10, 10, 3))
+    .clip(0, 255)
+    .astype(np.uint8),
+    "black or white": bimodal(0, 255, 0.3),
+    "little contrast": bimodal(99, 103, 0.5),
+}
+
+
+def tolerances(pixels: NDArray[np.float64]) -> tuple[float, float]:
+    """Return how far mean and standard deviation of pixels may be from their expectations.
+
+    Rounding moves either by at most 0.5. The rest is five standard errors: s / sqrt(n) of a mean,
+    and of a deviation, as d s = d s^2 / 2s, that of the mean of squares over 2s.
+    """
+    squares = (pixels - pixels.mean()) ** 2
+    root = np.sqrt(pixels.size)
+    return 0.5 + 5 * pixels.std() / root, 0.5 + 5 * squares.std() / (2 * pixels.std() * root)
+
+
+@pytest.mark.parametrize("like", LIKE.values(), ids=LIKE.keys())
+def test_white_noise_has_the_moments_of_the_pixels(like: NDArray[np.uint8]) -> None:
+    noise = images_of.white_noise(like, COUNT, rng=np.random.default_rng(5))
+    assert (noise.shape, noise.dtype) == ((COUNT, *like.shape[1:]), np.uint8)
+    for channel in range(like.shape[-1]):
+        wanted, found = like[..., channel].astype(float), noise[..., channel].astype(float)
+        of_mean, of_deviation = tolerances(found)
+        assert abs(found.mean() - wanted.mean()) < of_mean
+        assert abs(found.std() - wanted.std()) < of_deviation
+
+
+def test_white_noise_is_rounded_to_the_nearest() -> None:
+    like = LIKE["little contrast"]  # smooth enough for rounding to even out
+    noise = images_of.white_noise(like, COUNT, rng=np.random.default_rng(5))
+    standard_error = noise.std() / np.sqrt(noise.size)
+    assert abs(noise.mean() - like.mean()) < 5 * standard_error  # cutting would take 0.5 off
+    assert 5 * standard_error < 0.1
+
+
+def test_the_tolerances_would_catch_a_clipped_gaussian() -> None:
+    like = LIKE["nearly black, as MNIST"].astype(float)
+    rng = np.random.default_rng(5)
+    noise = np.rint(rng.normal(like.mean(), like.std(), COUNT * 100).clip(0, 255))
+    of_mean, of_deviation = tolerances(noise)
+    assert abs(noise.mean() - like.mean()) > 5 * of_mean
+    assert abs(noise.std() - like.std()) > 5 * of_deviation
+
+
+def test_white_noise_pixels_are_independent() -> None:
+    like = np.repeat(LIKE["photographs"][..., :1], 3, axis=-1)  # here channels are equal
+    noise = images_of.white_noise(like, COUNT, rng=np.random.default_rng(6)).astype(float)
+    n = noise[..., 0].size
+    pairs = [
+        (noise[..., 0], noise[..., 1]),
+        (noise[:, 1:], noise[:, :-1]),
+        (noise[:, :, 1:], noise[:, :, :-1]),
+        (noise[1:], noise[:-1]),
+    ]
+    for a, b in pairs:
+        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 5 / np.sqrt(0.9 * n)
+    assert np.corrcoef(like[..., 0].ravel(), like[..., 1].ravel())[0, 1] > 0.99  # the control
+
+
+def test_a_constant_channel_stays_constant() -> None:
+    like = LIKE["photographs"].copy()
+    like[..., 1] = 42
+    noise = images_of.white_noise(like, 10, rng=np.random.default_rng(7))
+    assert np.all(noise[..., 1] == 42)
+    assert noise[..., 0].std() > 40
+
+
+def test_white_noise_repeats_with_its_seed_and_not_with_another() -> None:
+    like = LIKE["photographs"]
+    first, again, other = (
+        images_of.white_noise(like, 3, rng=np.random.default_rng(seed)) for seed in (8, 8, 9)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.mean(first == other) < 0.05
+    assert images_of.white_noise(like, 0, rng=np.random.default_rng(8)).shape == (0, 10, 10, 3)
+
+
+def test_moments_are_numpys() -> None:
+    like = LIKE["photographs"]
+    mean, variance = pixel_moments(like)
+    np.testing.assert_allclose(mean, like.mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(variance, like.var((0, 1, 2)), rtol=1e-12)
+
+
+def test_a_negative_count_is_refused() -> None:
+    with pytest.raises(ValueError, match="got count -1"):
+        images_of.white_noise(LIKE["photographs"], -1, rng=np.random.default_rng(0))
