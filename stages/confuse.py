@@ -19,7 +19,7 @@ def main() -> None:
         zero_output=params.train.zero_output,
         device=params.train.device,
     )
-    report = confusion.estimate(params.confusion, params.data.name, start, folder)
+    report = confusion.estimate(params.confusion, params.data.name, start, folder, paths.PARAMS)
     files.write_json(paths.experiment_confusion(params.data.name), report)
 
 

@@ -20,8 +20,13 @@ def main() -> None:
             start = confusion.Start(
                 train.rho, train.epsilon, train.init, train.zero_output, train.device
             )
-            params_of_scale = studies.read_confusion(scale)
-            report = confusion.estimate(params_of_scale, data.name, start, paths.datasets(scale))
+            report = confusion.estimate(
+                studies.read_confusion(scale),
+                data.name,
+                start,
+                paths.datasets(scale),
+                paths.scale_file(scale),
+            )
             files.write_json(folder / f"{key}.json", report)
 
 

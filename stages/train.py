@@ -2,7 +2,7 @@
 
 import sys
 
-from stages.lib import files, paths, results, runs
+from stages.lib import files, paths, results, runs, workers
 from stages.lib.command import stage
 from stages.lib.params import Config, read_params
 
@@ -15,7 +15,7 @@ def main() -> None:
     todo = runs.expand(
         "experiment", config, paths.datasets(paths.EXPERIMENT), paths.experiment_labels()
     )
-    outcomes, device = runs.complete(todo, "experiment")
+    outcomes, device = workers.complete(todo, "experiment")
     report = results.report_experiment(config, todo, outcomes, device)
     files.write_json(paths.EXPERIMENT_METRICS, report)
 

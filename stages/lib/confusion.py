@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.lib import datasets, noise, results, runs
+from stages.lib import datasets, noise, results, runs, workers
 from stages.lib.dilution import materialise
 from stages.lib.params import (
     Config,
@@ -52,6 +52,7 @@ def config_of(params: ConfusionParams, dataset: str, start: Start) -> Config:
             batch_size=params.batch_size,
             passes=0.0,
             min_examples=params.min_examples,
+            average=0.0,
             seeds=tuple(range(params.repeats)),
             **asdict(start),
         ),
@@ -59,7 +60,7 @@ def config_of(params: ConfusionParams, dataset: str, start: Start) -> Config:
 
 
 def estimate(
-    params: ConfusionParams, dataset_name: str, start: Start, data_folder: Path
+    params: ConfusionParams, dataset_name: str, start: Start, data_folder: Path, file: Path
 ) -> dict[str, Any]:
     """Train ``repeats`` networks on subsets and count their errors on held-out images.
 
@@ -68,6 +69,7 @@ def estimate(
         dataset_name: which images.
         start: optimizer, initialisation and device.
         data_folder: folder with one folder per data set.
+        file: where the parameters were read from, for errors.
 
     Returns:
         ``counts`` ``(m, m)`` with the true class in the rows, ``orders`` of false classes
@@ -78,13 +80,13 @@ def estimate(
         ParamsError: subset and held-out images are more than the training images.
     """
     dataset = datasets.load(data_folder / dataset_name)
-    check_confusion(params, len(dataset.train_labels), "confusion", "")
+    check_confusion(params, len(dataset.train_labels), file, "confusion")
     config = config_of(params, dataset_name, start)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         materialise(config.data, NO_NOISE, config.train.seeds, data_folder=data_folder, out=out)
         todo = runs.expand(f"confusion {params.model}", config, data_folder, out)
-        outcomes, _ = runs.complete(todo, f"confusion on {dataset_name}")
+        outcomes, _ = workers.complete(todo, f"confusion on {dataset_name}")
     counts = np.sum([outcome["val_confusion"] for outcome in outcomes], axis=0)
     rng = np.random.default_rng(0)  # not drawn from: neither order is random
     orders = {

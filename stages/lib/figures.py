@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.lib import dilution, files, hosts, noise, results, runs, studies
+from stages.lib import dilution, files, hosts, noise, results, runs, studies, workers
 from stages.lib.params import Config
 from stages.lib.studies import Grid
 
@@ -33,15 +33,14 @@ def compute(key: str, scale: str, grid: Grid, data: Path, labels: Path) -> dict[
         if figure.kind == "thresholds":
             points = _thresholds(points, grid.targets)
             band = "smallest and largest of the seeds' own thresholds, where every seed has one"
+    about = studies.describe(key, scale, grid)
+    shared = {"series_title": figure.series_title, "caption": about["subtitle"]}
     return {
-        **studies.describe(key, scale, grid),
+        **about,
         "band": band,
         "hardware": hosts.hardware(device),
         "versions": hosts.versions(),
-        "points": [
-            {**point, "series_title": figure.series_title, **_stated(key, point["series"])}
-            for point in points
-        ],
+        "points": [{**point, **shared, **_stated(key, point["series"])} for point in points],
     }
 
 
@@ -73,7 +72,7 @@ def _trained(key: str, grid: Grid, data: Path, labels: Path) -> tuple[list[Point
     for config in grid.points:
         name = f"{figure.series(config)}, {figure.x}={_coordinates(config)[figure.x]:g}"
         expanded.append(runs.expand(name, config, data, _folder(labels, config)))
-    flat, device = runs.complete([run for point in expanded for run in point], key)
+    flat, device = workers.complete([run for point in expanded for run in point], key)
     points = []
     for config, todo in zip(grid.points, expanded, strict=True):
         outcomes, flat = flat[: len(todo)], flat[len(todo) :]

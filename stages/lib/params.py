@@ -153,6 +153,7 @@ class TrainParams:
     zero_output: bool = _field(_boolean())
     passes: float = _field(_number(0, 1e6))
     min_examples: int = _field(_integer(0))
+    average: float = _field(_number(0, 1))
     seeds: tuple[int, ...] = _field(_list_of(_integer(0)))
     device: str = _field(_one_of(*DEVICES))
 
@@ -290,7 +291,7 @@ def parse_config(content: Mapping[str, Any], file: Path, prefix: str = "") -> Co
         ParamsError: a section is wrong, or two of them contradict each other.
     """
     names = [f.name for f in fields(Config)]
-    sections = {
+    sections: dict[str, Any] = {
         name: parse_section(SECTIONS[name], content.get(name), file, prefix + name)
         for name in names
     }
@@ -316,7 +317,7 @@ def read_params(file: Path = paths.PARAMS) -> Params:
         facts = datasets.FACTS[config.data.name]
         check_confusion(confusion, facts.train_size, file, "confusion")
     scale = content["scale"]
-    names = isinstance(scale, str) and paths.NAME.fullmatch(scale)
+    names = isinstance(scale, str) and paths.NAME.fullmatch(scale) and scale != paths.EXPERIMENT
     if not names or not paths.scale_file(scale).is_file():
         known = ", ".join(sorted(path.stem for path in Path("scales").glob("*.yaml")))
         fail(file, "", "scale", scale, f"a file scales/SCALE.yaml; there are {known}")
@@ -331,7 +332,9 @@ def read_params(file: Path = paths.PARAMS) -> Params:
     )
 
 
-def check_confusion(params: ConfusionParams, train_size: int, file: Path, section: str) -> None:
+def check_confusion(
+    params: ConfusionParams, train_size: int, file: Path | str, section: str
+) -> None:
     """Require that subset and held-out images fit into the training images.
 
     Raises:
@@ -367,6 +370,9 @@ def check_config(config: Config, file: Path | str = paths.PARAMS, prefix: str = 
     if train.batch_size > examples:
         most = f"at most the training set, {examples} examples"
         fail(file, prefix + "train", "batch_size", train.batch_size, most)
+    if config.noise.images == data.name:
+        accepted = "same or unique for images of the originals' own data set"
+        fail(file, prefix + "noise", "images", data.name, accepted)
     facts = datasets.FACTS.get(data.name)
     if facts is not None:
         check_fit(data, config.noise, facts.train_size, facts.num_classes, file, prefix)

@@ -13,7 +13,16 @@ from stages.lib import files, paths
 from stages.lib.errors import UserError
 
 #: The modules whose code decides a training's outcome, given its labels and images.
-DECIDING = ("architectures", "losses", "models", "training", "runs", "streams")
+DECIDING = (
+    "architectures",
+    "dilution",
+    "images",
+    "losses",
+    "models",
+    "runs",
+    "streams",
+    "training",
+)
 
 
 def code_digest(folder: Path = Path(__file__).parent) -> str:
@@ -25,8 +34,9 @@ def code_digest(folder: Path = Path(__file__).parent) -> str:
 def _without_docstrings(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-        if documented and ast.get_docstring(node):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            continue
+        if ast.get_docstring(node):
             node.body = node.body[1:] or [ast.Pass()]
     return ast.dump(tree)
 

@@ -1,26 +1,16 @@
-"""Runs: one training each of a point at one learning rate and seed, done once and kept.
-
-On a CPU, as many worker processes as there are cores train runs side by side with one thread each;
-on an accelerator they train one after another. Which of these was used changes no outcome.
-"""
+"""Runs: one training each, of a point at one rate and seed; what decides it, and its data."""
 
 import math
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
-from stages.lib import datasets, dilution, files, hosts, noise
-from stages.lib.architectures import ARCHITECTURES, ConvNet, Perceptron, ResNet
-from stages.lib.errors import UserError
+from stages.lib import datasets, dilution, files, noise
 from stages.lib.params import Config
-from stages.lib.points import PointStore
 from stages.lib.streams import stream
 
 # torch takes seconds to import: the process that only looks outcomes up does without it.
@@ -81,6 +71,7 @@ class Run:
             "epsilon": train.epsilon,
             "init": train.init,
             "zero_output": train.zero_output,
+            "average": train.average,
             "steps": self.steps,
             "seed": self.seed,
             "data": _digests(self.data / data.name),
@@ -111,126 +102,16 @@ def expand(name: str, config: Config, data: Path, labels: Path) -> list[Run]:
     ]
 
 
-def complete(runs: list[Run], title: str) -> tuple[list[dict[str, Any]], str]:
-    """Return the outcomes of runs, in their order, training those that no store holds yet.
+def train_run(
+    run: Run, device: str, report: Callable[[int, float | None], None] | None = None
+) -> dict[str, Any]:
+    """Train one run and return its outcome, as `stages.lib.training.train` describes it.
 
     Args:
-        runs: at least one; all for the same device.
-        title: what the progress bar says.
-
-    Returns:
-        The outcomes, and the device that they were trained on.
-
-    Raises:
-        UserError: the device isn't there, or a file is not what it was written as.
+        run: the run.
+        device: ``cpu``, ``cuda`` or ``mps``.
+        report: called now and then with steps done and validation accuracy.
     """
-    wanted = {run.config.train.device for run in runs}
-    if len(wanted) != 1:
-        raise UserError(f"train.device: got {sorted(wanted)}; accepted: one device for a figure")
-    with _Workers() as workers:
-        device = workers.call(_resolve_device, wanted.pop())
-        store = PointStore(device)
-        found = {run: store.get(run.identity()) for run in dict.fromkeys(runs)}
-        missing = [run for run, outcome in found.items() if outcome is None]
-        # Runs that share an identity (alpha = 0 under every noise model) are trained once.
-        first = {store.path(run.identity()): run for run in reversed(missing)}
-        queue = sorted(first.values(), key=lambda run: -_cost(run))
-        with tqdm(total=sum(run.steps for run in queue), unit="step", desc=title) as bar:
-            bar.write(f"{title}: {len(runs)} runs, {len(queue)} to train on {device}")
-            train_all = _train_here if device != "cpu" else workers.train
-            train_all(queue, device, bar)
-    outcomes = [store.get(run.identity()) for run in runs]
-    return [outcome for outcome in outcomes if outcome is not None], device
-
-
-def _cost(run: Run) -> float:
-    """Return a rough cost, which only serves to start the longest runs first."""
-    relative = {Perceptron: 1.0, ConvNet: 30.0, ResNet: 100.0}
-    kind = type(ARCHITECTURES[run.config.model.name])
-    return run.steps * run.config.train.batch_size * relative[kind] * run.config.model.width
-
-
-def _resolve_device(name: str) -> str:
-    from stages.lib.training import resolve_device
-
-    return resolve_device(name)
-
-
-def _train_here(queue: list[Run], device: str, bar: tqdm) -> None:  # type: ignore[type-arg]
-    for run in queue:
-        last = 0
-
-        def report(steps: int, accuracy: float | None, run: Run = run) -> None:
-            nonlocal last
-            _show(bar, run.name, steps - last, accuracy)
-            last = steps
-
-        _train(run, device, report)
-
-
-def _show(bar: tqdm, name: str, steps: int, accuracy: float | None) -> None:  # type: ignore[type-arg]
-    said = "" if accuracy is None else f" val={accuracy:.3f}"
-    bar.set_postfix_str(name + said, refresh=False)
-    bar.update(steps)
-
-
-class _Workers:
-    """Processes of one thread each that import torch once and train runs until closed."""
-
-    def __enter__(self) -> "_Workers":
-        methods = multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-        if "forkserver" in methods:
-            context.set_forkserver_preload(["stages.lib.training"])
-        self.events = context.SimpleQueue()
-        self.pool = ProcessPoolExecutor(
-            hosts.cores(),
-            mp_context=context,
-            initializer=_start_worker,
-            initargs=(self.events,),
-        )
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.pool.shutdown(wait=True, cancel_futures=True)
-
-    def call(self, function: Callable[[str], str], argument: str) -> str:
-        return self.pool.submit(function, argument).result()
-
-    def train(self, queue: list[Run], device: str, bar: tqdm) -> None:  # type: ignore[type-arg]
-        open_ = {self.pool.submit(_train_in_worker, run, device) for run in queue}
-        while open_:
-            done, open_ = wait(open_, timeout=0.5, return_when=FIRST_COMPLETED)
-            while not self.events.empty():
-                _show(bar, *self.events.get())
-            for future in done:
-                future.result()
-
-
-_events: Any = None  # set once in each worker process, never in the parent
-
-
-def _start_worker(events: Any) -> None:
-    import torch
-
-    global _events
-    _events = events
-    torch.set_num_threads(1)
-
-
-def _train_in_worker(run: Run, device: str) -> None:
-    last = 0
-
-    def report(steps: int, accuracy: float | None) -> None:
-        nonlocal last
-        _events.put((run.name, steps - last, accuracy))
-        last = steps
-
-    _train(run, device, report)
-
-
-def _train(run: Run, device: str, report: Callable[[int, float | None], None]) -> None:
-    """Train one run and store its outcome."""
     from stages.lib.training import Recipe, Streams, train
 
     identity = run.identity()
@@ -244,12 +125,12 @@ def _train(run: Run, device: str, report: Callable[[int, float | None], None]) -
         epsilon=params.epsilon,
         batch_size=params.batch_size,
         steps=run.steps,
+        average=params.average,
         alpha=identity["alpha"],
     )
     point = files.to_json(identity, indent=None)
     streams = Streams(stream(run.seed, "init", point), stream(run.seed, "shuffle", point))
-    outcome = train(recipe, load_data(run, device), streams, on_evaluation=report)
-    PointStore(device).put(identity, outcome)
+    return train(recipe, load_data(run, device), streams, on_evaluation=report)
 
 
 def load_data(run: Run, device: str) -> "TrainingData":

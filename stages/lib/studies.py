@@ -348,11 +348,11 @@ def describe(key: str, scale: str, grid: Grid) -> dict[str, Any]:
     names = sorted({DISPLAY[point.data.name] for point in grid.points})
     title = f"Figure {figure.number}: {figure.topic}, {' and '.join(names)}"
     if names != [figure.dataset]:
-        title += f" in place of {figure.dataset}"
+        title += f" (paper: {figure.dataset})"
     return {
         "figure": key,
         "title": title,
-        "subtitle": _subtitle(grid),
+        "subtitle": _subtitle(grid) if figure.kind != "transitions" else _noise_only(grid),
         "scale": scale,
         "kind": "heatmap" if figure.kind == "transitions" else "curves",
         "paper": figure.claim,
@@ -367,23 +367,30 @@ def describe(key: str, scale: str, grid: Grid) -> dict[str, Any]:
 
 
 def _subtitle(grid: Grid) -> str:
-    def numbers(values: set[Any]) -> str:
-        ordered = sorted(values)
-        if len(ordered) <= 2:
-            return " or ".join(f"{value:,g}" for value in ordered)
-        return f"{ordered[0]:,g} to {ordered[-1]:,g}"
-
+    """Say what all points share: images, clean labels, noise where it is one, networks, seeds."""
     points = grid.points
-    parts = [
-        f"n = {numbers({p.data.originals for p in points})} clean labels",
-        "networks "
-        + ", ".join(dict.fromkeys(f"{p.model.name} (width {p.model.width:g})" for p in points)),
-        f"{numbers({len(p.train.seeds) for p in points})} seeds",
-    ]
-    sizes = {p.data.size for p in points if p.data.size is not None}
-    if sizes:
-        parts.insert(0, "images of " + " or ".join(f"{s}x{s}" for s in sorted(sizes)))
+    sizes = {f"{p.data.size}x{p.data.size}" for p in points if p.data.size is not None}
     alphas, deltas = {p.noise.alpha for p in points}, {p.noise.delta for p in points}
-    if len(alphas) == 1 and len(deltas) > 1:
-        parts.insert(1, f"α = {alphas.pop():g}")
+    networks = dict.fromkeys(p.model.name for p in points)
+    widths = {p.model.width for p in points if p.model.name != "perceptron"}
+    parts = [
+        *([f"images of {' or '.join(sorted(sizes))}"] if sizes else []),
+        f"n = {_range({p.data.originals for p in points})} clean labels",
+        *([f"α = {_range(alphas)}"] if len(alphas) == 1 and len(deltas) > 1 else []),
+        f"{', '.join(networks)} at {_range(widths or {1.0})} of full width",
+        f"{_range({len(p.train.seeds) for p in points})} seeds",
+    ]
     return "; ".join(parts)
+
+
+def _range(values: set[Any]) -> str:
+    ordered = sorted(values)
+    if len(ordered) <= 2:
+        return " or ".join(f"{value:,g}" for value in ordered)
+    return f"{ordered[0]:,g} to {ordered[-1]:,g}"
+
+
+def _noise_only(grid: Grid) -> str:
+    """Say what figure 4's distributions hold for: nothing is trained."""
+    alphas = _range({point.noise.alpha for point in grid.points})
+    return f"label distributions over the whole diluted sets, α = {alphas}"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
 
 from stages.lib import losses, models
 from stages.lib.errors import UserError
@@ -65,6 +66,7 @@ class Recipe:
     epsilon: float
     batch_size: int
     steps: int
+    average: float
     alpha: float
 
 
@@ -125,7 +127,7 @@ def train(
         init=recipe.init,
         zero_output=recipe.zero_output,
         generator=_generator(streams.init),
-    ).to(device, memory_format=torch.channels_last)
+    ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adadelta(
         model.parameters(),
         lr=recipe.learning_rate,
@@ -133,6 +135,8 @@ def train(
         eps=recipe.epsilon,
         foreach=True,
     )
+    averaged = AveragedModel(model, avg_fn=get_swa_avg_fn(), use_buffers=True)
+    first_averaged = recipe.steps - math.floor(recipe.average * recipe.steps) + 1
     looks = {math.ceil(recipe.steps * k / EVALUATIONS) for k in range(1, EVALUATIONS + 1)}
     curve: list[dict[str, Any]] = []
     loss_sum, since = torch.zeros((), device=device), 0
@@ -146,8 +150,11 @@ def train(
         loss.backward()
         optimizer.step()
         loss_sum, since = loss_sum + loss.detach(), since + 1
+        if step >= first_averaged:
+            averaged.update_parameters(model)
         if step in looks:
-            correct = predict(model, data.bank[data.validation]) == data.validation_labels
+            network = averaged if step >= first_averaged else model
+            correct = predict(network, data.bank[data.validation]) == data.validation_labels
             accuracy = correct.double().mean().item() if len(correct) else None
             mean_loss = (loss_sum / since).item()
             curve.append(
@@ -161,7 +168,7 @@ def train(
             if on_evaluation is not None:
                 on_evaluation(step, accuracy)
     return {
-        **_evaluate(model, data),
+        **_evaluate(averaged if recipe.average else model, data),
         "curve": curve,
         "diverged": any(row["train_loss"] is None for row in curve),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -207,11 +214,11 @@ def _evaluate(model: nn.Module, data: TrainingData) -> dict[str, Any]:
     test = predict(model, data.test_images)
     m = data.num_classes
     votes = data.validation_votes
+    noisy: float | None = None
+    clean: float | None = None
     if len(validation):
         noisy = votes.gather(1, validation[:, None]).sum().item() / votes.sum().item()
         clean = (validation == data.validation_labels).double().mean().item()
-    else:
-        noisy = clean = None
     return {
         "val_accuracy": clean,
         "noisy_val_accuracy": noisy,

@@ -1,0 +1,97 @@
+"""What several test modules share: small data sets, configs, and an empty workspace."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages.lib.datasets import Dataset
+from stages.lib.noise import label_dtype
+from stages.lib.params import Config, parse_config
+
+BASE: dict[str, Any] = {
+    "data": {"name": "digits", "path": None, "size": None, "originals": 60, "validation": 20},
+    "noise": {
+        "kind": "uniform", "alpha": 2, "delta": 0.0, "order": "confusing", "images": "same",
+    },
+    "model": {"name": "perceptron", "width": 1.0},
+    "train": {
+        "loss": "cross_entropy", "learning_rates": [0.5], "batch_size": 16, "rho": 0.95,
+        "epsilon": 1e-6, "init": "he", "zero_output": False, "passes": 0.0, "min_examples": 320,
+        "average": 0.0, "seeds": [0], "device": "cpu",
+    },
+    "confusion": {
+        "subset": 40, "held_out": 30, "repeats": 2, "model": "perceptron", "width": 1.0,
+        "learning_rate": 0.5, "batch_size": 16, "min_examples": 160,
+    },
+    "scale": "tiny",
+    "figures": ["fig1_uniform_mnist"],
+}  # fmt: skip
+
+
+def replaced(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return a deep copy with the values at ``SECTION.KEY`` replaced."""
+    content = deepcopy(content)
+    for name, value in changes.items():
+        *sections, key = name.split(".")
+        place = content
+        for section in sections:
+            place = place[section]
+        place[key] = value
+    return content
+
+
+@pytest.fixture
+def content() -> Callable[..., dict[str, Any]]:
+    """Return a maker of what a small ``params.yaml`` holds, with some values replaced."""
+    return lambda changes=None: replaced(BASE, changes or {})
+
+
+@pytest.fixture
+def make_config() -> Callable[..., Config]:
+    """Return a maker of small configs: ``make_config({"noise.alpha": 5})``."""
+
+    def make(changes: dict[str, Any] | None = None) -> Config:
+        return parse_config(replaced(BASE, changes or {}), Path("test"))
+
+    return make
+
+
+@pytest.fixture
+def make_dataset() -> Callable[..., Dataset]:
+    """Return a maker of data sets that a network learns in a few steps.
+
+    Class k is a bright pixel pair at the place k of an 8x8 image of faint noise.
+    """
+
+    def make(
+        name: str = "digits", train: int = 200, test: int = 100, num_classes: int = 10
+    ) -> Dataset:
+        rng = np.random.default_rng(num_classes + train)
+
+        def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
+            labels = rng.permutation(np.arange(count) % num_classes)
+            images = rng.integers(0, 60, (count, 64), dtype=np.uint8)
+            images[np.arange(count), labels % 64] = 255
+            images[np.arange(count), (labels * 7 + 3) % 64] = 255
+            return images.reshape(count, 8, 8, 1), labels.astype(label_dtype(num_classes))
+
+        train_images, train_labels = draw(train)
+        test_images, test_labels = draw(test)
+        names = tuple(f"class {k}" for k in range(num_classes))
+        return Dataset(
+            name, train_images, train_labels, test_images, test_labels, names, "Made for a test."
+        )
+
+    return make
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Change to an empty folder, as if it were the root of the repository."""
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -1,0 +1,461 @@
+"""Parameters: what is accepted, and the one line that tells what is not."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from stages.lib import command, params, paths, studies
+from stages.lib.datasets import KNOWN
+from stages.lib.noise import structured_transition
+from stages.lib.params import ParamsError, read_params, read_yaml
+
+ROOT = Path(__file__).parents[1]
+Content = Callable[..., dict[str, Any]]
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.fixture
+def write(workspace: Path, content: Content) -> Callable[..., Path]:
+    """Return a writer of ``params.yaml``, beside the one scale that it names."""
+    (workspace / "scales").mkdir()
+    (workspace / "scales" / "tiny.yaml").write_text("{}\n", encoding="utf-8")
+
+    def write(changes: dict[str, Any] | None = None, text: str | None = None) -> Path:
+        written = yaml.safe_dump(content(changes)) if text is None else text
+        paths.PARAMS.write_text(written, encoding="utf-8")
+        return paths.PARAMS
+
+    return write
+
+
+def error_of(file: Path) -> str:
+    """Return the message of the error that reading a file raises: a single line."""
+    with pytest.raises(ParamsError) as caught:
+        read_params(file)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("params.yaml: ")
+    return message
+
+
+# --- single values
+
+NOT_NUMBERS = [None, True, "1", "0.5", "", [1], {"a": 1}, NAN, INF, -INF]
+NOT_WHOLE = [None, True, False, "1", 1.0, 2.5, [1], NAN, INF, 2**31]
+NOT_NAMES = [None, True, 1, "", "Conv4", "nosuch", ["uniform"], " uniform"]
+NOT_POSITIVE = [*NOT_NUMBERS, 0, -0.1]
+NOT_BOOLEAN = [None, 0, 1, "true", "yes", [True]]
+NOT_LISTS = [None, 1, "0.5", [], {}]
+
+BAD: dict[str, list[Any]] = {
+    "data.name": NOT_NAMES,
+    "data.path": ["", 1, True, ["a"], "a\0b"],
+    "data.size": [0, 3, 1025, -1, 8.0, "8", True, [8]],
+    "data.originals": [*NOT_WHOLE, 0, -5],
+    "data.validation": [*NOT_WHOLE, -1],
+    "noise.kind": NOT_NAMES,
+    "noise.alpha": [*NOT_NUMBERS, -1, -1e-9, 1e7],
+    "noise.delta": [*NOT_NUMBERS, -0.1, 1.1],
+    "noise.order": NOT_NAMES,
+    "noise.images": [*NOT_NAMES, "folder", "original"],
+    "model.name": NOT_NAMES,
+    "model.width": [*NOT_POSITIVE, 65],
+    "train.loss": NOT_NAMES,
+    "train.learning_rates": [
+        *NOT_LISTS, [0.5, 0.5], [1, 1.0], [0], [-1], [NAN], [INF], ["0.5"], [True], [None], [[0.5]],
+    ],
+    "train.batch_size": [*NOT_WHOLE, 0, -1],
+    "train.rho": [*NOT_NUMBERS, -0.1, 1.1],
+    "train.epsilon": NOT_POSITIVE,
+    "train.init": NOT_NAMES,
+    "train.zero_output": NOT_BOOLEAN,
+    "train.passes": [*NOT_NUMBERS, -1],
+    "train.min_examples": [*NOT_WHOLE, -1],
+    "train.average": [*NOT_NUMBERS, -0.1, 1.1],
+    "train.seeds": [*NOT_LISTS, [0, 0], [-1], [0.0], ["0"], [True], [None], [2**31]],
+    "train.device": [*NOT_NAMES, "gpu"],
+    "confusion.subset": [*NOT_WHOLE, 0],
+    "confusion.held_out": [*NOT_WHOLE, 0],
+    "confusion.repeats": [*NOT_WHOLE, 0, 1001],
+    "confusion.model": NOT_NAMES,
+    "confusion.width": NOT_POSITIVE,
+    "confusion.learning_rate": NOT_POSITIVE,
+    "confusion.batch_size": [*NOT_WHOLE, 0],
+    "confusion.min_examples": [*NOT_WHOLE, 0],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [(place, value) for place, values in BAD.items() for value in values]
+)
+def test_a_bad_value_is_told_in_one_line(
+    place: str, value: Any, write: Callable[..., Path]
+) -> None:
+    message = error_of(write({place: value}))
+    assert message.startswith(f"params.yaml: {place}: got {value!r}; accepted: ")
+    assert not message.endswith("accepted: ")
+
+
+def test_every_key_of_every_section_has_bad_values_above(content: Content) -> None:
+    whole = content()
+    assert set(BAD) == {f"{name}.{key}" for name in params.SECTIONS for key in whole[name]}
+
+
+@pytest.mark.parametrize("place", BAD)
+def test_a_missing_key_is_told(place: str, write: Callable[..., Path], content: Content) -> None:
+    section, key = place.split(".")
+    whole = content()
+    del whole[section][key]
+    assert f"{place}: got 'nothing'; accepted: " in error_of(write(text=yaml.safe_dump(whole)))
+
+
+@pytest.mark.parametrize("section", params.SECTIONS)
+@pytest.mark.parametrize("value", [None, [], "text", 3])
+def test_a_section_that_is_no_mapping_is_told(
+    section: str, value: Any, write: Callable[..., Path]
+) -> None:
+    assert f"{section}: got {value!r}; accepted: a mapping" in error_of(write({section: value}))
+
+
+@pytest.mark.parametrize("section", params.SECTIONS)
+@pytest.mark.parametrize("key", ["aplha", "Name", "1"])
+def test_an_unknown_key_is_told(section: str, key: str, write: Callable[..., Path]) -> None:
+    message = error_of(write({f"{section}.{key}": 5}))
+    assert f"{section}.{key}: got 5; accepted: only the keys " in message
+
+
+@pytest.mark.parametrize("section", [*params.SECTIONS, "scale", "figures"])
+def test_a_missing_section_is_told(
+    section: str, write: Callable[..., Path], content: Content
+) -> None:
+    whole = content()
+    del whole[section]
+    assert f"{section}: got 'nothing'" in error_of(write(text=yaml.safe_dump(whole)))
+
+
+def test_an_unknown_section_is_told(write: Callable[..., Path]) -> None:
+    assert "nosie: got {}; accepted: only the keys data" in error_of(write({"nosie": {}}))
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("noise.kind", "uniform, structured"),
+        ("noise.order", "confusing, reverse, random"),
+        ("noise.images", "same, unique, white, mnist5k"),
+        ("model.name", "perceptron, mlp1, mlp2, conv2, conv4, conv6, resnet20"),
+        ("train.loss", "cross_entropy, noisy_loss"),
+        ("train.init", "torch, glorot, he"),
+        ("train.device", "auto, cpu, cuda, mps"),
+        ("data.name", ", ".join(KNOWN)),
+    ],
+)
+def test_an_unknown_name_lists_the_known_ones(
+    place: str, words: str, write: Callable[..., Path]
+) -> None:
+    assert words in error_of(write({place: "nosuch"}))
+
+
+def test_numbers_are_converted_and_lists_become_tuples(write: Callable[..., Path]) -> None:
+    read = read_params(write({"noise.alpha": 3, "train.learning_rates": [1, 0.5]}))
+    assert (type(read.noise.alpha), read.noise.alpha) == (float, 3.0)
+    assert read.train.learning_rates == (1.0, 0.5)
+    assert read.train.seeds == (0,)
+    assert read.data.path is None
+    assert read.figures == ("fig1_uniform_mnist",)
+    hash(read)
+
+
+# --- how sections fit each other
+
+STRUCTURED = {"noise.kind": "structured", "noise.alpha": 5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data.originals": 1419}, "data.originals: got 1419; accepted: at most 1418: 20 of 1438"),
+        ({"data.validation": 1438}, "data.originals: got 60; accepted: at most 0"),
+        ({"data.validation": 9999}, "data.originals: got 60; accepted: at most 0"),
+        (
+            {"train.batch_size": 181},
+            "train.batch_size: got 181; accepted: at most the training set",
+        ),
+        (
+            {"train.batch_size": 61, "train.loss": "noisy_loss"},
+            "train.batch_size: got 61; accepted: at most the training set, 60 examples",
+        ),
+        (
+            {"noise.images": "unique", "noise.alpha": 30},
+            "noise.alpha: got 30.0; accepted: at most 22.6333: 1358 unique images",
+        ),
+        ({**STRUCTURED, "noise.delta": 0.51}, "noise.delta: got 0.51; accepted: at most 0.5 at"),
+        (
+            {**STRUCTURED, "noise.alpha": 0, "noise.delta": 0.1},
+            "noise.delta: got 0.1; accepted: at most 0 at alpha 0 with 10 classes",
+        ),
+        ({**STRUCTURED, "noise.images": "white"}, "noise.images: got 'white'; accepted: same or"),
+        ({**STRUCTURED, "noise.images": "mnist"}, "noise.images: got 'mnist'; accepted: same or"),
+        (
+            {"data.validation": 0, "train.learning_rates": [0.1, 0.5]},
+            "data.validation: got 0; accepted: at least 1 where there is more than one learning",
+        ),
+        ({"train.min_examples": 0}, "train.passes: got 0.0; accepted: above 0"),
+        ({"data.name": "folder"}, "data.path: got None; accepted: a folder"),
+        ({"data.name": "folder", "data.path": "a.zip"}, "data.size: got None; accepted: pixels"),
+        ({"confusion.subset": 1409}, "confusion.subset: got 1409; accepted: at most 1408 beside"),
+        ({"confusion.batch_size": 41}, "confusion.batch_size: got 41; accepted: at most the sub"),
+    ],
+)
+def test_what_does_not_fit_is_told(
+    changes: dict[str, Any], words: str, write: Callable[..., Path]
+) -> None:
+    assert words in error_of(write(changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data.originals": 1418},
+        {"train.batch_size": 180},
+        {"train.batch_size": 60, "train.loss": "noisy_loss"},
+        {"noise.images": "unique", "noise.alpha": 1358 / 60},
+        {**STRUCTURED, "noise.delta": 0.5},
+        {**STRUCTURED, "noise.alpha": 0},
+        {"noise.images": "white"},
+        {"data.validation": 0},
+        {"train.min_examples": 0, "train.passes": 0.5},
+        {"data.name": "folder", "data.path": "a.zip", "data.size": 8, "data.originals": 10**6},
+        {"confusion.subset": 1408},
+        {"train.rho": 0, "train.average": 1},
+    ],
+)
+def test_what_just_fits_is_accepted(changes: dict[str, Any], write: Callable[..., Path]) -> None:
+    read_params(write(changes))
+
+
+def fit(alpha: float, m: int, delta: float) -> None:
+    noise = params.NoiseParams("structured", alpha, delta, "confusing", "same")
+    params.check_fit(params.DataParams("folder", "a.zip", 8, 60, 20), noise, 100, m)
+
+
+@pytest.mark.xfail(strict=True, reason="0.3 / 3 is below 0.1")
+@pytest.mark.parametrize(("alpha", "m", "delta"), [(0.3, 3, 0.1), (0.7, 7, 0.1)])
+def test_the_largest_delta_is_accepted_in_spite_of_rounding(
+    alpha: float, m: int, delta: float
+) -> None:
+    fit(alpha, m, delta)
+    order = np.array([np.delete(np.arange(m), i) for i in range(m)])
+    assert structured_transition(order, alpha, delta).min() > -1e-12
+
+
+@pytest.mark.xfail(strict=True, reason="rounded up to six digits")
+@pytest.mark.parametrize(("alpha", "m"), [(2, 3), (5, 9)])
+def test_the_largest_delta_that_an_error_names_is_accepted(alpha: float, m: int) -> None:
+    with pytest.raises(ParamsError) as caught:
+        fit(alpha, m, 1.0)
+    fit(alpha, m, float(str(caught.value).partition("at most ")[2].split()[0]))
+
+
+def test_two_classes_leave_no_structure() -> None:
+    noise = params.NoiseParams("structured", 5.0, 0.1, "confusing", "same")
+    data = params.DataParams("folder", "a.zip", 8, 60, 20)
+    with pytest.raises(ParamsError, match=r"noise.kind: got 'structured'; accepted: uniform: 2 cl"):
+        params.check_fit(data, noise, train_size=100, num_classes=2)
+
+
+# --- scale and figures
+
+
+@pytest.mark.parametrize(
+    "scale",
+    ["nosuch", "../tiny", "/etc/tiny", "scales/tiny", "tiny.yaml", "Tiny", "", "_x", "a b",
+     "tiny\n", "$(true)", 1, None, True, ["tiny"], {"tiny": 1}],
+)  # fmt: skip
+def test_a_scale_is_the_name_of_a_file(scale: Any, write: Callable[..., Path]) -> None:
+    message = error_of(write({"scale": scale}))
+    assert f"scale: got {scale!r}; accepted: a file scales/SCALE.yaml; there are tiny" in message
+
+
+@pytest.mark.parametrize(
+    "figures", [None, [], "fig1_uniform_mnist", {"a": 1}, ["a", "a"], [1, "1"]]
+)
+def test_figures_are_a_list_without_repeats(figures: Any, write: Callable[..., Path]) -> None:
+    assert f"figures: got {figures!r}; accepted: a list" in error_of(write({"figures": figures}))
+
+
+@pytest.mark.parametrize("key", ["../x", "/x", "a b", "x;true", "$(true)", "X", "", 1, None, ["a"]])
+def test_a_figures_key_cannot_be_a_path_or_a_command(key: Any, write: Callable[..., Path]) -> None:
+    assert f"figures: got {key!r}; accepted: figures" in error_of(write({"figures": ["a", key]}))
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "x;true", "$(true)", "X", "", "-x", "x.yaml"])
+def test_the_command_line_takes_names_only(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["stage", "quick", name])
+    with pytest.raises(SystemExit) as caught:
+        command.figure_arguments()
+    assert caught.value.code == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_the_command_line_gives_scale_and_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["stage", "quick", "fig1_uniform_mnist"])
+    assert command.figure_arguments() == ("quick", "fig1_uniform_mnist")
+    monkeypatch.setattr(sys, "argv", ["stage", "quick"])
+    assert command.scale_argument() == "quick"
+
+
+def test_a_stage_tells_the_users_errors_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise ParamsError("params.yaml: wrong")
+
+    assert command.stage(main)() == 1
+    assert capsys.readouterr().err == "error: params.yaml: wrong\n"
+    assert command.stage(lambda: None)() == 0
+
+
+def test_a_fault_of_the_pipeline_keeps_its_traceback() -> None:
+    def main() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        command.stage(main)()
+
+
+# --- YAML
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-8", 1e-8), ("1E-8", 1e-8), ("1.0e-8", 1e-8), ("1e+3", 1000.0),
+        (".5", 0.5), ("5.", 5.0), ("-2e3", -2000.0), ("1e6", 1e6),
+    ],
+)  # fmt: skip
+def test_floats_are_those_of_yaml_1_2(text: str, value: float, workspace: Path) -> None:
+    """YAML 1.1, which PyYAML follows, reads 1e-8 as text."""
+    file = workspace / "x.yaml"
+    file.write_text(f"a: {text}\n", encoding="utf-8")
+    got = read_yaml(file)["a"]
+    assert (type(got), got) == (float, value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("10", 10), ("0", 0), ("-3", -3), ("1e-8x", "1e-8x"), ("a1", "a1"), ("e5", "e5")],
+)
+def test_what_is_no_float_stays_what_it_is(text: str, value: Any, workspace: Path) -> None:
+    file = workspace / "x.yaml"
+    file.write_text(f"a: {text}\n", encoding="utf-8")
+    got = read_yaml(file)["a"]
+    assert (type(got), got) == (type(value), value)
+
+
+def test_an_epsilon_without_a_point_is_a_number(
+    write: Callable[..., Path], content: Content
+) -> None:
+    text = yaml.safe_dump(content({"train.epsilon": "EPSILON"})).replace("EPSILON", "1e-8")
+    assert "epsilon: 1e-8\n" in text
+    assert read_params(write(text=text)).train.epsilon == 1e-8
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: 1\na: 2\n", "the key 'a' stands twice"),
+        ("x: {a: 1, b: 2, a: 3}\n", "the key 'a' stands twice"),
+        ("a: [1, 2\n", "not valid YAML"),
+        ("a: 1\n b: 2\n", "not valid YAML"),
+        ("a: &x 1\nb: *y\n", "not valid YAML"),
+        ("a: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
+        ("a: \0\n", "not valid YAML"),
+        ("[1]: [2]\n", "not valid YAML"),
+        ("- a\n- b\n", "got list; accepted: a mapping"),
+        ("", "got NoneType; accepted: a mapping"),
+        ("just words\n", "got str; accepted: a mapping"),
+    ],
+)
+def test_broken_yaml_is_told(text: str, words: str, write: Callable[..., Path]) -> None:
+    assert words in error_of(write(text=text))
+
+
+@pytest.mark.xfail(strict=True, reason="ValueError of PyYAML is not caught")
+@pytest.mark.parametrize("text", ["a: 2020-13-45\n", "a: 0b_\n"])
+def test_yaml_that_pyyaml_fails_to_construct_is_told(text: str, write: Callable[..., Path]) -> None:
+    assert "not valid YAML" in error_of(write(text=text))
+
+
+@pytest.mark.xfail(strict=True, reason="OverflowError of math.isfinite")
+def test_a_number_beyond_floats_is_told(write: Callable[..., Path]) -> None:
+    assert "noise.alpha: got 1000" in error_of(write({"noise.alpha": 10**400}))
+
+
+@pytest.mark.xfail(strict=True, reason="the key is not quoted")
+def test_a_key_of_several_lines_is_told_in_one(write: Callable[..., Path]) -> None:
+    assert "accepted: only the keys" in error_of(write({"noise.a\nb": 1}))
+
+
+def test_bytes_that_are_no_text_are_told(write: Callable[..., Path]) -> None:
+    file = write()
+    file.write_bytes(b"a: \xff\n")
+    assert "not valid YAML" in error_of(file)
+
+
+def test_merge_keys_and_anchors_still_work(workspace: Path) -> None:
+    file = workspace / "x.yaml"
+    file.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n", encoding="utf-8")
+    assert read_yaml(file)["b"] == {"x": 1, "y": 3}
+
+
+def test_a_missing_file_is_told(workspace: Path) -> None:
+    assert error_of(workspace.relative_to(workspace) / "params.yaml").endswith("no such file")
+
+
+@pytest.mark.xfail(strict=True, reason="any positive number is accepted")
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("train.learning_rates", [1e300]),
+        ("train.epsilon", 1e300),
+        ("confusion.learning_rate", 1e39),
+    ],
+)
+def test_a_number_that_is_infinite_to_torch_is_refused(
+    place: str, value: Any, write: Callable[..., Path]
+) -> None:
+    assert f"{place}: got {value!r}; accepted: " in error_of(write({place: value}))
+
+
+# --- what is shipped
+
+
+def test_the_shipped_params_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for key in read_params().figures:
+        studies.check_key(key)
+
+
+SHIPPED = [
+    (file.stem, key)
+    for file in sorted((ROOT / "scales").glob("*.yaml"))
+    for key in read_yaml(file)
+    if key in studies.FIGURES
+]
+
+
+@pytest.mark.parametrize(("scale", "key"), SHIPPED)
+def test_every_shipped_grid_is_accepted(
+    scale: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    grid = studies.read_grid(scale, key)
+    assert grid.points
+    assert studies.describe(key, scale, grid)["title"]
+    studies.read_confusion(scale)

@@ -1,0 +1,431 @@
+"""The point store, what decides a run, and runs that are trained once, alone or in company."""
+
+import multiprocessing
+import shutil
+from collections.abc import Callable
+from dataclasses import fields, replace
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages.lib import datasets, dilution, files, hosts, points, runs, training
+from stages.lib.errors import UserError
+from stages.lib.params import Config
+from stages.lib.points import DECIDING, PointStore, code_digest
+from stages.lib.runs import Run, expand
+from stages.lib.workers import complete
+
+MakeRuns = Callable[..., list[Run]]
+IDENTITY = {"learning_rate": 0.1, "labels": {"labels": "ab"}, "other_images": None}
+OUTCOME = {"test_accuracy": 1 / 3, "curve": [{"val_accuracy": None}], "wall_seconds": 1.5}
+
+# --- the store
+
+
+def test_an_outcome_survives_the_store(tmp_path: Path) -> None:
+    store = PointStore("cpu", tmp_path / "new")
+    assert store.get(IDENTITY) is None
+    assert not (tmp_path / "new").exists()
+    store.put(IDENTITY, OUTCOME)
+    assert store.get(IDENTITY) == OUTCOME
+    assert PointStore("cpu", tmp_path / "new").get(dict(reversed(IDENTITY.items()))) == OUTCOME
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [store.path(IDENTITY).name]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"learning_rate": 0.2}, {"labels": {"labels": "ac"}}, {"other_images": "x"}, {"new": 1}],
+)
+def test_another_identity_is_not_found(change: dict[str, Any], tmp_path: Path) -> None:
+    store = PointStore("cpu", tmp_path)
+    store.put(IDENTITY, OUTCOME)
+    assert store.get({**IDENTITY, **change}) is None
+
+
+def test_another_device_torch_or_code_is_not_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PointStore("cpu", tmp_path).put(IDENTITY, OUTCOME)
+    assert PointStore("cuda", tmp_path).get(IDENTITY) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(points.metadata, "version", lambda _: "0.0.1")
+        assert PointStore("cpu", tmp_path).get(IDENTITY) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(points, "code_digest", lambda: "other")
+        assert PointStore("cpu", tmp_path).get(IDENTITY) is None
+    assert PointStore("cpu", tmp_path).get(IDENTITY) == OUTCOME
+
+
+def test_torchs_builds_share_their_outcomes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(points.metadata, "version", lambda _: "2.9.1+cpu")
+    PointStore("cpu", tmp_path).put(IDENTITY, OUTCOME)
+    monkeypatch.setattr(points.metadata, "version", lambda _: "2.9.1")
+    assert PointStore("cpu", tmp_path).get(IDENTITY) == OUTCOME
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "{}", '{"identity": {}, "outcome": {}}', "\udcff"]
+)
+def test_a_damaged_file_is_told_by_its_name(text: str, tmp_path: Path) -> None:
+    store = PointStore("cpu", tmp_path)
+    file = store.path(IDENTITY)
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError, match=f"{file.name}: damaged; delete it"):
+        store.get(IDENTITY)
+
+
+def test_a_renamed_file_is_told(tmp_path: Path) -> None:
+    store = PointStore("cpu", tmp_path)
+    store.put(IDENTITY, OUTCOME)
+    other = {**IDENTITY, "learning_rate": 0.5}
+    store.path(IDENTITY).rename(store.path(other))
+    with pytest.raises(UserError, match="damaged"):
+        store.get(other)
+
+
+# --- the digest of the code
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    for name in DECIDING:
+        shutil.copy(Path(points.__file__).parent / f"{name}.py", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", DECIDING)
+def test_comments_and_docstrings_do_not_change_the_code(name: str, code: Path) -> None:
+    file, before = code / f"{name}.py", code_digest(code)
+    text = file.read_text(encoding="utf-8")
+    head, _, rest = text.partition("\n")
+    assert head.startswith('"""')
+    file.write_text('"""Changed.\n' + rest + "\n\n# A comment.\n", encoding="utf-8")
+    if head.count('"""') == 2:
+        file.write_text('"""Changed."""\n\n' + rest + "\n# A comment.\n", encoding="utf-8")
+    assert code_digest(code) == before
+
+
+@pytest.mark.parametrize("name", DECIDING)
+def test_a_changed_value_changes_the_code(name: str, code: Path) -> None:
+    before = code_digest(code)
+    with (code / f"{name}.py").open("a", encoding="utf-8") as stream:
+        stream.write("\nADDED = 1\n")
+    assert code_digest(code) != before
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("def f():\n    return 1\n", 'def f():\n    """Doc."""\n    return 1  # why\n', True),
+        ('class A:\n    """One."""\n', 'class A:\n    """Another."""\n', True),
+        ('class A:\n    """One."""\n', "class A:\n    pass\n", True),
+        ("X = 1\n", '"""Doc."""\n\n\nX = (1)\n', True),
+        ("X = 1\n", "X = 2\n", False),
+        ("X = 'a'\n", "X = 'b'\n", False),
+        ("def f():\n    return 1\n", "def f():\n    return 1.0\n", False),
+        ("def f(x=1): ...\n", "def f(x=2): ...\n", False),
+    ],
+)
+def test_what_counts_as_code(one: str, other: str, same: bool) -> None:
+    assert (points._without_docstrings(one) == points._without_docstrings(other)) is same
+
+
+@pytest.mark.xfail(strict=True, reason="images and dilution are not")
+def test_every_module_that_decides_an_outcome_is_in_the_digest() -> None:
+    """White noise and conformed images come from code, not from digested files."""
+    assert {"images", "dilution"} <= set(DECIDING)
+
+
+# --- what decides a run
+
+
+@pytest.fixture
+def make_runs(
+    workspace: Path, make_dataset: Callable[..., Any], make_config: Callable[..., Config]
+) -> MakeRuns:
+    """Return a maker of runs whose data set and diluted sets lie in the workspace."""
+    datasets.save(make_dataset("digits"), workspace / "data" / "digits")
+    datasets.save(make_dataset("mnist5k", train=150), workspace / "data" / "mnist5k")
+
+    def make(changes: dict[str, Any] | None = None, name: str = "point") -> list[Run]:
+        config = make_config(changes)
+        labels = workspace / "labels" / dilution.name_of(config.data, config.noise)
+        dilution.materialise(
+            config.data, config.noise, config.train.seeds,
+            data_folder=workspace / "data", out=labels,
+        )  # fmt: skip
+        return expand(name, config, workspace / "data", labels)
+
+    return make
+
+
+def test_a_point_has_a_run_for_every_rate_within_every_seed(make_runs: MakeRuns) -> None:
+    todo = make_runs({"train.learning_rates": [0.1, 1], "train.seeds": [0, 5]}, "α = 2")
+    assert [(run.seed, run.learning_rate) for run in todo] == [(0, 0.1), (0, 1), (5, 0.1), (5, 1)]
+    assert todo[2].name == "α = 2 lr=0.1 seed=5"
+    assert todo[2].labels.name == "seed-5"
+
+
+@pytest.mark.parametrize(
+    ("passes", "min_examples", "alpha", "batch_size", "steps"),
+    [
+        (0, 320, 2, 16, 20), (0, 321, 2, 16, 21), (1, 0, 2, 16, 12), (1, 0, 2, 60, 3),
+        (2.5, 320, 2, 16, 29), (0.01, 0, 2, 16, 1), (1, 320, 0, 16, 20), (1, 320, 0.5, 10, 32),
+        (10, 320, 0.5, 10, 90),
+    ],
+)  # of 60 originals  # fmt: skip
+def test_steps(
+    passes: float, min_examples: int, alpha: float, batch_size: int, steps: int, make_config: Any
+) -> None:
+    config = make_config({
+        "train.passes": passes, "train.min_examples": min_examples, "noise.alpha": alpha,
+        "train.batch_size": batch_size,
+    })  # fmt: skip
+    assert expand("x", config, Path("d"), Path("l"))[0].steps == steps
+    noisy_loss = replace(config, train=replace(config.train, loss="noisy_loss"))
+    assert expand("x", noisy_loss, Path("d"), Path("l"))[0].steps == steps  # trained for as long
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model.name": "mlp1"}, {"model.width": 0.5}, {"train.loss": "noisy_loss"},
+        {"train.learning_rates": [0.4]}, {"train.batch_size": 17}, {"train.rho": 0.9},
+        {"train.epsilon": 1e-7}, {"train.init": "glorot"}, {"train.zero_output": True},
+        {"train.average": 0.5}, {"train.min_examples": 640}, {"train.passes": 9},
+        {"train.seeds": [1]}, {"noise.alpha": 3}, {"data.originals": 59}, {"data.validation": 19},
+        {"noise.kind": "uniform", "noise.images": "unique"}, {"noise.images": "white"},
+        {"noise.images": "mnist5k"}, {"data.name": "mnist5k"},
+    ],
+)  # fmt: skip
+def test_each_deciding_value_changes_the_identity(
+    change: dict[str, Any], make_runs: MakeRuns
+) -> None:
+    assert make_runs(change)[0].identity() != make_runs()[0].identity()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train.min_examples": 319},  # as many steps
+        {"train.learning_rates": [0.5, 0.1]},
+        {"train.seeds": [0, 1]},
+        {"train.device": "auto"},  # the store keeps devices apart
+        {"noise.order": "random"},  # which uniform noise has not
+        {"noise.kind": "structured", "noise.order": "reverse"},  # with delta 0
+    ],
+)
+def test_what_decides_nothing_does_not(
+    change: dict[str, Any], make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        dilution, "transition_matrix", lambda *_: np.full((10, 10), 0.1)
+    )  # no confusion counts are there to order structure that has none
+    assert make_runs(change, "another name")[0].identity() == make_runs()[0].identity()
+
+
+@pytest.mark.parametrize("images", ["unique", "white", "mnist5k"])
+def test_without_noise_every_source_of_images_shares_its_runs(
+    images: str, make_runs: MakeRuns
+) -> None:
+    plain = make_runs({"noise.alpha": 0})[0]
+    assert make_runs({"noise.alpha": 0, "noise.images": images})[0].identity() == plain.identity()
+
+
+@pytest.mark.parametrize("name", dilution.ARRAYS)
+def test_other_labels_or_indices_are_another_identity(name: str, make_runs: MakeRuns) -> None:
+    run = make_runs()[0]
+    before = run.identity()
+    facts = files.read_json(run.labels / "noise.json")
+    facts["sha256"][name] = "0" * 64
+    files.write_json(run.labels / "noise.json", facts)
+    assert run.identity() != before
+
+
+@pytest.mark.parametrize("images", ["same", "mnist5k"])
+@pytest.mark.parametrize("name", ["digits", "mnist5k"])
+def test_other_images_are_another_identity(
+    name: str, images: str, make_runs: MakeRuns, workspace: Path
+) -> None:
+    run = make_runs({"noise.images": images})[0]
+    before = run.identity()
+    runs._digests.cache_clear()
+    description = workspace / "data" / name / datasets.DESCRIPTION
+    content = files.read_json(description)
+    content["arrays"]["train_images"]["sha256"] = "0" * 64
+    files.write_json(description, content)
+    assert (run.identity() != before) is (name == "digits" or images == "mnist5k")
+
+
+def test_the_noisy_loss_takes_its_alpha_along(make_runs: MakeRuns) -> None:
+    assert make_runs()[0].identity()["alpha"] == 0
+    assert make_runs({"train.loss": "noisy_loss"})[0].identity()["alpha"] == 2
+
+
+# --- what a run trains on
+
+
+def test_the_tensors_are_those_of_the_files(make_runs: MakeRuns, workspace: Path) -> None:
+    run = make_runs({"noise.images": "mnist5k"})[0]
+    data, diluted = runs.load_data(run, "cpu"), dilution.load(run.labels)
+    own = datasets.load(workspace / "data" / "digits")
+    other = datasets.load(workspace / "data" / "mnist5k")
+    bank = np.concatenate([own.train_images, other.train_images])
+    np.testing.assert_array_equal(data.bank, bank)
+    np.testing.assert_array_equal(data.labels, diluted.labels)
+    np.testing.assert_array_equal(data.images, diluted.images)
+    np.testing.assert_array_equal(data.test_images, own.test_images)
+    np.testing.assert_array_equal(data.test_labels, own.test_labels)
+    np.testing.assert_array_equal(
+        data.validation_labels, own.train_labels[diluted.validation_images]
+    )
+    votes = np.zeros((20, 10), dtype=int)
+    for i, label in enumerate(diluted.validation_labels):
+        votes[i % 20, label] += 1
+    np.testing.assert_array_equal(data.validation_votes, votes)
+    assert votes.sum() == 60
+    assert data.num_classes == 10
+
+
+def test_white_noise_is_that_of_size_and_seed(make_runs: MakeRuns, workspace: Path) -> None:
+    own = datasets.load(workspace / "data" / "digits")
+    for run in make_runs({"noise.images": "white", "train.seeds": [0, 1]}):
+        expected = dilution.other_images("white", own, 60, None, run.seed)
+        np.testing.assert_array_equal(runs.load_data(run, "cpu").bank[200:], expected)
+
+
+def test_the_noisy_loss_trains_on_the_originals_alone(make_runs: MakeRuns) -> None:
+    plain = make_runs()[0]
+    data = runs.load_data(make_runs({"train.loss": "noisy_loss"})[0], "cpu")
+    diluted = dilution.load(plain.labels)
+    np.testing.assert_array_equal(data.labels, diluted.labels[:60])
+    assert len(data.images) == 60
+
+
+def test_a_run_passes_its_numbers_on(make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[training.Recipe] = []
+    monkeypatch.setattr(
+        training, "train", lambda recipe, *_, **__: seen.append(recipe) or dict(OUTCOME)
+    )
+    run = make_runs({
+        "train.loss": "noisy_loss", "train.rho": 0.7, "train.epsilon": 1e-5, "train.average": 0.3,
+        "train.init": "glorot", "train.zero_output": True, "model.width": 0.5,
+    })[0]  # fmt: skip
+    assert runs.train_run(run, "cpu") == OUTCOME
+    (recipe,) = seen
+    identity = run.identity()
+    for field in fields(recipe):
+        value = getattr(recipe, field.name)
+        expected = identity[field.name]
+        assert (vars(value) if field.name == "model" else value) == expected
+
+
+# --- runs that are completed
+
+
+@pytest.fixture(scope="module")
+def _warm() -> None:
+    """Start the server that workers are forked from where it finds torch, and finds it once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(Path(__file__).parents[1])
+        patch.delenv("DVC_ROOT", raising=False)
+        if "forkserver" in multiprocessing.get_all_start_methods():
+            forkserver.set_forkserver_preload(["stages.lib.training"])
+            forkserver.ensure_running()
+
+
+def without_time(outcomes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in outcome.items() if k != "wall_seconds"} for outcome in outcomes]
+
+
+FOUR = {
+    "model.name": "conv2", "model.width": 0.1, "train.learning_rates": [0.5, 1.0],
+    "train.seeds": [0, 1], "train.min_examples": 160,
+}  # fmt: skip
+
+
+def stored(workspace: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (workspace / ".points").iterdir()}
+
+
+@pytest.mark.usefixtures("_warm")
+def test_company_and_workers_do_not_change_an_outcome(
+    make_runs: MakeRuns, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    todo = make_runs(FOUR)
+    together, device = complete(todo, "together")
+    assert device == "cpu"
+    assert len(stored(workspace)) == 4
+    assert len({outcome["curve"][-1]["train_loss"] for outcome in together}) == 4
+    (workspace / "alone").mkdir()
+    monkeypatch.chdir(workspace / "alone")
+    monkeypatch.setattr(hosts, "cores", lambda: 1)
+    alone = [complete([run], "alone")[0][0] for run in (todo[3], todo[0])]
+    assert without_time(alone) == without_time([together[3], together[0]])
+    # And in this process, as on an accelerator.
+    threads = training.torch.get_num_threads()
+    training.torch.set_num_threads(1)
+    here = runs.train_run(todo[1], "cpu")
+    training.torch.set_num_threads(threads)
+    assert without_time([here]) == without_time([together[1]])
+
+
+@pytest.mark.usefixtures("_warm")
+def test_what_is_there_is_not_trained_again(make_runs: MakeRuns, workspace: Path) -> None:
+    todo = make_runs({"train.learning_rates": [0.5, 1.0]})
+    first, _ = complete(todo, "first")
+    before = stored(workspace)
+    assert len(before) == 2
+    again, _ = complete([*todo, todo[0]], "again")
+    assert again == [*first, first[0]]  # wall_seconds included: read, not trained
+    assert stored(workspace) == before
+    gone = PointStore("cpu").path(todo[1].identity())
+    gone.unlink()
+    resumed, _ = complete(todo, "resumed")
+    assert without_time(resumed) == without_time(first)
+    after = stored(workspace)
+    assert [name for name in before if after[name] != before[name]] == [gone.name]
+    gone.write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match=f"{gone.name}: damaged"):
+        complete(todo, "damaged")
+
+
+@pytest.mark.usefixtures("_warm")
+def test_runs_of_one_identity_are_trained_once(make_runs: MakeRuns, workspace: Path) -> None:
+    plain = {"noise.alpha": 0}
+    todo = make_runs(plain) + make_runs({**plain, "noise.images": "white"}, "white")
+    outcomes, _ = complete(todo, "twice")
+    assert outcomes[0] == outcomes[1]
+    assert len(stored(workspace)) == 1
+
+
+@pytest.mark.usefixtures("_warm")
+def test_a_failing_run_is_told_and_the_others_are_kept(
+    make_runs: MakeRuns, workspace: Path
+) -> None:
+    todo = make_runs({"train.seeds": [0, 1]})
+    labels = todo[1].labels / "labels.npy"
+    labels.write_bytes(labels.read_bytes()[:-1] + b"\xff")
+    with pytest.raises(UserError, match=r"labels\.npy: not what its noise\.json says"):
+        complete(todo, "failing")
+    assert not [path for path in stored(workspace) if path.startswith(".")]
+
+
+@pytest.mark.usefixtures("_warm")
+def test_runs_for_two_devices_are_refused(make_runs: MakeRuns) -> None:
+    todo = make_runs() + make_runs({"train.device": "auto"})
+    with pytest.raises(UserError, match=r"got \['auto', 'cpu'\]; accepted: one device"):
+        complete(todo, "both")
+
+
+@pytest.mark.usefixtures("_warm")
+def test_a_device_that_is_not_there_is_told(make_runs: MakeRuns) -> None:
+    if training.torch.backends.mps.is_available():
+        pytest.skip("this machine has it")
+    with pytest.raises(UserError, match="got 'mps'; accepted on this machine: auto"):
+        complete(make_runs({"train.device": "mps"}), "mps")

@@ -1,0 +1,296 @@
+"""Figures and grids: what expands to which points, and what is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stages.lib import studies
+from stages.lib.errors import UserError
+from stages.lib.params import Config, ParamsError
+from stages.lib.studies import FIGURES, Grid, needed_datasets, read_grid
+
+ROOT = Path(__file__).parents[1]
+SCALES = sorted(file.stem for file in (ROOT / "scales").glob("*.yaml"))
+KEY, THRESHOLDS = "fig1_uniform_mnist", "fig9_critical_size"
+
+
+@pytest.fixture
+def grid(workspace: Path, content: Callable[..., dict[str, Any]]) -> Callable[..., Grid]:
+    """Return a function that writes a scale with one figure, and reads its grid."""
+
+    def read(
+        grids: Any, changes: dict[str, Any] | None = None, key: str = KEY, **more: Any
+    ) -> Grid:
+        whole = content(changes)
+        entry = {name: whole[name] for name in studies.SECTIONS}
+        scale = {"confusion": whole["confusion"], key: {**entry, "grids": grids, **more}}
+        (workspace / "scales").mkdir(exist_ok=True)
+        (workspace / "scales" / "tiny.yaml").write_text(yaml.safe_dump(scale), encoding="utf-8")
+        return read_grid("tiny", key)
+
+    return read
+
+
+def values(grid: Grid, section: str, key: str) -> list[Any]:
+    return [getattr(getattr(point, section), key) for point in grid.points]
+
+
+# --- grids
+
+
+def test_a_block_expands_to_all_combinations_in_order(grid: Any) -> None:
+    got = grid([{"model.name": ["perceptron", "mlp1"], "noise.alpha": [0, 1, 2]}])
+    assert values(got, "model", "name") == ["perceptron"] * 3 + ["mlp1"] * 3
+    assert values(got, "noise", "alpha") == [0, 1, 2] * 2
+    assert values(got, "data", "originals") == [60] * 6
+    assert got.targets == ()
+
+
+def test_blocks_follow_each_other_and_points_that_repeat_are_one(grid: Any) -> None:
+    got = grid([{"noise.alpha": [0, 1]}, {"noise.alpha": [1.0, 5], "train.batch_size": [16]}])
+    assert values(got, "noise", "alpha") == [0, 1, 5]
+
+
+def test_a_block_does_not_change_the_next_ones(grid: Any) -> None:
+    got = grid([{"train.batch_size": [8]}, {"noise.alpha": [7]}])
+    assert values(got, "train", "batch_size") == [8, 16]
+    assert values(got, "noise", "alpha") == [2, 7]
+
+
+def test_lists_are_values_too(grid: Any) -> None:
+    got = grid([{"train.learning_rates": [[0.1], [0.5, 1.0]]}])
+    assert values(got, "train", "learning_rates") == [(0.1,), (0.5, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("grids", "words"),
+    [
+        (None, "grids: got None; accepted: a list of one or more blocks"),
+        ([], r"grids: got \[\]; accepted: a list of one or more blocks"),
+        ({"noise.alpha": [1]}, "accepted: a list of one or more blocks"),
+        (["noise.alpha"], "accepted: blocks of SECTION.KEY"),
+        ([{"noise.alpha": 1}], "accepted: blocks of SECTION.KEY"),
+        ([{"noise.alpha": []}], "accepted: blocks of SECTION.KEY"),
+        ([{"alpha": [1]}], r"grids.alpha: got \[1\]; accepted: SECTION.KEY of data, noise, model"),
+        ([{"noise.": [1]}], "SECTION.KEY of data"),
+        ([{"confusion.subset": [1]}], "SECTION.KEY of data"),
+        ([{5: [1]}], "SECTION.KEY of data"),
+        ([{"noise.aplha": [1]}], f"{KEY}.noise.aplha: got 1; accepted: only the keys kind"),
+        ([{"noise.alpha": [1, -1]}], f"{KEY}.noise.alpha: got -1; accepted: a number"),
+        ([{"data.originals": [60, 9999]}], f"{KEY}.data.originals: got 9999; accepted: at most"),
+        ([{"train.batch_size": [1000]}], f"{KEY}.train.batch_size: got 1000; accepted: at most"),
+    ],
+)
+def test_a_wrong_grid_is_told_in_one_line(grids: Any, words: str, grid: Any) -> None:
+    with pytest.raises(ParamsError, match=words) as caught:
+        grid(grids)
+    assert str(caught.value).startswith("scales/tiny.yaml: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_section_of_a_figure_is_told(grid: Any) -> None:
+    with pytest.raises(ParamsError, match=f"{KEY}.noise: got None; accepted: a mapping"):
+        grid([{"noise.alpha": [1]}], {"noise": None})
+    with pytest.raises(ParamsError, match=rf"{KEY}\.grid: got 1; accepted: only the keys"):
+        grid([{"noise.alpha": [1]}], grid=1)
+
+
+def test_a_figure_that_the_scale_has_not_is_told(grid: Any) -> None:
+    grid([{"noise.alpha": [1]}])
+    with pytest.raises(ParamsError, match="fig5_structured: got None; accepted: a mapping"):
+        read_grid("tiny", "fig5_structured")
+
+
+@pytest.mark.parametrize("key", ["fig99", "", "../x"])
+def test_an_unknown_figure_lists_the_known_ones(key: str) -> None:
+    with pytest.raises(UserError, match="accepted: fig1_uniform_mnist, fig2"):
+        read_grid("tiny", key)
+
+
+@pytest.mark.parametrize("scale", ["nosuch", "../quick", "/quick"])
+def test_an_unknown_scale_is_told(scale: str, workspace: Path) -> None:
+    with pytest.raises(ParamsError, match=r"no such file|accepted: a file"):
+        read_grid(scale, KEY)
+
+
+# --- targets of figure 9
+
+
+def test_targets_are_those_of_figure_9(grid: Any) -> None:
+    assert grid([{"noise.alpha": [1]}], key=THRESHOLDS, targets=[0.5, 0.9]).targets == (0.5, 0.9)
+
+
+@pytest.mark.parametrize("targets", [None, [], 0.5, [1.0], [0.0], [1], ["0.5"], [0.5, 2.0], [True]])
+def test_targets_are_accuracies(targets: Any, grid: Any) -> None:
+    with pytest.raises(ParamsError, match=r"targets: got .*; accepted: a list of one"):
+        grid([{"noise.alpha": [1]}], key=THRESHOLDS, targets=targets)
+
+
+def test_only_figure_9_has_targets(grid: Any) -> None:
+    with pytest.raises(ParamsError, match="targets: got 'nothing'"):
+        grid([{"noise.alpha": [1]}], key=THRESHOLDS)
+    with pytest.raises(ParamsError, match=r"targets: got .* accepted: only the keys"):
+        grid([{"noise.alpha": [1]}], targets=[0.5])
+
+
+# --- what a grid needs
+
+
+@pytest.fixture
+def grid_of(make_config: Any) -> Callable[..., Grid]:
+    return lambda *changes: Grid(tuple(make_config(change) for change in changes))
+
+
+def test_data_sets_of_originals_and_of_noise_are_needed(grid_of: Any) -> None:
+    got = grid_of({}, {"noise.images": "mnist5k"}, {"noise.images": "white"}, {"data.size": None})
+    assert needed_datasets(got.points) == {"digits": (None, None), "mnist5k": (None, None)}
+
+
+def test_a_data_set_cannot_be_needed_in_two_sizes(grid_of: Any) -> None:
+    with pytest.raises(UserError, match="digits: wanted with path and size"):
+        needed_datasets(grid_of({"data.size": 8}, {"data.size": 10}).points)
+
+
+@pytest.mark.xfail(strict=True, reason="the first size wins")
+def test_images_of_noise_do_not_depend_on_the_other_figures(grid_of: Any) -> None:
+    """Shrunk for another figure first, they would be other images."""
+    alone = grid_of({"noise.images": "mnist5k"})
+    beside = grid_of({"data.name": "mnist5k", "data.size": 14}, {"noise.images": "mnist5k"})
+    assert needed_datasets(alone.points)["mnist5k"] == needed_datasets(beside.points)["mnist5k"]
+
+
+def test_structured_noise_needs_confusion(grid_of: Any) -> None:
+    assert not studies.needs_confusion(grid_of({}))
+    assert studies.needs_confusion(grid_of({}, {"noise.kind": "structured"}))
+
+
+# --- what a figure says
+
+
+@pytest.mark.parametrize(
+    ("names", "title"),
+    [
+        (["mnist"], "Figure 1: uniform label noise, MNIST"),
+        (["mnist5k"], "Figure 1: uniform label noise, 5,000 MNIST images (paper: MNIST)"),
+        (
+            ["mnist", "digits"],
+            "Figure 1: uniform label noise, MNIST and scikit-learn's digits (paper: MNIST)",
+        ),
+    ],
+)
+def test_a_title_tells_substituted_data(names: list[str], title: str, grid_of: Any) -> None:
+    got = studies.describe(KEY, "tiny", grid_of(*({"data.name": name} for name in names)))
+    assert got["title"] == title
+    assert (got["figure"], got["scale"], got["kind"]) == (KEY, "tiny", "curves")
+
+
+@pytest.mark.parametrize(
+    "words", ["images of 14x14; ", "α = 10; ", "n = 60 clean labels; ", "perceptron", "2 seeds"]
+)
+def test_a_subtitle_tells_what_all_points_share(words: str, grid_of: Any) -> None:
+    shared = {
+        "noise.kind": "structured", "noise.alpha": 10, "data.size": 14, "train.seeds": [0, 1],
+    }  # fmt: skip
+    grid = grid_of(*({**shared, "noise.delta": delta} for delta in (0.0, 0.5)))
+    assert words in studies.describe("fig5_structured", "tiny", grid)["subtitle"]
+
+
+LABELS = [
+    ("fig1_uniform_mnist", {}, "perceptron"),
+    ("fig4_noise_models", {}, "uniform"),
+    (
+        "fig4_noise_models",
+        {
+            "noise.kind": "structured",
+            "noise.alpha": 10,
+            "noise.delta": 0.5,
+            "noise.order": "random",
+        },
+        "random, δ = 0.5",
+    ),
+    ("fig5_structured", {"noise.order": "reverse"}, "reverse"),
+    ("fig6_sources", {}, "scikit-learn's digits, mislabeled"),
+    ("fig6_sources", {"noise.images": "white"}, "white noise"),
+    ("fig6_sources", {"noise.images": "cifar100"}, "CIFAR-100"),
+    ("fig7_unique_images", {"noise.images": "unique"}, "unique images"),
+    ("fig7_unique_images", {}, "repeated images"),
+    ("fig8_training_size", {"noise.alpha": 0.5}, "α = 0.5"),
+    ("fig11_batch_size", {}, "batch 16"),
+    ("fig11_batch_size", {"train.loss": "noisy_loss"}, "H_α (infinite batch)"),
+    ("fig12_learning_rate", {"train.learning_rates": [0.05]}, "0.05"),
+]
+
+
+@pytest.mark.parametrize(("key", "changes", "label"), LABELS)
+def test_series_are_named_by_what_is_varied(
+    key: str, changes: dict[str, Any], label: str, make_config: Any
+) -> None:
+    assert FIGURES[key].series(make_config(changes)) == label
+
+
+@pytest.mark.parametrize("key", FIGURES)
+def test_figures_are_numbered_as_in_the_paper(key: str) -> None:
+    figure = FIGURES[key]
+    assert key.startswith(f"fig{figure.number}_")
+    assert figure.kind in ("trained", "transitions", "thresholds")
+    assert figure.x_scale in ("linear", "symlog")
+
+
+# --- what is shipped
+
+
+def shipped(scale: str, key: str) -> tuple[Config, ...]:
+    return read_grid(scale, key).points
+
+
+@pytest.mark.parametrize("key", FIGURES)
+def test_every_figure_has_a_quick_grid(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert len(shipped("quick", key)) > 1
+
+
+@pytest.mark.parametrize("key", FIGURES)
+def test_a_quick_figure_has_one_point_at_each_place_of_a_series(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    figure = FIGURES[key]
+    places = [
+        (figure.series(p), p.noise.alpha, p.noise.delta, p.data.originals)
+        for p in shipped("quick", key)
+    ]
+    assert len(set(places)) == len(places)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_figures_of_a_scale_agree_on_their_data_sets(
+    scale: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    _, content = studies.read_scale(scale)
+    points = [point for key in FIGURES if key in content for point in shipped(scale, key)]
+    assert needed_datasets(points)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_scale_holds_figures_and_confusion_only(
+    scale: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    _, content = studies.read_scale(scale)
+    assert set(content) - set(FIGURES) <= {"confusion"}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_stated_value_stands_beside_a_series_that_is_drawn(
+    scale: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    _, content = studies.read_scale(scale)
+    for key in FIGURES:
+        if key in content and FIGURES[key].kind == "trained":
+            drawn = {FIGURES[key].series(point) for point in shipped(scale, key)}
+            assert set(FIGURES[key].stated) <= drawn
