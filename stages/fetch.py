@@ -11,9 +11,9 @@ from stages.lib.params import read_params
 def main() -> None:
     """Fetch the data sets that the originals and the noisy images come from."""
     params = read_params()
-    wanted = {params.data.name: (params.data.path, params.data.size)}
-    if params.noise.images in datasets.NAMED:
-        wanted.setdefault(params.noise.images, (None, params.data.size))
+    wanted = datasets.needed(
+        params.data.name, params.data.path, params.data.size, params.noise.images
+    )
     sources.fetch(wanted, paths.datasets(paths.EXPERIMENT))
 
 

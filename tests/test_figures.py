@@ -101,7 +101,6 @@ def test_drawn_frequencies_are_those_of_the_labels(prepare: Any, make_dataset: A
         assert point["drawn"] == pytest.approx((given == point["label"]).mean())
 
 
-@pytest.mark.xfail(strict=True, reason="0 / 0")
 def test_a_class_without_originals_draws_nothing(prepare: Any) -> None:
     """Of five originals, five classes have none: no frequency, and no division by zero."""
     grid, data, labels = prepare([{"data.originals": 5, "train.batch_size": 4}])

@@ -266,12 +266,12 @@ def test_labels_are_drawn_as_a_slow_loop_draws_them(
     m: int, kind: str, alpha: float, delta: float
 ) -> None:
     """Compare the ranks of drawn labels: 0 the true class, 1 the first false class, and so on."""
-    n = 2_000
+    n = 1_000
     true_labels = np.random.default_rng(1).integers(0, m, n).astype(noise.label_dtype(m))
     transition = make_transition(m, kind, alpha, delta)
     slow_rng = np.random.default_rng(2)
     slow = [int(slow_rng.choice(m, p=np.clip(transition[t], 0, 1))) for t in true_labels]
-    fast = noise.draw_labels(np.tile(true_labels, 50), transition, rng=np.random.default_rng(3))
+    fast = noise.draw_labels(np.tile(true_labels, 100), transition, rng=np.random.default_rng(3))
     assert fast.dtype == noise.label_dtype(m)
     false = make_order(m, "random" if kind == "uniform" else kind)
     order = np.column_stack([np.arange(m), false]).argsort(axis=1)

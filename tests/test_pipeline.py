@@ -291,10 +291,10 @@ def test_figures_do_not_depend_on_the_experiment(stage: str) -> None:
 def test_commands_interpolate_only_names_that_are_checked(stage: str) -> None:
     """A shell runs them, so a value from a file could run anything."""
     command = body(PIPELINE, stage)["cmd"]
-    name = r"('?)\$\{(?:scale|item)\}\1"
-    assert re.fullmatch(
-        rf"python -m stages\.\w+(?: {name})?(?: {name.replace('1', '2')})?", command
-    )
+    arguments = command.replace("'${", "${").replace("}'", "}").split()
+    assert arguments[:2] == ["python", "-m"]
+    assert re.fullmatch(r"stages\.\w+", arguments[2])
+    assert arguments[3:] in ([], ["${scale}"], ["${scale}", "${item}"])
 
 
 def test_figures_are_all_figures() -> None:

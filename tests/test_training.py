@@ -222,7 +222,6 @@ def test_averaged_weights_are_the_mean_over_the_last_steps(trained: Any) -> None
         np.testing.assert_allclose(got, path[first:].mean(axis=0), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="the untrained network is reported")
 @pytest.mark.parametrize(("average", "steps"), [(0.05, 15), (0.01, 40), (0.4, 2)])
 def test_a_share_of_less_than_a_step_reports_the_trained_network(
     average: float, steps: int, trained: Any

@@ -5,7 +5,7 @@ How they are obtained is `stages.lib.sources`' matter.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,38 @@ NAMED = tuple(FACTS)  # all but a folder of images
 KNOWN = {name: facts.about for name, facts in FACTS.items()} | {
     "folder": "train/CLASS/* and test/CLASS/* of JPEG or PNG in a folder, .zip or .tar.*"
 }
+
+
+class Wanted(NamedTuple):
+    """A data set to be fetched: its name, where a folder of images lies, pixels of a side."""
+
+    name: str
+    path: str | None
+    size: int | None
+
+
+def noise_folder(name: str) -> str:
+    """Return the folder of a data set that noisy labels are put on, at its native size.
+
+    Apart from the same data set as originals, which may be resized: noise images are brought to
+    the originals' size when used, whatever else was fetched.
+    """
+    return f"{name}-as-noise"
+
+
+def needed(name: str, path: str | None, size: int | None, images: str) -> dict[str, Wanted]:
+    """Return what a config needs, by folder: its own data set, and that of its noisy images.
+
+    Args:
+        name: ``data.name``.
+        path: ``data.path``.
+        size: ``data.size``.
+        images: ``noise.images``.
+    """
+    wanted = {name: Wanted(name, path, size)}
+    if images in NAMED:
+        wanted[noise_folder(images)] = Wanted(images, None, None)
+    return wanted
 
 
 def check_name(name: str) -> None:

@@ -93,8 +93,10 @@ def dilute(
         other_images: how many images follow the training images in the bank (``noise.images``).
 
     Raises:
-        ValueError: as `params.check_fit` and `transition_matrix` say.
+        ParamsError: the config does not fit the data set (`params.check_fit`).
+        UserError: structured noise without confusion counts.
     """
+    check_fit(data, params, len(dataset.train_labels), dataset.num_classes)
     n, m = data.originals, dataset.num_classes
     total = len(dataset.train_labels)
     # The seed alone decides the split: sets of different sizes are nested, and every noise level
@@ -132,7 +134,7 @@ def dilute(
     else:
         unknown = np.bincount(labels[n:], minlength=m)
     facts = {
-        "config": {"noise": asdict(params), "originals": n, "validation": v},
+        "config": _config_of(data, params),
         "dataset": dataset.name,
         "seed": seed,
         "originals": n,
@@ -239,7 +241,6 @@ def materialise(
         DataError: the data set is not as it was written.
     """
     dataset = datasets.load(data_folder / data.name)
-    check_fit(data, params, len(dataset.train_labels), dataset.num_classes)
     confusion = None
     if params.kind == "structured" and confusion_file is not None:
         confusion = np.array(files.read_json(confusion_file)["counts"])
@@ -247,14 +248,24 @@ def materialise(
     if params.images == "white":
         others = data.originals
     elif params.images not in ("same", "unique"):
-        others = len(datasets.load(data_folder / params.images).train_labels)
+        others = len(datasets.load(data_folder / datasets.noise_folder(params.images)).train_labels)
     for seed in seeds:
         folder = out / f"seed-{seed}"
-        if not (folder / "noise.json").exists():
+        if not _is_there(folder, _config_of(data, params)):
             diluted = dilute(
                 dataset, data, params, seed=seed, confusion=confusion, other_images=others
             )
             save(diluted, folder)
+
+
+def _config_of(data: DataParams, params: NoiseParams) -> dict[str, Any]:
+    return {"noise": asdict(params), "originals": data.originals, "validation": data.validation}
+
+
+def _is_there(folder: Path, config: dict[str, Any]) -> bool:
+    """Tell whether a whole set of this config lies in a folder; points of a figure share sets."""
+    facts = folder / "noise.json"
+    return facts.exists() and bool(files.read_json(facts)["config"] == config)
 
 
 def save(dilution: Dilution, folder: Path) -> None:
@@ -268,12 +279,19 @@ def load(folder: Path) -> Dilution:
     """Read a diluted set back and check it against its digests.
 
     Raises:
-        UserError: an array is not the one that ``noise.json`` was written with.
+        UserError: an array is missing, or is not the one that ``noise.json`` was written with.
     """
     facts = files.read_json(folder / "noise.json")
-    arrays = {name: files.read_array(folder / f"{name}.npy") for name in ARRAYS}
-    for name, array in arrays.items():
-        if files.sha256_of_array(array) != facts["sha256"][name]:
-            path = folder / f"{name}.npy"
-            raise UserError(f"{path}: not what its noise.json says; run the dilute stage again")
+    arrays = {name: _read_checked(folder / f"{name}.npy", facts["sha256"][name]) for name in ARRAYS}
     return Dilution(**arrays, facts=facts)
+
+
+def _read_checked(file: Path, digest: str) -> NDArray[Any]:
+    try:
+        array = files.read_array(file)
+        intact = files.sha256_of_array(array) == digest
+    except (OSError, ValueError, EOFError, MemoryError):
+        intact = False
+    if not intact:
+        raise UserError(f"{file}: not what its noise.json says; run the dilute stage again")
+    return array

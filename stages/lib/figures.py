@@ -98,7 +98,7 @@ def _transitions(key: str, grid: Grid, labels: Path) -> list[Point]:
         transition = np.array(facts["transition"])
         diluted = noise.diluted_distribution(transition, config.noise.alpha)
         counts = np.array(facts["counts"])
-        drawn = counts / counts.sum(axis=1, keepdims=True)
+        totals = counts.sum(axis=1)
         rank = np.argsort(np.argsort(-diluted, axis=1, kind="stable"), axis=1)
         points += [
             {
@@ -109,7 +109,7 @@ def _transitions(key: str, grid: Grid, labels: Path) -> list[Point]:
                 "rank": int(rank[i, j]),
                 "transition": float(transition[i, j]),
                 "probability": float(diluted[i, j]),
-                "drawn": float(drawn[i, j]),
+                "drawn": float(counts[i, j] / totals[i]) if totals[i] else None,
             }
             for i in range(len(diluted))
             for j in range(len(diluted))

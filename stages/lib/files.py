@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+import tokenize
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,8 +64,15 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
 
 
 def read_array(path: Path) -> NDArray[Any]:
-    """Return the array of a ``.npy`` file; pickled objects are refused."""
-    array: NDArray[Any] = np.load(path, allow_pickle=False)
+    """Return the array of a ``.npy`` file.
+
+    Raises:
+        ValueError: it is no such file, is damaged, or holds pickled objects.
+    """
+    try:
+        array: NDArray[Any] = np.load(path, allow_pickle=False)
+    except (SyntaxError, tokenize.TokenError) as error:  # what numpy lets through of a bad header
+        raise ValueError(f"{path}: no header of a .npy file") from error
     return array
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ORDERS = ("confusing", "reverse", "random")
+ROUNDING = 1 + 1e-12  # forgiven above the largest delta: 0.3 / 3 is 0.09999999999999999
 CHUNK = 1 << 18  # labels drawn at a time: temporaries stay in cache, memory bounded
 
 Matrix = NDArray[np.float64]
@@ -95,7 +96,7 @@ def structured_transition(order: NDArray[np.integer], alpha: float, delta: float
     if order.shape != (m, m - 1) or m < 3:
         raise ValueError(f"order: got shape {order.shape}; accepted: (m, m - 1) with m >= 3")
     largest = largest_delta(alpha, m)
-    if not 0 <= delta <= largest:
+    if not 0 <= delta <= largest * ROUNDING:
         raise ValueError(f"delta: got {delta}; accepted: 0 to {largest:g} at alpha {alpha:g}")
     transition = uniform_transition(m)
     if delta > 0:

@@ -36,7 +36,9 @@ class Rule:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, int) or math.isfinite(value)
 
 
 def _require(condition: bool) -> None:
@@ -106,7 +108,7 @@ def _field(rule: Rule) -> Any:
     return field(metadata={"rule": rule})
 
 
-POSITIVE = _number(0, math.inf, above=True)
+POSITIVE = _number(0, 1e6, above=True)
 WIDTH = _number(0, 64, above=True)
 
 
@@ -229,7 +231,7 @@ _Loader.add_implicit_resolver(
 
 def fail(file: Path | str, section: str, key: str, value: Any, accepted: str) -> NoReturn:
     """Raise the one-line error for a bad parameter."""
-    place = ".".join(part for part in (section, key) if part)
+    place = " ".join(".".join(part for part in (section, key) if part).split())
     raise ParamsError(f"{file}: {place}: got {value!r}; accepted: {accepted}")
 
 
@@ -243,7 +245,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - safe
     except FileNotFoundError:
         raise ParamsError(f"{file}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise ParamsError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ParamsError(f"{file}: got {type(content).__name__}; accepted: a mapping of sections")
@@ -407,8 +409,9 @@ def check_fit(
         needs = f"uniform: {num_classes} classes leave no order among false classes"
         fail(file, prefix + "noise", "kind", wanted.kind, needs)
     largest = noise.largest_delta(wanted.alpha, num_classes)
-    if wanted.delta > largest:
-        at = f"at most {largest:g} at alpha {wanted.alpha:g} with {num_classes} classes"
+    if wanted.delta > largest * noise.ROUNDING:
+        shown = math.floor(largest * 1e6) / 1e6  # never rounded up
+        at = f"at most {shown:.6g} at alpha {wanted.alpha:g} with {num_classes} classes"
         fail(file, prefix + "noise", "delta", wanted.delta, at)
     if wanted.images not in ("same", "unique"):
         needs = "same or unique where kind is structured: other images have no true class here"

@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.transforms import offset_copy
 
 Point = Mapping[str, Any]
 Picture = Mapping[str, Any]
@@ -28,18 +29,12 @@ PALETTE = [
     *("#ca9161", "#56b4e9", "#949494", "#fbafe4", "#ece133"),
 ]
 MARKERS = "osD^vPX<>p"
-PAPER_LABEL = "paper (stated)"
+PAPER_LABEL = "stated by the paper"
+LABEL_CHARACTERS = 20  # entries of a legend are wrapped to leave room for the curves
 
-# A network has the same colour in every figure; any other series takes what is left, in order.
-FIXED_COLOURS = {
-    "perceptron": 0,
-    "mlp1": 1,
-    "mlp2": 2,
-    "conv2": 3,
-    "conv4": 4,
-    "conv6": 6,
-    "resnet18": 5,
-}
+# A network has the same colour in every figure, the palette's at its place in this list; any other
+# series takes what is left, in order.
+NETWORKS = ["perceptron", "mlp1", "mlp2", "conv2", "conv4", "conv6", "resnet20"]
 
 STYLE = {
     **sns.axes_style("ticks"),
@@ -66,15 +61,16 @@ SYMLOG_TICKS = [
 def series_in_order(points: Sequence[Point]) -> list[str]:
     """Return the names of the series in the order of the legend.
 
-    By their number if they differ in nothing else (``alpha=5, alpha=10, alpha=100``), else as they
-    come (``perceptron, mlp1, conv4``).
+    Names that differ in nothing but numbers stand together, by their numbers (``batch 32, batch
+    128, batch 256``); the rest is in the order in which it comes.
     """
-    names = list(dict.fromkeys(str(point["series"]) for point in points))
     number = re.compile(r"\d+(?:\.\d+)?")
-    families = {number.sub("#", name) for name in names}
-    if len(families) == 1 and all(len(number.findall(name)) == 1 for name in names):
-        names.sort(key=lambda name: float(number.findall(name)[0]))
-    return names
+    families: dict[str, dict[str, list[float]]] = {}
+    for point in points:
+        name = str(point["series"])
+        numbers = [float(digits) for digits in number.findall(name)]
+        families.setdefault(number.sub("#", name), {})[name] = numbers
+    return [name for family in families.values() for name in sorted(family, key=family.__getitem__)]
 
 
 def series_colours(names: Sequence[str]) -> dict[str, str]:
@@ -88,7 +84,7 @@ def series_colours(names: Sequence[str]) -> dict[str, str]:
             f"a picture can tell {len(PALETTE)} series apart, got {len(names)}: {list(names)}; "
             "split the figure"
         )
-    fixed = {name: PALETTE[FIXED_COLOURS[name]] for name in names if name in FIXED_COLOURS}
+    fixed = {name: PALETTE[NETWORKS.index(name)] for name in names if name in NETWORKS}
     free = iter([colour for colour in PALETTE if colour not in fixed.values()])
     return {name: fixed[name] if name in fixed else next(free) for name in names}
 
@@ -110,18 +106,43 @@ def drawable(points: Sequence[Point], picture: Picture, series: str) -> list[Poi
     return sorted(rows, key=lambda row: row[x])
 
 
-def not_reached(picture: Picture) -> str:
-    """Return a note of each series' points without a value; empty if there are none."""
-    x, y = picture["x"], picture["y"]
-    missing: dict[str, list[str]] = {}
-    for point in picture["points"]:
-        if point[y] is None:
-            missing.setdefault(str(point["series"]), []).append(f"{point[x]:g}")
-    if not missing:
-        return ""
+def beyond_the_grid(picture: Picture) -> list[float]:
+    """Return where right of all points the paper states something: values of x, ascending."""
+    greatest = max(point[picture["x"]] for point in picture["points"])
+    return sorted({x for _, x, _ in paper_marks(picture["points"]) if x > greatest})
+
+
+def without_value(picture: Picture) -> tuple[list[Point], list[Point]]:
+    """Return the points without a value: those above all that was tried, and those below."""
+    missing = [point for point in picture["points"] if point[picture["y"]] is None]
+    below = [point for point in missing if point.get("status") == "below the grid"]
+    return [point for point in missing if point not in below], below
+
+
+def notes_of_missing(picture: Picture) -> list[str]:
+    """Return a note of the points above all that was tried, and one of those below."""
+    above, below = without_value(picture)
+    notes = []
+    if above:
+        notes.append(f"△ not reached with {_tried(above, max)}: {_listed(above, picture['x'])}")
+    if below:
+        notes.append(f"▽ reached already with {_tried(below, min)}: {_listed(below, picture['x'])}")
+    return notes
+
+
+def _tried(points: Sequence[Point], extreme: Callable[[Sequence[float]], float]) -> str:
+    """Return at how many labels the points' sweep ended, as far as they tell."""
+    sizes = [size for point in points for size in point.get("sizes", [])]
+    return f"{extreme(sizes):,g} labels" if sizes else "what was tried"
+
+
+def _listed(points: Sequence[Point], x: str) -> str:
+    """Return the points as ``0.80 at α = 10, 20; 0.90 at α = 5``."""
     symbol = {"alpha": "α", "delta": "δ"}.get(x, x)
-    parts = [f"{name} at {symbol} = {', '.join(values)}" for name, values in missing.items()]
-    return "Not reached: " + "; ".join(parts)
+    places: dict[str, list[str]] = {}
+    for point in points:
+        places.setdefault(str(point["series"]), []).append(f"{point[x]:g}")
+    return "; ".join(f"{name} at {symbol} = {', '.join(xs)}" for name, xs in places.items())
 
 
 def _draw_series(
@@ -152,12 +173,46 @@ def _draw_series(
     )
 
 
-def _draw_paper_marks(axes: Axes, picture: Picture, colours: Mapping[str, str]) -> bool:
-    """Draw what the paper states as hollow stars; return whether it states anything."""
-    marks = paper_marks(picture["points"])
-    for series, x, y in marks:
-        axes.plot(
-            [x],
+def _draw_missing(axes: Axes, picture: Picture, colours: Mapping[str, str]) -> None:
+    """Draw the points without a value as hollow triangles at the edge that they lie behind.
+
+    Those of several series stand side by side, and the y axis gets room for them above.
+    """
+    root = axes.get_figure(root=True)
+    above, below = without_value(picture)
+    if above:
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + 0.12 * (high - low))
+    for points, marker, edge in ((above, "^", 0.965), (below, "v", 0.035)):
+        for point in points:
+            x, name = point[picture["x"]], str(point["series"])
+            here = {str(other["series"]) for other in points if other[picture["x"]] == x}
+            order = [other for other in colours if other in here]
+            aside = 9 * (order.index(name) - (len(order) - 1) / 2)  # points
+            axes.plot(
+                [x],
+                [edge],
+                transform=offset_copy(axes.get_xaxis_transform(), root, aside, 0, "points"),
+                linestyle="none",
+                marker=marker,
+                markersize=7,
+                markerfacecolor="none",
+                markeredgecolor=colours[name],
+                markeredgewidth=1.4,
+                clip_on=False,
+                zorder=2,
+            )
+
+
+def _draw_paper_marks(
+    axes: Axes, strip: Axes | None, picture: Picture, colours: Mapping[str, str]
+) -> None:
+    """Draw what the paper states as hollow stars, right of all points on the strip."""
+    beyond = beyond_the_grid(picture)
+    for series, x, y in paper_marks(picture["points"]):
+        outside = strip is not None and x in beyond
+        (strip if strip is not None and outside else axes).plot(
+            [beyond.index(x) if outside else x],
             [y],
             linestyle="none",
             marker="*",
@@ -169,7 +224,17 @@ def _draw_paper_marks(axes: Axes, picture: Picture, colours: Mapping[str, str]) 
             clip_on=False,
             gid=f"paper-{series}",
         )
-    return bool(marks)
+
+
+def _set_strip(strip: Axes, beyond: Sequence[float]) -> None:
+    """Make the strip for stars a shaded piece of the x axis, cut off from the rest."""
+    strip.set_facecolor("0.955")
+    strip.spines["left"].set_visible(False)
+    strip.tick_params(axis="y", length=0, labelleft=False)
+    strip.grid(visible=False, axis="x")
+    strip.set_xlim(-0.5, len(beyond) - 0.5)
+    strip.set_xticks(range(len(beyond)), [f"{x:,g}" for x in beyond])
+    strip.set_title("paper", fontsize=8, color="0.35", pad=4)
 
 
 def _set_symlog(axes: Axes, xs: Sequence[float]) -> None:
@@ -183,14 +248,14 @@ def _set_symlog(axes: Axes, xs: Sequence[float]) -> None:
 
 
 def _set_scales(axes: Axes, picture: Picture) -> None:
-    """Set both axes' scales; values of thousands get separators.
+    """Set both axes' scales; counts get separators of thousands.
 
     Raises:
         ValueError: the figure asks for a scale that is neither linear nor symlog.
     """
     points = picture["points"]
     xs = [float(point[picture["x"]]) for point in points]
-    xs += [float(x) for _, x, _ in paper_marks(points)]
+    xs += [float(x) for _, x, _ in paper_marks(points) if x not in beyond_the_grid(picture)]
     scale = picture["x_scale"]
     if scale == "symlog":
         _set_symlog(axes, xs)
@@ -198,7 +263,11 @@ def _set_scales(axes: Axes, picture: Picture) -> None:
         raise ValueError(f"x_scale must be linear or symlog, got {scale!r}")
     if picture["y_scale"] != "linear":
         raise ValueError(f"y_scale must be linear, got {picture['y_scale']!r}")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    if "accuracy" in picture["y"]:
+        _set_accuracy_range(axes)
+    else:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        axes.set_ylim(bottom=0.0)
 
 
 def _set_accuracy_range(axes: Axes) -> None:
@@ -208,10 +277,10 @@ def _set_accuracy_range(axes: Axes) -> None:
     axes.set_ylim(max(0.0, min(low, high - 0.2)), high)
 
 
-def _add_legend(axes: Axes, picture: Picture, *, stated: bool) -> None:
-    """Put the legend beside the axes, where it can hide nothing."""
+def _add_legend(axes: Axes, beside: Axes, picture: Picture) -> None:
+    """Put the legend of ``axes`` right of ``beside``, where it can hide nothing."""
     handles, _ = axes.get_legend_handles_labels()
-    if stated:
+    if paper_marks(picture["points"]):
         star = Line2D(
             [],
             [],
@@ -223,36 +292,44 @@ def _add_legend(axes: Axes, picture: Picture, *, stated: bool) -> None:
             label=PAPER_LABEL,
         )
         handles.append(star)
-    axes.legend(
+    beside.legend(
         handles=handles,
-        title=picture["series_title"],
+        labels=[textwrap.fill(str(handle.get_label()), LABEL_CHARACTERS) for handle in handles],
+        title=textwrap.fill(picture["series_title"], LABEL_CHARACTERS + 4),
         loc="upper left",
-        bbox_to_anchor=(1.02, 1.0),
+        bbox_to_anchor=(1.02 if beside is axes else 1.3, 1.0),
         borderaxespad=0.0,
         alignment="left",
     )
 
 
 def draw_curves(picture: Picture) -> Figure:
-    """Draw one line per series with its band, and the paper's stated values as hollow stars."""
-    figure = Figure(figsize=(7.2, 4.2))
+    """Draw one line per series with its band, and the paper's stated values as hollow stars.
+
+    Stars right of all points would leave most of the axes empty: they get a strip of their own.
+    """
+    figure = Figure(figsize=(7.2, 3.3))
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    beyond = beyond_the_grid(picture)
+    strip: Axes | None = None
+    if beyond:
+        axes, strip = figure.subplots(1, 2, sharey=True, width_ratios=[12, len(beyond)])
+    else:
+        axes = figure.add_subplot()
     names = series_in_order(picture["points"])
     colours = series_colours(names)
     for name, marker in zip(names, MARKERS, strict=False):
         rows = drawable(picture["points"], picture, name)
         _draw_series(axes, picture, rows, name, colours[name], marker)
-    stated = _draw_paper_marks(axes, picture, colours)
+    _draw_paper_marks(axes, strip, picture, colours)
     _set_scales(axes, picture)
-    if "accuracy" in picture["y"]:
-        _set_accuracy_range(axes)
-    else:
-        axes.set_ylim(bottom=0.0)  # counts
+    _draw_missing(axes, picture, colours)
+    if strip is not None:
+        _set_strip(strip, beyond)
     axes.set_xlabel(picture["x_title"])
     axes.set_ylabel(picture["y_title"])
-    _add_legend(axes, picture, stated=stated)
-    _add_words(figure, picture, notes=(f"Band: {picture['band']}", not_reached(picture)))
+    _add_legend(axes, strip or axes, picture)
+    _add_words(figure, picture, notes=(f"Band: {picture['band']}", *notes_of_missing(picture)))
     return figure
 
 
@@ -273,41 +350,48 @@ def draw_heatmap(picture: Picture) -> Figure:
     classes = 1 + max(point["true_class"] for point in points)
     rows = math.ceil(len(names) / 4)
     columns = math.ceil(len(names) / rows)
-    figure = Figure(figsize=(2.3 * columns + 1.2, 2.5 * rows + 0.7))
+    figure = Figure(figsize=(2.2 * columns + 1.2, 2.5 * rows))
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     greatest = max(point["probability"] for point in points)
-    for axes, name in zip(grid.flat, names, strict=False):
+    for i, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):
         image = axes.imshow(_matrix(points, name, classes), cmap="Blues", vmin=0.0, vmax=greatest)
         axes.set_title(name, fontsize="medium")
         axes.set_xticks(range(classes))
         axes.set_yticks(range(classes))
         axes.grid(visible=False)
+        axes.tick_params(labelsize="x-small", length=2)
+        if i + columns >= len(names):
+            axes.set_xlabel(picture["x_title"])
+    for axes in grid[:, 0]:
+        axes.set_ylabel(picture["y_title"])
     for axes in grid.flat[len(names) :]:
         axes.set_axis_off()
-    figure.supxlabel(picture["x_title"], fontsize="medium")
-    figure.supylabel(picture["y_title"], fontsize="medium")
     figure.colorbar(image, ax=grid, label="probability", shrink=0.8)
     _add_words(figure, picture, notes=())
     return figure
 
 
 def _add_words(figure: Figure, picture: Picture, notes: Sequence[str]) -> None:
-    """Put title and subtitle above, notes in small type below, with room made for them."""
+    """Put title and subtitle above, notes in small type below; the figure grows by their height."""
     width, height = figure.get_size_inches()
     characters = int(width * 15)  # that many of small type fit in a line
+    title = _wrapped([picture["title"].replace(": ", ":\u00a0")], int(width * 10))
     above = _wrapped([picture["subtitle"]], characters)
     paper = f"Paper: {picture['paper']}" if picture.get("paper") else ""
     below = _wrapped([*notes, paper], characters)
-    top = (0.40 + 0.16 * len(above)) / height
-    bottom = (0.10 + 0.16 * len(below)) / height if below else 0.0
-    figure.set_layout_engine("constrained", rect=(0.0, bottom, 1.0, 1.0 - top - bottom))
+    under_title = 0.14 + 0.20 * len(title)
+    top = under_title + 0.06 + 0.16 * len(above)
+    bottom = 0.10 + 0.16 * len(below) if below else 0.0
+    drawn, height = height, top + height + bottom
+    figure.set_figheight(height)
+    rect = (0.0, bottom / height, 1.0, drawn / height)
+    figure.set_layout_engine("constrained", rect=rect, w_pad=0.09, h_pad=0.07)
     edge = 0.12 / width
-    figure.text(
-        edge, 1 - 0.10 / height, picture["title"], va="top", fontsize="large", fontweight="bold"
-    )
+    bold: dict[str, Any] = {"fontsize": 11.5, "fontweight": "bold", "linespacing": 1.15}
+    figure.text(edge, 1 - 0.10 / height, "\n".join(title), va="top", **bold)
     small: dict[str, Any] = {"fontsize": 8, "color": "0.35", "linespacing": 1.25}
-    figure.text(edge, 1 - 0.37 / height, "\n".join(above), va="top", **small)
+    figure.text(edge, 1 - under_title / height, "\n".join(above), va="top", **small)
     figure.text(edge, 0.06 / height, "\n".join(below), va="bottom", **small)
 
 

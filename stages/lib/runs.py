@@ -60,7 +60,7 @@ class Run:
         elif wanted.images == "white":
             other = {"white": data.originals}
         elif wanted.images not in ("same", "unique"):
-            other = _digests(self.data / wanted.images)["train_images"]
+            other = _digests(self.data / datasets.noise_folder(wanted.images))["train_images"]
         return {
             "model": asdict(self.config.model),
             "loss": train.loss,
@@ -187,7 +187,9 @@ def _load_bank(
     import torch
 
     dataset, _, _ = _load_dataset(data / name, device)
-    other = datasets.load(data / wanted) if wanted in datasets.NAMED else None
+    other = None
+    if wanted in datasets.NAMED:
+        other = datasets.load(data / datasets.noise_folder(wanted))
     extra = dilution.other_images(wanted, dataset, originals, other, seed)
     parts = [dataset.train_images] if extra is None else [dataset.train_images, extra]
     return torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts)).to(device)

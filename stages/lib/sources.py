@@ -318,16 +318,16 @@ def _resized(dataset: Dataset, size: int) -> Dataset:
     )
 
 
-def fetch(wanted: Mapping[str, tuple[str | None, int | None]], folder: Path) -> None:
-    """Obtain data sets and save each in ``folder/NAME``.
+def fetch(wanted: Mapping[str, datasets.Wanted], folder: Path) -> None:
+    """Obtain data sets and save each in its own folder.
 
     Args:
-        wanted: ``(path, size)`` by name, as `load_source` takes them.
-        folder: where the data sets go.
+        wanted: what to obtain, by the name of its folder (`datasets.needed`).
+        folder: where these folders go.
 
     Raises:
         DataError: as `load_source`.
     """
-    for name, (path, size) in wanted.items():
-        dataset = load_source(name, path=path, size=size, downloads=paths.DOWNLOADS)
+    for name, each in wanted.items():
+        dataset = load_source(each.name, path=each.path, size=each.size, downloads=paths.DOWNLOADS)
         datasets.save(dataset, folder / name)

@@ -322,23 +322,22 @@ def needs_confusion(grid: Grid) -> bool:
     return any(point.noise.kind == "structured" for point in grid.points)
 
 
-def needed_datasets(points: Sequence[Config]) -> dict[str, tuple[str | None, int | None]]:
-    """Return the data sets that points need: name -> (path, size).
+def needed_datasets(points: Sequence[Config]) -> dict[str, datasets.Wanted]:
+    """Return the data sets that points need, by the name of their folder.
 
     Raises:
         UserError: one is needed in two sizes or from two places.
     """
-    needed: dict[str, tuple[str | None, int | None]] = {}
-    for data in (point.data for point in points):
-        where = (data.path, data.size)
-        if needed.setdefault(data.name, where) != where:
-            raise UserError(
-                f"{data.name}: wanted with path and size {needed[data.name]} and {where}; "
-                "accepted: the same for every figure of a scale"
-            )
-    for images in (point.noise.images for point in points):
-        if images in datasets.NAMED:  # brought to the originals' size when used
-            needed.setdefault(images, (None, None))
+    needed: dict[str, datasets.Wanted] = {}
+    for point in points:
+        data = point.data
+        needs = datasets.needed(data.name, data.path, data.size, point.noise.images)
+        for folder, wanted in needs.items():
+            if needed.setdefault(folder, wanted) != wanted:
+                raise UserError(
+                    f"{folder}: wanted with path and size {needed[folder][1:]} and {wanted[1:]}; "
+                    "accepted: the same for every figure of a scale"
+                )
     return needed
 
 

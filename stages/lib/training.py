@@ -168,7 +168,7 @@ def train(
             if on_evaluation is not None:
                 on_evaluation(step, accuracy)
     return {
-        **_evaluate(averaged if recipe.average else model, data),
+        **_evaluate(averaged if first_averaged <= recipe.steps else model, data),
         "curve": curve,
         "diverged": any(row["train_loss"] is None for row in curve),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
