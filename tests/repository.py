@@ -168,8 +168,8 @@ class Repository:
             family = psutil.Process(process.pid).children(recursive=True)
             next(p for p in family if p.cmdline()[1:3] == ["-m", STAGE_OF_FIGURES]).kill()
             assert process.wait(TIMEOUT_SECONDS) != 0
-            _, left = psutil.wait_procs(family, timeout=GRACE_SECONDS)
-            return [" ".join(member.cmdline()) for member in left]
+            psutil.wait_procs(family, timeout=GRACE_SECONDS)
+            return [" ".join(member.cmdline()) for member in family if _runs(member)]
 
     @contextmanager
     def _started(
@@ -207,6 +207,13 @@ class Repository:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Tell whether a process is there and has not ended: a zombie only waits to be counted."""
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def clone(around: Path) -> Repository:

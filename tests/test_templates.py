@@ -34,6 +34,11 @@ def pick(value: Any, key: str) -> list[Any]:
     return here + [found for item in value.values() for found in pick(item, key)]
 
 
+def quantitative_x(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the encodings of x that have a field: the others are places in pixels."""
+    return [x for x in pick(spec, "x") if "field" in x]
+
+
 def without_x_scale(value: Any) -> Any:
     """Return ``value`` with what only the x axis has taken out: its scale's type and its ticks."""
     if isinstance(value, list):
@@ -41,7 +46,7 @@ def without_x_scale(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     copy = {key: without_x_scale(item) for key, item in value.items()}
-    if "x" in copy:
+    if "field" in copy.get("x", {}):
         copy["x"]["scale"].pop("type")
         copy["x"]["axis"].pop("values", None)
         copy["x"]["axis"].pop("tickCount", None)
@@ -71,20 +76,47 @@ def test_template_tells_revisions_apart(name: str) -> None:
 
 def test_curves_differ_in_the_scale_of_x_only() -> None:
     linear, symlog = read("curves"), read("curves_symlog")
-    types = [[x["scale"]["type"] for x in pick(spec, "x")] for spec in (linear, symlog)]
-    assert types == [["linear"] * 5, ["symlog"] * 5]
+    types = [{x["scale"]["type"] for x in quantitative_x(spec)} for spec in (linear, symlog)]
+    assert types == [{"linear"}, {"symlog"}]
     assert without_x_scale(linear) == without_x_scale(symlog)
 
 
 def test_curves_and_pictures_share_ticks() -> None:
-    ticks = [x["axis"]["values"] for x in pick(read("curves_symlog"), "x")]
-    assert ticks == [pictures.SYMLOG_TICKS] * 5
+    ticks = [x["axis"]["values"] for x in quantitative_x(read("curves_symlog"))]
+    assert ticks == [pictures.SYMLOG_TICKS] * len(ticks)
+    assert ticks
 
 
 @pytest.mark.parametrize("name", ["curves", "curves_symlog", "learning"])
-def test_templates_and_pictures_share_a_palette(name: str) -> None:
-    ranges = [color["scale"]["range"] for color in pick(read(name), "color") if color]
-    assert ranges == [pictures.PALETTE]
+def test_templates_and_pictures_share_colours(name: str) -> None:
+    (rule,) = [step for step in pick(read(name), "transform")[0] if step.get("as") == "colour"]
+    networks = str(pictures.NETWORKS)
+    assert rule["calculate"] == (
+        f"{pictures.PALETTE}[indexof({networks}, datum.series) < 0"
+        f" ? (datum.rank - 1) % {len(pictures.PALETTE)} : indexof({networks}, datum.series)]"
+    )
+
+
+@pytest.mark.parametrize("name", ["curves", "curves_symlog", "learning"])
+def test_no_scale_of_colours_is_shared_by_layers(name: str) -> None:
+    # Vega-Lite takes the colours of a shared scale from its first layer, which may lack a series.
+    template = read(name)
+    scales = [color["scale"] for color in pick(template, "color") if color and "field" in color]
+    assert scales == [None]
+    assert len(pick(template, "stroke")) == 2  # the unseen layer of the legend, and the config
+
+
+@pytest.mark.parametrize("name", ["curves", "curves_symlog", "heatmap"])
+def test_caption_stands_under_the_title(name: str) -> None:
+    template = read(name)
+    assert template["title"]["subtitle"]["expr"].startswith("split(caption + ")
+    assert template["data"]["name"] == "points"
+    assert "pluck(data('points'), 'caption')" in pick(template["params"], "expr")
+
+
+def test_curves_tell_above_and_below_the_grid_apart() -> None:
+    rules = pick(read("curves"), "calculate")
+    assert "datum.status === 'below the grid'" in rules
 
 
 @pytest.mark.parametrize(("name", "field"), [("learning", "Y"), ("heatmap", "Y"), ("heatmap", "X")])
@@ -117,6 +149,12 @@ def test_page_holds_the_bundles_that_it_names() -> None:
     for name, version, text in bundles:
         digest = hashlib.sha256(text.encode()).hexdigest()
         assert re.search(rf"^  {name} +{re.escape(version)}  {digest}$", page(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("words", ["dvc plots diff", "dvc exp show", "Rolnick"])
+def test_page_tells_a_newcomer(words: str) -> None:
+    header = page().partition("<header>")[2].partition("</header>")[0]
+    assert words in header
 
 
 def test_page_is_less_than_a_mebibyte() -> None:

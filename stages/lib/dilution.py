@@ -154,8 +154,8 @@ def dilute(
 
 def _canonical(params: NoiseParams) -> NoiseParams:
     """Return the config that decides the draw: without structure, any order is uniform noise."""
-    if params.delta == 0:
-        return replace(params, kind="uniform", order=noise.ORDERS[0])
+    if params.kind == "uniform" or params.delta == 0:
+        return replace(params, kind="uniform", delta=0.0, order=noise.ORDERS[0])
     return params
 
 
@@ -259,7 +259,7 @@ def materialise(
 
 
 def _config_of(data: DataParams, params: NoiseParams) -> dict[str, Any]:
-    return {"noise": asdict(params), "originals": data.originals, "validation": data.validation}
+    return {"data": asdict(data), "noise": asdict(params)}
 
 
 def _is_there(folder: Path, config: dict[str, Any]) -> bool:
@@ -270,6 +270,7 @@ def _is_there(folder: Path, config: dict[str, Any]) -> bool:
 
 def save(dilution: Dilution, folder: Path) -> None:
     """Write the arrays, then ``noise.json``, whose presence says that the folder is whole."""
+    (folder / "noise.json").unlink(missing_ok=True)
     for name in ARRAYS:
         files.write_array(folder / f"{name}.npy", getattr(dilution, name))
     files.write_json(folder / "noise.json", dilution.facts)

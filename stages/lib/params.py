@@ -356,11 +356,7 @@ def check_config(config: Config, file: Path | str = paths.PARAMS, prefix: str = 
         ParamsError: the sections contradict each other.
     """
     data, train = config.data, config.train
-    if data.name == "folder":
-        if data.path is None:
-            fail(file, prefix + "data", "path", None, "a folder, .zip or .tar when name is folder")
-        if data.size is None:
-            fail(file, prefix + "data", "size", None, "pixels of a side when name is folder")
+    _check_source(data, file, prefix + "data")
     if data.validation == 0 and len(train.learning_rates) > 1:
         accepted = "at least 1 where there is more than one learning rate to choose from"
         fail(file, prefix + "data", "validation", data.validation, accepted)
@@ -378,6 +374,16 @@ def check_config(config: Config, file: Path | str = paths.PARAMS, prefix: str = 
     facts = datasets.FACTS.get(data.name)
     if facts is not None:
         check_fit(data, config.noise, facts.train_size, facts.num_classes, file, prefix)
+
+
+def _check_source(data: DataParams, file: Path | str, section: str) -> None:
+    if data.name != "folder":
+        if data.path is not None:
+            fail(file, section, "path", data.path, f"null where name is {data.name}")
+    elif data.path is None:
+        fail(file, section, "path", None, "a folder, .zip or .tar where name is folder")
+    elif data.size is None:
+        fail(file, section, "size", None, "pixels of a side where name is folder")
 
 
 def check_fit(

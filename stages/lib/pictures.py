@@ -418,7 +418,10 @@ def draw(picture: Picture) -> Figure:
     if not picture["points"]:
         raise ValueError(f"figure {picture['figure']!r} has no points to draw")
     with mpl.rc_context(STYLE):
-        return DRAWINGS[kind](picture)
+        figure = DRAWINGS[kind](picture)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # each drawing would move the axes a little further
+    return figure
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -73,14 +73,21 @@ class PointStore:
             return None
         try:
             content = files.read_json(path)
-            if content["identity"] != identity or content["environment"] != self.environment:
-                raise KeyError
             outcome: dict[str, Any] = content["outcome"]
+            if content != self._content(identity, outcome):
+                raise KeyError
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{path}: damaged; delete it, and its training runs again") from None
         return outcome
 
     def put(self, identity: dict[str, Any], outcome: dict[str, Any]) -> None:
         """Store the outcome of a training, atomically."""
-        content = {"identity": identity, "environment": self.environment, "outcome": outcome}
-        files.write_json(self.path(identity), content)
+        files.write_json(self.path(identity), self._content(identity, outcome))
+
+    def _content(self, identity: dict[str, Any], outcome: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "identity": identity,
+            "environment": self.environment,
+            "outcome": outcome,
+            "sha256": files.sha256_of_bytes(files.to_json(outcome).encode()),
+        }

@@ -112,8 +112,12 @@ def train_run(
         device: ``cpu``, ``cuda`` or ``mps``.
         report: called now and then with steps done and validation accuracy.
     """
+    import torch
+
     from stages.lib.training import Recipe, Streams, train
 
+    if device == "cpu":
+        torch.set_num_threads(1)  # sums in another order round differently
     identity = run.identity()
     params = run.config.train
     recipe = Recipe(

@@ -104,11 +104,11 @@ def _source(config: Config) -> str:
     images = config.noise.images
     if images == "same":
         return f"{DISPLAY[config.data.name]}, mislabeled"
-    return "white noise" if images == "white" else DISPLAY[images]
+    return "white noise" if images == "white" else DISPLAY.get(images, f"{images} images")
 
 
 def _repetition(config: Config) -> str:
-    return {"same": "repeated images", "unique": "unique images"}[config.noise.images]
+    return {"same": "repeated images"}.get(config.noise.images, f"{config.noise.images} images")
 
 
 def _batch(config: Config) -> str:

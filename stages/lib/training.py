@@ -167,10 +167,11 @@ def train(
             loss_sum, since = torch.zeros((), device=device), 0
             if on_evaluation is not None:
                 on_evaluation(step, accuracy)
+    finite = all(bool(parameter.isfinite().all()) for parameter in model.parameters())
     return {
         **_evaluate(averaged if first_averaged <= recipe.steps else model, data),
         "curve": curve,
-        "diverged": any(row["train_loss"] is None for row in curve),
+        "diverged": not finite or any(row["train_loss"] is None for row in curve),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "wall_seconds": time.perf_counter() - started,
     }

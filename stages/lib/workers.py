@@ -53,8 +53,14 @@ def complete(runs: list[Run], title: str) -> tuple[list[dict[str, Any]], str]:
             else:
                 for run in queue:
                     _train_and_store(run, device, _Bar(bar).show)
-    outcomes = [store.get(run.identity()) for run in runs]
-    return [outcome for outcome in outcomes if outcome is not None], device
+    return [_stored(store, run) for run in runs], device
+
+
+def _stored(store: PointStore, run: Run) -> dict[str, Any]:
+    outcome = store.get(run.identity())
+    if outcome is None:
+        raise UserError(f"{store.path(run.identity())}: gone since it was written; run again")
+    return outcome
 
 
 def _cost(run: Run) -> float:
@@ -131,11 +137,8 @@ _events: Any = None  # set once in each worker process, never in the parent
 
 
 def _start_worker(events: Any) -> None:
-    import torch
-
     global _events  # a pool's initializer has no other way to hand something over
     _events = events
-    torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
