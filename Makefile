@@ -57,11 +57,11 @@ endif
 lock:
 	uv pip compile --universal --python-version 3.11 --no-header --quiet requirements.in -o requirements.txt
 
-# What a run makes again. Finished trainings (.points) and DVC's cache stay.
+# What a run makes again. Downloads, finished trainings (.points) and DVC's cache stay.
 clean:
-	rm -rf data dvc_plots .pytest_cache .ruff_cache .mypy_cache
+	rm -rf data/datasets data/confusion data/labels dvc_plots .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 # Everything that is not in git: the next run trains from the beginning.
 distclean: clean
-	rm -rf .venv .points .dvc/cache .dvc/tmp
+	rm -rf .venv .points .dvc/cache .dvc/tmp data/downloads

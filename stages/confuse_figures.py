@@ -4,7 +4,24 @@ import sys
 
 from stages.lib import confusion, files, paths, studies
 from stages.lib.command import scale_argument, stage
+from stages.lib.errors import UserError
 from stages.lib.params import read_params
+
+
+def _shared(grid: studies.Grid, key: str) -> tuple[str, confusion.Start]:
+    """Return the data set and the start of training that a grid's points share.
+
+    Raises:
+        UserError: they differ, and one confusion matrix cannot serve them all.
+    """
+    found = {
+        (p.data.name, confusion.Start(t.rho, t.epsilon, t.init, t.zero_output, t.device))
+        for p in grid.points
+        for t in [p.train]
+    }
+    if len(found) > 1:
+        raise UserError(f"{key}: got several data sets or starts with structured noise; use one")
+    return found.pop()
 
 
 @stage
@@ -16,13 +33,10 @@ def main() -> None:
     for key in params.figures:
         grid = studies.read_grid(scale, key)
         if studies.needs_confusion(grid):
-            data, train = grid.points[0].data, grid.points[0].train
-            start = confusion.Start(
-                train.rho, train.epsilon, train.init, train.zero_output, train.device
-            )
+            data, start = _shared(grid, key)
             report = confusion.estimate(
                 studies.read_confusion(scale),
-                data.name,
+                data,
                 start,
                 paths.datasets(scale),
                 paths.scale_file(scale),

@@ -42,11 +42,10 @@ def table(figure: dict[str, Any]) -> list[str]:
 def _value(point: dict[str, Any], y: str) -> str:
     if point[y] is None:
         return str(point["status"])
-    shown = f"{point[y]:.3f}" if point[y] < 1 else f"{point[y]:,.0f}"
+    form = ".3f" if y == "test_accuracy" else ",.0f"
     if point["sd"] is None:
-        return shown
-    sd = f"{point['sd']:.3f}" if point[y] < 1 else f"{point['sd']:,.0f}"
-    return f"{shown} ± {sd} ({len(point['values'])} seeds)"
+        return f"{point[y]:{form}}"
+    return f"{point[y]:{form}} ± {point['sd']:{form}} ({len(point['values'])} seeds)"
 
 
 if __name__ == "__main__":

@@ -39,13 +39,6 @@ def make_dataset(num_classes: int = 3, channels: int = 1, side: int = 5) -> Data
 def test_known_names_are_the_facts_and_a_folder() -> None:
     assert set(datasets.KNOWN) == {*datasets.FACTS, "folder"}
     assert "folder" not in datasets.NAMED
-    assert datasets.shape_of("cifar100") == (32, 32, 3)
-
-
-@pytest.mark.parametrize(("name", "words"), [("mnst", "mnist5k, digits"), ("folder", "fetched")])
-def test_shape_of_what_is_not_known_says_what_is(name: str, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        datasets.shape_of(name)
 
 
 # --- the class

@@ -408,7 +408,7 @@ def test_a_folder_of_images_is_trained_on(fresh: Repository) -> None:
     [
         (
             {"noise.kind": "structured", "noise.alpha": 2, "noise.delta": 0.9},
-            "noise.delta: got 0.9; accepted: at most 0.666667 at alpha 2 with 3 classes",
+            "noise.delta: got 0.9; accepted: at most 0.666666 at alpha 2 with 3 classes",
         ),
         pytest.param(
             {"data.originals": 100},

@@ -122,6 +122,7 @@ def test_points_without_a_value_are_marked_at_their_edge_and_noted() -> None:
         for marker in "^v"
     }
     assert marks == {"^": [(10, 0.965), (20, 0.965)], "v": [(2, 0.035)]}
+    assert figure.axes[0].get_xlim()[1] > 20
     assert "△ not reached with 3,500 labels: 0.90 at α = 10, 20" in words(figure)
     assert "▽ reached already with 350 labels: 0.80 at α = 2" in words(figure)
 

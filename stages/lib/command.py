@@ -19,8 +19,8 @@ def stage(main: Callable[[], None]) -> Callable[[], int]:
     def run() -> int:
         try:
             main()
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+        except (UserError, OSError) as error:  # such as a full disk: it names the file
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             return 1
         return 0
 

@@ -88,9 +88,8 @@ def estimate(
         todo = runs.expand(f"confusion {params.model}", config, data_folder, out)
         outcomes, _ = workers.complete(todo, f"confusion on {dataset_name}")
     counts = np.sum([outcome["val_confusion"] for outcome in outcomes], axis=0)
-    rng = np.random.default_rng(0)  # not drawn from: neither order is random
     orders = {
-        order: noise.false_class_order(counts, order, rng=rng).tolist()
+        order: noise.false_class_order(counts, order).tolist()
         for order in noise.ORDERS
         if order != "random"
     }

@@ -36,11 +36,6 @@ class Facts:
     channels: int
     num_classes: int
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """``(height, width, channels)`` of an image."""
-        return (self.height, self.width, self.channels)
-
 
 FACTS = {
     "mnist5k": Facts(
@@ -101,21 +96,6 @@ def check_name(name: str) -> None:
     """
     if name not in KNOWN:
         raise ValueError(f"data set {name!r} is unknown; choose one of {', '.join(KNOWN)}")
-
-
-def shape_of(name: str) -> tuple[int, int, int]:
-    """Return ``(height, width, channels)`` of a data set's images at their native size.
-
-    Raises:
-        ValueError: the name is unknown, or ``folder``, whose images are known once fetched.
-    """
-    check_name(name)
-    if name not in FACTS:
-        raise ValueError(
-            f"the shape of {name!r} is known once it is fetched; ask only for one of "
-            + ", ".join(NAMED)
-        )
-    return FACTS[name].shape
 
 
 @dataclass(frozen=True)

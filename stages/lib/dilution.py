@@ -113,8 +113,11 @@ def dilute(
     elif params.images == "unique":
         images = split[: n + noisy]
     else:
-        extra = rng.permutation(other_images).astype(np.uint32)
-        images = np.concatenate([originals, total + np.resize(extra, noisy).astype(np.uint32)])
+        extra = (total + rng.permutation(other_images)).astype(np.uint32)
+        images = np.empty(n + noisy, dtype=np.uint32)
+        images[:n] = originals
+        for start in range(n, n + noisy, len(extra)):  # in place: no second list of this length
+            images[start : start + len(extra)] = extra[: n + noisy - start]
     known = params.images in ("same", "unique")  # else noisy images belong to none of the classes
 
     true_labels = dataset.train_labels[originals]
@@ -132,7 +135,8 @@ def dilute(
     if known:
         counts = counts + _count_tiled(dataset.train_labels, images, labels, n, m)
     else:
-        unknown = np.bincount(labels[n:], minlength=m)
+        for start in range(n, len(labels), noise.CHUNK):
+            unknown += np.bincount(labels[start : start + noise.CHUNK], minlength=m)
     facts = {
         "config": _config_of(data, params),
         "dataset": dataset.name,
@@ -259,7 +263,9 @@ def materialise(
 
 
 def _config_of(data: DataParams, params: NoiseParams) -> dict[str, Any]:
-    return {"data": asdict(data), "noise": asdict(params)}
+    described = asdict(data)
+    del described["path"]  # of the user's machine; the images are told apart by their digests
+    return {"data": described, "noise": asdict(params)}
 
 
 def _is_there(folder: Path, config: dict[str, Any]) -> bool:

@@ -34,22 +34,32 @@ def compute(key: str, scale: str, grid: Grid, data: Path, labels: Path) -> dict[
             points = _thresholds(points, grid.targets)
             band = "smallest and largest of the seeds' own thresholds, where every seed has one"
     about = studies.describe(key, scale, grid)
-    shared = {"series_title": figure.series_title, "caption": about["subtitle"]}
+    shared = {"series_title": figure.series_title, "caption": about["caption"]}
     return {
         **about,
         "band": band,
         "hardware": hosts.hardware(device),
         "versions": hosts.versions(),
-        "points": [{**point, **shared, **_stated(key, point["series"])} for point in points],
+        "points": [{**point, **shared} for point in _with_stated(key, points)],
     }
 
 
-def _stated(key: str, series: str) -> Point:
-    """Return the paper's value for a series, or None for each part."""
-    stated = studies.FIGURES[key].stated.get(series)
-    if stated is None:
-        return {"paper_x": None, "paper_y": None, "paper_text": None}
-    return {"paper_x": stated.x, "paper_y": stated.y, "paper_text": stated.text}
+def _with_stated(key: str, points: list[Point]) -> list[Point]:
+    """Add the paper's values: a series' k-th value stands with its k-th point, None elsewhere."""
+    left = {series: list(values) for series, values in studies.FIGURES[key].stated.items()}
+    marked = []
+    for point in points:
+        values = left.get(point["series"])
+        stated = values.pop(0) if values else None
+        marked.append(
+            {
+                **point,
+                "paper_x": stated.x if stated else None,
+                "paper_y": stated.y if stated else None,
+                "paper_text": stated.text if stated else None,
+            }
+        )
+    return marked
 
 
 def _coordinates(config: Config) -> Point:
@@ -109,6 +119,7 @@ def _transitions(key: str, grid: Grid, labels: Path) -> list[Point]:
                 "rank": int(rank[i, j]),
                 "transition": float(transition[i, j]),
                 "probability": float(diluted[i, j]),
+                "config": {"noise": asdict(config.noise)},  # nothing is trained
                 "drawn": float(counts[i, j] / totals[i]) if totals[i] else None,
             }
             for i in range(len(diluted))
@@ -144,6 +155,7 @@ def _thresholds(points: list[Point], targets: tuple[float, ...]) -> list[Point]:
                     "lo": min(known) if whole else None,
                     "hi": max(known) if whole else None,
                     "sizes": sizes,
+                    "config": curve[-1]["config"],
                 }
             )
     return found

@@ -45,14 +45,14 @@ def uniform_transition(num_classes: int) -> Matrix:
 
 
 def false_class_order(
-    counts: NDArray[np.integer], order: str, *, rng: np.random.Generator
+    counts: NDArray[np.integer], order: str, *, rng: np.random.Generator | None = None
 ) -> NDArray[np.int64]:
     """Return each class's false classes, the most likely noisy label first (section 3.2).
 
     Args:
         counts: ``(m, m)`` confusion counts, true class in the rows; the diagonal is not read.
         order: ``confusing`` (most confused first), ``reverse`` (least confused first), ``random``.
-        rng: used by ``random`` only.
+        rng: needed by ``random`` only.
 
     Returns:
         ``(m, m - 1)`` class indices. Equal counts, never-seen errors among them, go by class
@@ -65,11 +65,13 @@ def false_class_order(
         raise ValueError(f"confusion counts: got shape {counts.shape}; accepted: (m, m)")
     if order not in ORDERS:
         raise ValueError(f"order: got {order!r}; accepted: {', '.join(ORDERS)}")
+    if order == "random" and rng is None:
+        raise ValueError("order random: got no rng; pass one")
     m = counts.shape[0]
     rows = []
     for true_class in range(m):
         false = np.delete(np.arange(m), true_class)
-        if order == "random":
+        if rng is not None and order == "random":
             rows.append(rng.permutation(false))
         else:
             key = counts[true_class, false].astype(np.int64)

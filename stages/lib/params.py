@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 
 from stages.lib import datasets, noise, paths
-from stages.lib.architectures import ARCHITECTURES, INITS
+from stages.lib.architectures import ARCHITECTURES, INITS, Perceptron
 from stages.lib.errors import UserError
 
 LOSSES = ("cross_entropy", "noisy_loss")
@@ -266,7 +266,8 @@ def check_keys(file: Path, section: str, content: Any, accepted: Mapping[str, An
     for key in accepted:
         if key not in content:
             rule = accepted[key]
-            fail(file, section, key, "nothing", rule.accepts if isinstance(rule, Rule) else key)
+            needs = rule.accepts if isinstance(rule, Rule) else "a key of this name"
+            fail(file, section, key, "nothing", needs)
 
 
 def parse_section(kind: type[Section], content: Any, file: Path, section: str) -> Section:
@@ -315,6 +316,7 @@ def read_params(file: Path = paths.PARAMS) -> Params:
     check_keys(file, "", content, dict.fromkeys(f.name for f in fields(Params)))
     config = parse_config(content, file)
     confusion = parse_section(ConfusionParams, content["confusion"], file, "confusion")
+    check_size(config.data.size, confusion.model, file, "confusion.model")
     if config.data.name in datasets.FACTS:
         facts = datasets.FACTS[config.data.name]
         check_confusion(confusion, facts.train_size, file, "confusion")
@@ -326,8 +328,9 @@ def read_params(file: Path = paths.PARAMS) -> Params:
     figures = content["figures"]
     if not isinstance(figures, list) or not figures or len(set(map(str, figures))) < len(figures):
         fail(file, "", "figures", figures, "a list, without repeats, of one or more figures")
+    described = read_yaml(paths.scale_file(scale))
     for key in figures:
-        if not isinstance(key, str) or not paths.NAME.fullmatch(key):
+        if not isinstance(key, str) or not paths.NAME.fullmatch(key) or key not in described:
             fail(file, "", "figures", key, f"figures that {paths.scale_file(scale)} describes")
     return Params(
         config.data, config.noise, config.model, config.train, confusion, scale, tuple(figures)
@@ -368,12 +371,29 @@ def check_config(config: Config, file: Path | str = paths.PARAMS, prefix: str = 
     if train.batch_size > examples:
         most = f"at most the training set, {examples} examples"
         fail(file, prefix + "train", "batch_size", train.batch_size, most)
+    if train.loss == "noisy_loss" and (config.noise.kind, config.noise.images) != (
+        "uniform",
+        "same",
+    ):
+        accepted = "cross_entropy: H_alpha stands for uniform noise on the same images only"
+        fail(file, prefix + "train", "loss", train.loss, accepted)
+    check_size(data.size, config.model.name, file, prefix + "model.name")
     if config.noise.images == data.name:
         accepted = "same or unique for images of the originals' own data set"
         fail(file, prefix + "noise", "images", data.name, accepted)
     facts = datasets.FACTS.get(data.name)
     if facts is not None:
         check_fit(data, config.noise, facts.train_size, facts.num_classes, file, prefix)
+
+
+def check_size(size: int | None, model: str, file: Path | str, section: str) -> None:
+    """Require images that a network can halve: no data set is smaller than 8x8 by itself.
+
+    Raises:
+        ParamsError: the network has convolutions and images are resized to less than 8x8.
+    """
+    if size is not None and size < 8 and not isinstance(ARCHITECTURES[model], Perceptron):
+        fail(file, section, "", model, f"a perceptron or MLP for images of {size}x{size}")
 
 
 def _check_source(data: DataParams, file: Path | str, section: str) -> None:

@@ -8,7 +8,6 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_]*")  # of a scale or figure: it reaches pat
 PARAMS = Path("params.yaml")
 EXPERIMENT = "experiment"  # the name of the experiment's folders, beside the scales'
 EXPERIMENT_METRICS = Path("metrics/experiment.json")
-DOWNLOADS = Path("data/downloads")  # verified originals; ignored by git, no output of a stage
 
 
 def scale_file(scale: str) -> Path:
@@ -51,10 +50,20 @@ def figure_picture(scale: str, key: str, suffix: str) -> Path:
     return Path("plots/figures") / scale / f"{key}.{suffix}"
 
 
-def point_store() -> Path:
-    """The folder of finished runs, shared by every workspace of one repository.
+def _repository() -> Path:
+    """The original repository, which DVC names in ``DVC_ROOT``.
 
-    DVC names the original repository in ``DVC_ROOT``, also for the temporary workspaces of
-    ``dvc exp run --temp`` and ``--queue``, so that these reuse what is there.
+    It does so also in the temporary workspaces of ``dvc exp run --temp`` and ``--queue``, which
+    thereby reuse what is there.
     """
-    return Path(os.environ.get("DVC_ROOT", ".")) / ".points"
+    return Path(os.environ.get("DVC_ROOT", "."))
+
+
+def point_store() -> Path:
+    """The folder of finished runs, shared by every workspace of one repository."""
+    return _repository() / ".points"
+
+
+def downloads() -> Path:
+    """The folder of verified downloads, shared likewise; no output of a stage."""
+    return _repository() / "data/downloads"

@@ -259,7 +259,10 @@ def _set_scales(axes: Axes, picture: Picture) -> None:
     scale = picture["x_scale"]
     if scale == "symlog":
         _set_symlog(axes, xs)
-    elif scale != "linear":
+    elif scale == "linear":
+        margin = 0.05 * (max(xs) - min(xs)) or 0.5
+        axes.set_xlim(min(xs) - margin, max(xs) + margin)  # of points without a value, too
+    else:
         raise ValueError(f"x_scale must be linear or symlog, got {scale!r}")
     if picture["y_scale"] != "linear":
         raise ValueError(f"y_scale must be linear, got {picture['y_scale']!r}")

@@ -165,7 +165,7 @@ def load_data(run: Run, device: str) -> "TrainingData":
     return TrainingData(
         bank=bank,
         labels=tensor(labels, np.uint8 if m <= 256 else np.int32),
-        images=tensor(images, np.int64),
+        images=tensor(images, np.int32),
         validation=tensor(diluted.validation_images, np.int64),
         validation_labels=tensor(dataset.train_labels[diluted.validation_images], np.int64),
         validation_votes=tensor(votes, np.int64),

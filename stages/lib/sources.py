@@ -329,5 +329,7 @@ def fetch(wanted: Mapping[str, datasets.Wanted], folder: Path) -> None:
         DataError: as `load_source`.
     """
     for name, each in wanted.items():
-        dataset = load_source(each.name, path=each.path, size=each.size, downloads=paths.DOWNLOADS)
+        dataset = load_source(
+            each.name, path=each.path, size=each.size, downloads=paths.downloads()
+        )
         datasets.save(dataset, folder / name)

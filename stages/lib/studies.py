@@ -64,7 +64,7 @@ class Figure:
         y: key of a point that is the ordinate.
         y_title: its axis title.
         kind: ``trained`` points, ``transitions`` (figure 4) or ``thresholds`` (figure 9).
-        stated: series -> the paper's value.
+        stated: series -> the paper's values.
     """
 
     number: int
@@ -79,7 +79,7 @@ class Figure:
     y: str = "test_accuracy"
     y_title: str = ACCURACY
     kind: str = "trained"
-    stated: Mapping[str, Stated] = field(default_factory=dict)
+    stated: Mapping[str, tuple[Stated, ...]] = field(default_factory=dict)
 
 
 def _network(config: Config) -> str:
@@ -131,8 +131,8 @@ FIGURES: dict[str, Figure] = {
         _network,
         "network",
         stated={
-            "conv4": Stated(100, 0.90, "paper: > 0.90 at α = 100"),
-            "perceptron": Stated(100, 0.40, "paper: 0.40 at α = 100"),
+            "conv4": (Stated(100, 0.90, "paper: > 0.90 at α = 100"),),
+            "perceptron": (Stated(100, 0.40, "paper: 0.40 at α = 100"),),
         },
     ),
     "fig2_uniform_cifar10": Figure(
@@ -142,7 +142,7 @@ FIGURES: dict[str, Figure] = {
         "The best network stays above 0.85 at α = 10; the ResNet's accuracy drops more slowly.",
         _network,
         "network",
-        stated={"resnet20": Stated(10, 0.85, "paper: best > 0.85 at α = 10")},
+        stated={"resnet20": (Stated(10, 0.85, "paper: best > 0.85 at α = 10"),)},
     ),
     "fig4_noise_models": Figure(
         4,
@@ -207,7 +207,12 @@ FIGURES: dict[str, Figure] = {
         y="critical_size",
         y_title="clean training labels needed",
         kind="thresholds",
-        stated={"0.90": Stated(10, 2000, "paper: 2,000 at α = 10")},
+        stated={
+            "0.90": (
+                Stated(10, 2000, "paper: 2,000 at α = 10"),
+                Stated(50, 10000, "paper: 10,000 at α = 50"),
+            )
+        },
     ),
     "fig11_batch_size": Figure(
         11,
@@ -256,7 +261,12 @@ def read_scale(scale: str) -> tuple[Path, dict[str, Any]]:
     if not paths.NAME.fullmatch(scale):
         fail(paths.PARAMS, "", "scale", scale, "a file scales/SCALE.yaml")
     file = paths.scale_file(scale)
-    return file, read_yaml(file)
+    content = read_yaml(file)
+    known = ("confusion", *FIGURES)
+    for key in content:
+        if key not in known:
+            fail(file, "", str(key), content[key], f"only the keys {', '.join(known)}")
+    return file, content
 
 
 def read_confusion(scale: str) -> ConfusionParams:
@@ -348,10 +358,12 @@ def describe(key: str, scale: str, grid: Grid) -> dict[str, Any]:
     title = f"Figure {figure.number}: {figure.topic}, {' and '.join(names)}"
     if names != [figure.dataset]:
         title += f" (paper: {figure.dataset})"
+    subtitle = _noise_only(grid) if figure.kind == "transitions" else _subtitle(grid)
     return {
         "figure": key,
         "title": title,
-        "subtitle": _subtitle(grid) if figure.kind != "transitions" else _noise_only(grid),
+        "subtitle": subtitle,
+        "caption": f"{' and '.join(names)}; {subtitle}; paper: {figure.dataset}",
         "scale": scale,
         "kind": "heatmap" if figure.kind == "transitions" else "curves",
         "paper": figure.claim,

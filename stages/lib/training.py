@@ -31,7 +31,7 @@ class TrainingData:
     Attributes:
         bank: ``(B, height, width, channels)`` uint8, the image bank.
         labels: ``(N,)`` given labels, uint8 or int32.
-        images: ``(n,)`` or ``(N,)`` int64 indices into the bank, repeated to ``N``.
+        images: ``(n,)`` or ``(N,)`` int32 indices into the bank, repeated to ``N``.
         validation: ``(v,)`` int64 indices into the bank.
         validation_labels: ``(v,)`` true classes.
         validation_votes: ``(v, m)`` how often each label was given to each validation image.
@@ -154,8 +154,7 @@ def train(
             averaged.update_parameters(model)
         if step in looks:
             network = averaged if step >= first_averaged else model
-            correct = predict(network, data.bank[data.validation]) == data.validation_labels
-            accuracy = correct.double().mean().item() if len(correct) else None
+            accuracy = _share(predict(network, data.bank[data.validation]), data.validation_labels)
             mean_loss = (loss_sum / since).item()
             curve.append(
                 {
@@ -216,17 +215,20 @@ def _evaluate(model: nn.Module, data: TrainingData) -> dict[str, Any]:
     m = data.num_classes
     votes = data.validation_votes
     noisy: float | None = None
-    clean: float | None = None
     if len(validation):
         noisy = votes.gather(1, validation[:, None]).sum().item() / votes.sum().item()
-        clean = (validation == data.validation_labels).double().mean().item()
     return {
-        "val_accuracy": clean,
+        "val_accuracy": _share(validation, data.validation_labels),
         "noisy_val_accuracy": noisy,
-        "test_accuracy": (test == data.test_labels).double().mean().item(),
+        "test_accuracy": _share(test, data.test_labels),
         "val_confusion": _confusion(data.validation_labels, validation, m),
         "test_confusion": _confusion(data.test_labels, test, m),
     }
+
+
+def _share(predicted: Tensor, true: Tensor) -> float | None:
+    """Return the fraction of right predictions; None where there are none to be right."""
+    return (predicted == true).sum().item() / len(true) if len(true) else None
 
 
 def _confusion(true: Tensor, predicted: Tensor, m: int) -> list[list[int]]:

@@ -6,6 +6,7 @@ on an accelerator they train one after another. Which of these was used changes 
 
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -104,9 +105,10 @@ class _Workers:
     """Processes of one thread each that import torch once and train runs until closed."""
 
     def __enter__(self) -> "_Workers":
-        methods = multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-        if "forkserver" in methods:
+        # A fork of a process that has loaded Apple's frameworks may crash: spawn there.
+        method = "forkserver" if sys.platform == "linux" else "spawn"
+        context = multiprocessing.get_context(method)
+        if method == "forkserver":
             context.set_forkserver_preload(["stages.lib.training"])
         self.events = context.SimpleQueue()
         self.pool = ProcessPoolExecutor(
