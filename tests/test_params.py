@@ -23,7 +23,9 @@ NAN, INF = float("nan"), float("inf")
 def write(workspace: Path, content: Content) -> Callable[..., Path]:
     """Return a writer of ``params.yaml``, beside the one scale that it names."""
     (workspace / "scales").mkdir()
-    (workspace / "scales" / "tiny.yaml").write_text("{}\n", encoding="utf-8")
+    (workspace / "scales" / "tiny.yaml").write_text(
+        "fig1_uniform_mnist: {}\na: {}\n", encoding="utf-8"
+    )
 
     def write(changes: dict[str, Any] | None = None, text: str | None = None) -> Path:
         written = yaml.safe_dump(content(changes)) if text is None else text

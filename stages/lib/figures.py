@@ -1,5 +1,6 @@
 """Computes a figure's points: trains them, reads transition matrices, or finds thresholds."""
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,17 @@ def compute(key: str, scale: str, grid: Grid, data: Path, labels: Path) -> dict[
 
 
 def _with_stated(key: str, points: list[Point]) -> list[Point]:
-    """Add the paper's values: a series' k-th value stands with its k-th point, None elsewhere."""
-    left = {series: list(values) for series, values in studies.FIGURES[key].stated.items()}
+    """Add the paper's values, which rows repeat: a series' k-th with its k-th point, then the last.
+
+    Rows are all that a DVC plot sees of a figure.
+    """
+    seen: Counter[str] = Counter()
     marked = []
     for point in points:
-        values = left.get(point["series"])
-        stated = values.pop(0) if values else None
+        series = point["series"]
+        values = studies.FIGURES[key].stated.get(series, ())
+        stated = values[min(seen[series], len(values) - 1)] if values else None
+        seen[series] += 1
         marked.append(
             {
                 **point,
