@@ -455,3 +455,26 @@ def test_every_shipped_grid_is_accepted(
     assert grid.points
     assert studies.describe(key, scale, grid)["title"]
     studies.read_confusion(scale)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"noise.delta": 0.5}, "noise.delta: got 0.5; accepted: 0 where kind is uniform"),
+        (
+            {"train.loss": "noisy_loss", **STRUCTURED},
+            "train.loss: got 'noisy_loss'; accepted: cross",
+        ),
+        ({"train.loss": "noisy_loss", "noise.images": "white"}, "train.loss: got 'noisy_loss'"),
+        (
+            {"data.size": 4, "model.name": "conv2"},
+            "model.name: got 'conv2'; accepted: a perceptron",
+        ),
+        ({"figures": ["fig3_uniform_imagenet"]}, "figures: got 'fig3_uniform_imagenet'; accepted"),
+        ({"data.path": "images"}, "data.path: got 'images'; accepted: null where name is digits"),
+    ],
+)
+def test_what_contradicts_is_told(
+    changes: dict[str, Any], told: str, write: Callable[..., Path]
+) -> None:
+    assert told in error_of(write(changes))

@@ -63,7 +63,7 @@ def embedded() -> Callable[[str], Dataset]:
 def test_embedded_data_sets_are_what_the_facts_say(name: str, embedded) -> None:  # type: ignore[no-untyped-def]
     dataset, facts = embedded(name), datasets.FACTS[name]
     dataset.check()
-    assert dataset.image_shape == facts.shape
+    assert dataset.image_shape == (facts.height, facts.width, facts.channels)
     assert dataset.num_classes == facts.num_classes
     assert (len(dataset.train_labels), len(dataset.test_labels)) == (
         facts.train_size, facts.test_size,

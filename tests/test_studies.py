@@ -299,3 +299,10 @@ def test_a_stated_value_stands_beside_a_series_that_is_drawn(
         if key in content and FIGURES[key].kind == "trained":
             drawn = {FIGURES[key].series(point) for point in shipped(scale, key)}
             assert set(FIGURES[key].stated) <= drawn
+
+
+def test_an_unknown_figure_in_a_scale_is_told(workspace: Path) -> None:
+    (workspace / "scales").mkdir(exist_ok=True)
+    (workspace / "scales" / "odd.yaml").write_text("fig55_typo: {}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"fig55_typo: got \{\}; accepted: only the keys confusion"):
+        studies.read_grid("odd", "fig1_uniform_mnist")

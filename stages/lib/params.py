@@ -430,6 +430,8 @@ def check_fit(
         most = f"at most {left / data.originals:g}: {left} unique images are left for noisy labels"
         fail(file, prefix + "noise", "alpha", wanted.alpha, most)
     if wanted.kind == "uniform":
+        if wanted.delta != 0:
+            fail(file, prefix + "noise", "delta", wanted.delta, "0 where kind is uniform")
         return
     if num_classes < 3:
         needs = f"uniform: {num_classes} classes leave no order among false classes"

@@ -50,7 +50,7 @@ def figure_picture(scale: str, key: str, suffix: str) -> Path:
     return Path("plots/figures") / scale / f"{key}.{suffix}"
 
 
-def _repository() -> Path:
+def repository() -> Path:
     """The original repository, which DVC names in ``DVC_ROOT``.
 
     It does so also in the temporary workspaces of ``dvc exp run --temp`` and ``--queue``, which
@@ -61,9 +61,9 @@ def _repository() -> Path:
 
 def point_store() -> Path:
     """The folder of finished runs, shared by every workspace of one repository."""
-    return _repository() / ".points"
+    return repository() / ".points"
 
 
 def downloads() -> Path:
     """The folder of verified downloads, shared likewise; no output of a stage."""
-    return _repository() / "data/downloads"
+    return repository() / "data/downloads"

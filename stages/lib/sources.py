@@ -329,7 +329,7 @@ def fetch(wanted: Mapping[str, datasets.Wanted], folder: Path) -> None:
         DataError: as `load_source`.
     """
     for name, each in wanted.items():
-        dataset = load_source(
-            each.name, path=each.path, size=each.size, downloads=paths.downloads()
-        )
+        # A relative path is the repository's also in the temporary workspace of an experiment.
+        path = None if each.path is None else str(paths.repository() / each.path)
+        dataset = load_source(each.name, path=path, size=each.size, downloads=paths.downloads())
         datasets.save(dataset, folder / name)

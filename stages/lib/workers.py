@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from tqdm import tqdm
@@ -132,7 +133,13 @@ class _Workers:
             while not self.events.empty():
                 bar.show(*self.events.get())
             for future in done:
-                future.result()
+                try:
+                    future.result()
+                except BrokenProcessPool:
+                    raise UserError(
+                        "a training process was killed, perhaps for want of memory; what was "
+                        "finished is kept: run again"
+                    ) from None
 
 
 _events: Any = None  # set once in each worker process, never in the parent
