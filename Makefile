@@ -34,8 +34,15 @@ plots: setup
 	@dvc plots show --out dvc_plots > /dev/null
 	@echo "Wrote dvc_plots/index.html"
 
+# Minutes each; every one prints JSON, and progress beside it.
 bench: setup
+	pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
 	python -m benchmarks.labels
+	python -m benchmarks.training
+	python -m benchmarks.stacking
+	python -m benchmarks.choices
+	python -m benchmarks.arithmetic
+	python -m benchmarks.growth
 	python -m benchmarks.pipeline
 
 setup: .venv/installed

@@ -1,20 +1,29 @@
-"""How fast labels are drawn, against a per-example loop in the same run.
+"""How fast labels are drawn, against a per-example loop and against cleanlab in the same run.
 
 Prints JSON: labels per second for uniform and structured noise (median of the repeats, and their
-range), those of a plain Python loop, and the ratio. ``python -m benchmarks.labels [--labels N]``
+range), memory beyond the labels while they are drawn, those of a plain Python loop, those of
+cleanlab's ``generate_noisy_labels`` (pinned in ``benchmarks/requirements.txt``, which ``make
+bench`` installs; null without it), and the ratios. At last the largest draw that the paper calls
+for: alpha = 100 on ImageNet, 128 million labels of 1,000 classes.
+
+``python -m benchmarks.labels [--labels N]``
 """
 
 import argparse
-import statistics
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from benchmarks.subjects import summary
 from stages.lib import files, hosts, noise
 
 LOOP_LABELS = 20_000  # the loop takes about 20 microseconds a label
+CLEANLAB_LABELS = 1_000_000
+IMAGENET_LABELS, IMAGENET_CLASSES = 128_000_000, 1000  # alpha = 100 on 1.28 million images
 
 
 def rates(draw: Callable[[], object], count: int, repeats: int) -> list[float]:
@@ -28,10 +37,42 @@ def rates(draw: Callable[[], object], count: int, repeats: int) -> list[float]:
     return found
 
 
+def quotients(ours: list[float], theirs: list[float]) -> list[float]:
+    """Return the ratios of measurements, repeat by repeat."""
+    return [mine / other for mine, other in zip(ours, theirs, strict=True)]
+
+
 def loop(true_labels: noise.Labels, transition: noise.Matrix, rng: np.random.Generator) -> None:
     """Draw as one would write it down: a choice for every example."""
     for label in true_labels:
         rng.choice(len(transition), p=transition[label])
+
+
+def cleanlab(true_labels: noise.Labels, transition: noise.Matrix) -> Callable[[], object] | None:
+    """Return a draw by cleanlab, whose matrices have the true class in the columns."""
+    try:
+        from cleanlab.benchmarking.noise_generation import generate_noisy_labels
+    except ImportError:
+        return None
+    return lambda: generate_noisy_labels(true_labels, transition.T)
+
+
+def memory_beyond(draw: Callable[[], np.ndarray]) -> int:
+    """Return the largest number of bytes held beside the result of a draw."""
+    tracemalloc.start()
+    drawn = draw()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak - drawn.nbytes
+
+
+def imagenet() -> dict[str, Any]:
+    """Return the seconds of the largest draw."""
+    rng = np.random.default_rng(0)
+    true_labels = rng.integers(0, IMAGENET_CLASSES, size=IMAGENET_LABELS, dtype=np.uint16)
+    transition = noise.uniform_transition(IMAGENET_CLASSES)
+    drawn = rates(lambda: noise.draw_labels(true_labels, transition, rng=rng), IMAGENET_LABELS, 3)
+    return {"labels": IMAGENET_LABELS, "seconds": summary([IMAGENET_LABELS / r for r in drawn])}
 
 
 def main() -> None:
@@ -51,7 +92,7 @@ def main() -> None:
     report = {}
     for name, transition in kinds.items():
 
-        def draw(transition: noise.Matrix = transition) -> object:
+        def draw(transition: noise.Matrix = transition) -> noise.Labels:
             return noise.draw_labels(true_labels, transition, rng=rng)
 
         def draw_by_loop(transition: noise.Matrix = transition) -> None:
@@ -59,17 +100,22 @@ def main() -> None:
 
         ours = rates(draw, count, repeats)
         theirs = rates(draw_by_loop, LOOP_LABELS, repeats)
+        library = cleanlab(true_labels[:CLEANLAB_LABELS], transition)
+        libraries = rates(library, CLEANLAB_LABELS, repeats) if library else []
         report[name] = {
-            "labels_per_second": statistics.median(ours),
-            "range": [min(ours), max(ours)],
-            "loop_labels_per_second": statistics.median(theirs),
-            "ratio": statistics.median(ours) / statistics.median(theirs),
+            "labels_per_second": summary(ours),
+            "bytes_beyond_the_labels": memory_beyond(draw),
+            "loop_labels_per_second": summary(theirs),
+            "ratio_to_loop": summary(quotients(ours, theirs)),
+            "cleanlab_labels_per_second": summary(libraries) if libraries else None,
+            "ratio_to_cleanlab": summary(quotients(ours, libraries)) if libraries else None,
         }
     report_all = {
         "labels": count,
         "repeats": repeats,
         "threads": 1,
         **report,
+        "imagenet": imagenet(),
         "hardware": hosts.hardware("cpu"),
         "versions": hosts.versions(),
     }

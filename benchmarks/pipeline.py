@@ -1,13 +1,12 @@
 """Time and memory of the whole pipeline, in a fresh clone of HEAD without its committed results.
 
 Prints JSON: seconds and peak memory of a cold ``dvc repro``, seconds of one that has nothing to do
-(median of three), seconds and stages of ``dvc exp run -S noise.alpha=50``, bytes per training
+(three of them), seconds and stages of ``dvc exp run -S noise.alpha=50``, bytes per training
 example on disk. Needs git with a user name and e-mail. ``python -m benchmarks.pipeline``
 """
 
 import os
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.subjects import summary
 from stages.lib import files, hosts
 
 SAMPLE_SECONDS = 0.2
@@ -73,7 +73,7 @@ def main() -> None:
             "cold": cold,
             "no_op": {
                 "command": idle[0]["command"],
-                "seconds": statistics.median(each["seconds"] for each in idle),
+                "seconds": summary([each["seconds"] for each in idle]),
                 "stages": idle[0]["stages"],
             },
             "exp_run": changed,

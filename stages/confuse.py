@@ -18,6 +18,8 @@ def main() -> None:
         init=params.train.init,
         zero_output=params.train.zero_output,
         device=params.train.device,
+        precision=params.train.precision,
+        stacking=params.train.stacking,
     )
     report = confusion.estimate(params.confusion, params.data.name, start, folder, paths.PARAMS)
     files.write_json(paths.experiment_confusion(params.data.name), report)

@@ -1,6 +1,7 @@
 """Estimates confusion for structured noise: ``python -m stages.confuse_figures SCALE``."""
 
 import sys
+from dataclasses import fields
 
 from stages.lib import confusion, files, paths, studies
 from stages.lib.command import scale_argument, stage
@@ -14,10 +15,10 @@ def _shared(grid: studies.Grid, key: str) -> tuple[str, confusion.Start]:
     Raises:
         UserError: they differ, and one confusion matrix cannot serve them all.
     """
+    names = [field.name for field in fields(confusion.Start)]
     found = {
-        (p.data.name, confusion.Start(t.rho, t.epsilon, t.init, t.zero_output, t.device))
+        (p.data.name, confusion.Start(**{name: getattr(p.train, name) for name in names}))
         for p in grid.points
-        for t in [p.train]
     }
     if len(found) > 1:
         raise UserError(f"{key}: got several data sets or starts with structured noise; use one")

@@ -1,6 +1,6 @@
 """What several test modules share: small data sets, configs, and an empty workspace."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stages.lib import hosts
 from stages.lib.datasets import Dataset
 from stages.lib.noise import label_dtype
 from stages.lib.params import Config, parse_config
+
+hosts.prepare_processes()  # before anything loads torch, as workers do
 
 BASE: dict[str, Any] = {
     "data": {"name": "digits", "path": None, "size": None, "originals": 60, "validation": 20},
@@ -22,6 +25,7 @@ BASE: dict[str, Any] = {
         "loss": "cross_entropy", "learning_rates": [0.5], "batch_size": 16, "rho": 0.95,
         "epsilon": 1e-6, "init": "he", "zero_output": False, "passes": 0.0, "min_examples": 320,
         "average": 0.0, "seeds": [0], "device": "cpu",
+        "precision": "float32", "stacking": "auto",
     },
     "confusion": {
         "subset": 40, "held_out": 30, "repeats": 2, "model": "perceptron", "width": 1.0,
@@ -95,3 +99,15 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute as a worker does, which decides the order of sums; and undo what a run sets."""
+    import torch  # which takes seconds: most tests do without it
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+    torch.set_flush_denormal(False)

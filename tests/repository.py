@@ -287,6 +287,8 @@ def tiny_config(**train: Any) -> dict[str, dict[str, Any]]:
             "average": 0.0,
             "seeds": [0, 1],
             "device": "cpu",
+            "precision": "float32",
+            "stacking": "auto",
         }
         | train,
     }

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from stages.lib.losses import noisy_loss
@@ -12,64 +13,98 @@ from stages.lib.losses import noisy_loss
 ALPHAS = [0.0, 0.5, 1.0, 10.0, 100.0]
 
 
-def draw(b: int = 6, m: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+def draw(b: int = 6, m: int = 5, members: int = 1) -> tuple[Tensor, Tensor]:
+    """Return logits and labels of some networks, other ones for each."""
     rng = np.random.default_rng(b * m)
-    logits = torch.from_numpy(rng.normal(0, 3, (b, m)))
-    return logits, torch.from_numpy(rng.integers(0, m, b))
+    logits = torch.from_numpy(rng.normal(0, 3, (members, b, m)))
+    return logits, torch.from_numpy(rng.integers(0, m, (members, b)))
+
+
+def column(*alphas: float) -> Tensor:
+    return torch.tensor(alphas, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
 @pytest.mark.parametrize(("b", "m"), [(6, 5), (1, 10), (3, 2), (4, 300)])
 def test_the_loss_is_that_of_a_slow_loop(b: int, m: int, alpha: float) -> None:
-    logits, labels = draw(b, m)
-    total = 0.0
-    for row, true in zip(logits.tolist(), labels.tolist(), strict=True):
-        normaliser = sum(math.exp(value) for value in row)
-        log_p = [value - math.log(normaliser) for value in row]
-        total -= log_p[true] / (1 + alpha) + alpha / (m * (1 + alpha)) * sum(log_p)
-    assert noisy_loss(logits, labels, alpha).item() == pytest.approx(total / b, rel=1e-12)
+    """For each of three networks, the others of which have another alpha."""
+    logits, labels = draw(b, m, members=3)
+    alphas = [alpha, 2.5, alpha + 1]
+    losses = noisy_loss(logits, labels, column(*alphas))
+    assert losses.shape == (3,)
+    for k, own in enumerate(alphas):
+        total = 0.0
+        for row, true in zip(logits[k].tolist(), labels[k].tolist(), strict=True):
+            normaliser = sum(math.exp(value) for value in row)
+            log_p = [value - math.log(normaliser) for value in row]
+            total -= log_p[true] / (1 + own) + own / (m * (1 + own)) * sum(log_p)
+        assert losses[k].item() == pytest.approx(total / b, rel=1e-12)
 
 
-def test_without_noise_it_is_cross_entropy() -> None:
-    logits, labels = draw()
-    assert torch.equal(noisy_loss(logits, labels, 0.0), functional.cross_entropy(logits, labels))
+@pytest.mark.parametrize("members", [1, 3])
+def test_without_noise_it_is_cross_entropy(members: int) -> None:
+    logits, labels = draw(members=members)
+    expected = torch.stack(list(map(functional.cross_entropy, logits, labels)))
+    for alphas in (None, column(*[0.0] * members)):
+        torch.testing.assert_close(noisy_loss(logits, labels, alphas), expected, rtol=1e-14, atol=0)
 
 
 def test_noise_changes_it() -> None:
     logits, labels = draw()
-    assert abs(noisy_loss(logits, labels, 1.0) - noisy_loss(logits, labels, 0.0)) > 0.1
+    noisy, clean = (noisy_loss(logits, labels, column(alpha)) for alpha in (1.0, 0.0))
+    assert abs(noisy - clean) > 0.1
+
+
+@pytest.mark.parametrize("alphas", [None, [0.5, 0.0, 100.0]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_network_in_company_has_its_loss_and_gradient_to_the_bit(
+    alphas: list[float] | None, dtype: torch.dtype
+) -> None:
+    logits, labels = draw(33, 7, members=3)
+    logits = logits.to(dtype).requires_grad_()
+    given = None if alphas is None else torch.tensor(alphas, dtype=dtype)
+    losses = noisy_loss(logits, labels, given)
+    (gradient,) = torch.autograd.grad(losses.sum(), logits)
+    for k in range(3):
+        own = logits.detach()[k : k + 1].clone().requires_grad_()
+        loss = noisy_loss(own, labels[k : k + 1], None if given is None else given[k : k + 1])
+        assert torch.equal(loss, losses[k : k + 1])
+        assert torch.equal(torch.autograd.grad(loss.sum(), own)[0][0], gradient[k])
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_its_gradient_is_the_difference_from_the_expected_labels(alpha: float) -> None:
     """The gradient of cross-entropy against q is (p - q) / b, and q holds the paper's numbers."""
-    logits, labels = draw()
-    b, m = logits.shape
+    logits, labels = draw(members=2)
+    _, b, m = logits.shape
     logits.requires_grad_()
-    noisy_loss(logits, labels, alpha).backward()
-    p = np.exp(logits.detach().numpy())
-    p /= p.sum(axis=1, keepdims=True)
-    q = np.full((b, m), (alpha / m) / (1 + alpha))
-    q[np.arange(b), labels.numpy()] = (1 + alpha / m) / (1 + alpha)
+    noisy_loss(logits, labels, column(alpha, 3.0)).sum().backward()
     assert logits.grad is not None
-    np.testing.assert_allclose(logits.grad.numpy(), (p - q) / b, rtol=1e-10, atol=1e-14)
+    for k, own in enumerate((alpha, 3.0)):
+        p = np.exp(logits[k].detach().numpy())
+        p /= p.sum(axis=1, keepdims=True)
+        q = np.full((b, m), (own / m) / (1 + own))
+        q[np.arange(b), labels[k].numpy()] = (1 + own / m) / (1 + own)
+        np.testing.assert_allclose(logits.grad[k].numpy(), (p - q) / b, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_its_gradient_is_that_of_finite_differences(alpha: float) -> None:
-    logits, labels = draw()
+    logits, labels = draw(members=2)
     logits.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: noisy_loss(x, labels, alpha), (logits,))
+    alphas = column(alpha, 1.0)
+    assert torch.autograd.gradcheck(lambda x: noisy_loss(x, labels, alphas), (logits,))
+    assert torch.autograd.gradcheck(lambda x: noisy_loss(x, labels), (logits,))
 
 
 def test_it_is_what_many_noisy_labels_average_to() -> None:
     """The mean loss of uniformly diluted labels."""
     alpha, m = 4.0, 5
-    logits, _ = draw(1, m)
+    (logits,), _ = draw(1, m)
     rng = np.random.default_rng(0)
     labels = np.where(rng.random(40_000) < 1 / (1 + alpha), 2, rng.integers(0, m, 40_000))
     drawn = functional.cross_entropy(logits.expand(40_000, m), torch.from_numpy(labels))
-    expected = noisy_loss(logits, torch.tensor([2]), alpha)
+    expected = noisy_loss(logits[None], torch.tensor([[2]]), column(alpha))
     losses = -torch.log_softmax(logits, dim=1)[0, torch.from_numpy(labels)]
     tolerance = 4 * losses.std().item() / math.sqrt(40_000)
     assert drawn.item() == pytest.approx(expected.item(), abs=tolerance)

@@ -1,6 +1,7 @@
-"""Networks: sizes counted by hand, shapes, initial weights, and the residual wiring."""
+"""Networks: sizes counted by hand, initial weights, wiring, and that a stack is its members."""
 
 import math
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -11,9 +12,21 @@ from torch.nn import functional
 
 from stages.lib import models
 from stages.lib.architectures import ARCHITECTURES, INITS
+from stages.lib.models import Convolution, Dense, Maps, Network, Norm, Pixels
+from stages.lib.params import STACKINGS as PARAMETERS
 
 SHAPES = [(8, 8, 1), (14, 14, 1), (28, 28, 1), (32, 32, 3)]
 DEEP = [name for name in ARCHITECTURES if name != "perceptron"]
+CONVOLUTIONAL = ["conv2", "conv4", "conv6", "resnet20"]
+STACKINGS = [stacking for stacking in PARAMETERS if stacking != "auto"]
+
+
+@pytest.fixture
+def _float64() -> Iterator[None]:
+    """Build and compute in float64, so that an error of the formula stands out from rounding."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 def build(
@@ -23,25 +36,51 @@ def build(
     width: float = 0.25,
     init: str = "he",
     zero_output: bool = False,
-    seed: int = 0,
-) -> nn.Sequential:
+    seeds: Sequence[int] = (0,),
+    stacking: str = "grouped",
+) -> Network:
+    """Return a stack with a member for every seed."""
     return models.build(
         name, shape, num_classes, width=width, init=init, zero_output=zero_output,
-        generator=torch.Generator().manual_seed(seed),
+        generators=[torch.Generator().manual_seed(seed) for seed in seeds], stacking=stacking,
     )  # fmt: skip
 
 
-def images_of(shape: tuple[int, int, int], count: int = 4) -> Tensor:
+def images_of(shape: tuple[int, int, int], count: int = 4, members: int = 1) -> Tensor:
+    """Return other images for each member; the first member's are those of fewer members."""
     rng = np.random.default_rng(0)
-    return torch.from_numpy(rng.integers(0, 256, (count, *shape), dtype=np.uint8))
+    return torch.from_numpy(rng.integers(0, 256, (members, count, *shape), dtype=np.uint8))
 
 
-def weighted(model: nn.Module) -> list[nn.Conv2d | nn.Linear]:
-    return [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+def weighted(model: nn.Module) -> list[Convolution | Dense]:
+    return [layer for layer in model.modules() if isinstance(layer, Convolution | Dense)]
+
+
+def norms_of(model: nn.Module) -> list[Norm]:
+    return [layer for layer in model.modules() if isinstance(layer, Norm)]
 
 
 def weights(model: nn.Module) -> Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    """Return a stack's parameters in their order, ``(K, P)``."""
+    return torch.cat([parameter.detach().flatten(1) for parameter in model.parameters()], dim=1)
+
+
+def as_torch_has_it(layer: Convolution | Dense, k: int = 0) -> Tensor:
+    """Return a member's weight with outputs first, as in `nn.Linear` and `nn.Conv2d`."""
+    weight = layer.weight.detach()[k]
+    return weight.T if isinstance(layer, Dense) else weight
+
+
+def shake(network: Network, seeds: Sequence[int]) -> Network:
+    """Give each member's batch norms values that its seed decides, none of them the identity."""
+    for k, seed in enumerate(seeds):
+        generator = torch.Generator().manual_seed(seed)
+        for norm in norms_of(network):
+            for values in (norm.weight.data, norm.running_var):
+                values[k].uniform_(0.5, 1.5, generator=generator)
+            for values in (norm.bias.data, norm.running_mean):
+                values[k].uniform_(-0.5, 0.5, generator=generator)
+    return network
 
 
 # A layer of i inputs and o outputs has i * o + o weights; a 3x3 convolution 9 * i * o + o.
@@ -70,7 +109,7 @@ COUNTS = [
 def test_parameters_are_as_many_as_counted_by_hand(
     name: str, shape: tuple[int, int, int], count: int
 ) -> None:
-    assert len(weights(build(name, shape, width=1.0))) == count
+    assert weights(build(name, shape, width=1.0)).shape == (1, count)
 
 
 def test_every_architecture_is_counted() -> None:
@@ -94,24 +133,54 @@ def test_every_architecture_is_counted() -> None:
     ],
 )  # fmt: skip
 def test_width_scales_units_and_channels(name: str, width: float, count: int) -> None:
-    assert len(weights(build(name, (28, 28, 1), width=width))) == count
+    assert weights(build(name, (28, 28, 1), width=width)).shape == (1, count)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_sizes_tells_the_number_of_parameters(name: str, shape: tuple[int, int, int]) -> None:
+    counted, _ = models.sizes(name, shape, 7, width=0.25)
+    network = build(name, shape, num_classes=7)
+    assert counted == sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "width", "outputs"),
+    [
+        ("perceptron", (28, 28, 1), 1.0, 784 + 10),
+        # Pixels, then 512 units and their ReLU twice, then logits.
+        ("mlp2", (28, 28, 1), 1.0, 784 + 4 * 512 + 10),
+        # Maps, 32 of them and their ReLU, 64, which are pooled to 14x14, their ReLU, those in a
+        # row, 128 units and their ReLU, logits.
+        ("conv2", (28, 28, 1), 1.0, 784 * (1 + 2 * 32 + 64) + 3 * 64 * 196 + 2 * 128 + 10),
+        ("conv2", (9, 11, 3), 0.125, 99 * (3 + 2 * 4 + 8) + 3 * 8 * 20 + 2 * 16 + 10),
+    ],
+)
+def test_sizes_tells_the_outputs_of_all_layers(
+    name: str, shape: tuple[int, int, int], width: float, outputs: int
+) -> None:
+    assert models.sizes(name, shape, 10, width=width)[1] == outputs
+
+
+def test_sizes_of_a_network_beyond_the_memory_are_counted() -> None:
+    assert models.sizes("mlp1", (1024, 1024, 3), 10, width=64.0)[0] > 1e11
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_logits_have_a_column_for_every_class(name: str, shape: tuple[int, int, int]) -> None:
-    logits = build(name, shape, num_classes=7)(images_of(shape))
-    assert logits.shape == (4, 7)
+    logits = build(name, shape, num_classes=7, seeds=(0, 1))(images_of(shape, members=2))
+    assert logits.shape == (2, 4, 7)
     assert logits.dtype == torch.float32
     assert torch.isfinite(logits).all()
 
 
 @pytest.mark.parametrize("name", ["perceptron", "mlp2"])
 def test_dense_networks_take_images_of_any_size(name: str) -> None:
-    assert build(name, (3, 5, 1))(images_of((3, 5, 1))).shape == (4, 10)
+    assert build(name, (3, 5, 1))(images_of((3, 5, 1))).shape == (1, 4, 10)
 
 
-@pytest.mark.parametrize("name", ["conv2", "conv4", "conv6", "resnet20"])
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
 @pytest.mark.parametrize("shape", [(7, 8, 1), (8, 7, 1), (4, 4, 3)])
 def test_images_too_small_are_refused(name: str, shape: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match=f"{name} needs images of 8x8 or more, got {shape[0]}x"):
@@ -128,10 +197,26 @@ def test_unknown_names_list_the_known_ones() -> None:
 # --- what a network computes
 
 
-def test_images_are_scaled_to_one_and_channels_come_first() -> None:
-    images = images_of((5, 6, 3))
-    expected = images.numpy().astype(np.float32).transpose(0, 3, 1, 2) / 255
-    np.testing.assert_allclose(models.Scale()(images).numpy(), expected, rtol=1e-7)
+def test_maps_are_scaled_to_one_and_channels_come_first_member_by_member() -> None:
+    images = images_of((5, 6, 3), members=2)
+    first, second = images.numpy().astype(np.float32).transpose(0, 1, 4, 2, 3) / 255
+    maps = Maps()(images)
+    np.testing.assert_allclose(maps, np.concatenate([first, second], axis=1), rtol=2e-7)
+    assert maps.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_pixels_are_scaled_to_one_in_the_order_that_they_are_stored_in() -> None:
+    images = images_of((5, 6, 3), members=2)
+    expected = images.numpy().reshape(2, 4, 90).astype(np.float32) / 255
+    np.testing.assert_allclose(Pixels()(images), expected, rtol=2e-7)
+
+
+def test_maps_are_put_in_a_row_with_channels_last_member_by_member() -> None:
+    rng = np.random.default_rng(0)
+    each = rng.normal(size=(2, 4, 5, 6, 3))  # K, b, c, h, w
+    expected = each.transpose(0, 1, 3, 4, 2).reshape(2, 4, 90)
+    got = models.Flat(5)(torch.from_numpy(np.concatenate(each, axis=1)))
+    np.testing.assert_array_equal(got, expected)
 
 
 @pytest.mark.parametrize("name", ["perceptron", "mlp1", "mlp2"])
@@ -140,9 +225,9 @@ def test_dense_layers_with_relu_between(name: str) -> None:
     x = images.numpy().reshape(4, -1) / 255
     *hidden, last = weighted(model)
     for layer in hidden:
-        x = np.maximum(x @ layer.weight.detach().numpy().T + layer.bias.detach().numpy(), 0)
-    x = x @ last.weight.detach().numpy().T + last.bias.detach().numpy()
-    np.testing.assert_allclose(model(images).detach().numpy(), x, rtol=1e-4, atol=1e-5)
+        x = np.maximum(x @ layer.weight.detach().numpy()[0] + layer.bias.detach().numpy()[0], 0)
+    x = x @ last.weight.detach().numpy()[0] + last.bias.detach().numpy()[0]
+    np.testing.assert_allclose(model(images).detach().numpy()[0], x, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -151,35 +236,37 @@ def test_dense_layers_with_relu_between(name: str) -> None:
 def test_blocks_of_convolutions_end_in_pooling(name: str, blocks: list[int]) -> None:
     model, images = build(name, (14, 14, 3), init="torch"), images_of((14, 14, 3))
     layers = iter(weighted(model))
-    x = images.permute(0, 3, 1, 2).double() / 255
+    x = images[0].permute(0, 3, 1, 2).double() / 255
     for convolutions in blocks:
         for _ in range(convolutions):
             layer = next(layers)
-            x = functional.conv2d(x, layer.weight.double(), layer.bias.double(), padding=1).relu()
+            weight, bias = layer.weight[0].double(), layer.bias[0].double()
+            x = functional.conv2d(x, weight, bias, padding=1).relu()
         x = functional.max_pool2d(x, 2)
     first, last = layers
-    x = (x.flatten(1) @ first.weight.double().T + first.bias.double()).relu()
-    x = x @ last.weight.double().T + last.bias.double()
-    np.testing.assert_allclose(model(images).detach(), x.detach(), rtol=1e-4, atol=1e-5)
+    x = x.permute(0, 2, 3, 1).flatten(1)  # channels last
+    x = (x @ first.weight[0].double() + first.bias[0].double()).relu()
+    x = x @ last.weight[0].double() + last.bias[0].double()
+    np.testing.assert_allclose(model(images)[0].detach(), x.detach(), rtol=1e-4, atol=1e-5)
 
 
-def slow_resnet(model: nn.Sequential, images: Tensor, widths: list[int]) -> Tensor:
+def slow_resnet(model: Network, images: Tensor, widths: list[int]) -> Tensor:
     """Compute ResNet-20 from its list of parameters and buffers alone, in float64."""
-    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    convolutions = [m for m in model.modules() if isinstance(m, Convolution)]
+    norms = norms_of(model)
     assert len(convolutions) == len(norms) == 19
 
     def convolve(x: Tensor, i: int, stride: int) -> Tensor:
-        x = functional.conv2d(x, convolutions[i].weight.double(), stride=stride, padding=1)
+        x = functional.conv2d(x, convolutions[i].weight[0].double(), stride=stride, padding=1)
         norm = norms[i]
         if model.training:
             mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
         else:
-            mean, variance = norm.running_mean.double(), norm.running_var.double()
-        x = (x - mean[:, None, None]) / (variance[:, None, None] + norm.eps).sqrt()
-        return x * norm.weight.double()[:, None, None] + norm.bias.double()[:, None, None]
+            mean, variance = norm.running_mean[0].double(), norm.running_var[0].double()
+        x = (x - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
+        return x * norm.weight[0].double()[:, None, None] + norm.bias[0].double()[:, None, None]
 
-    x = convolve(images.permute(0, 3, 1, 2).double() / 255, 0, 1).relu()
+    x = convolve(images[0].permute(0, 3, 1, 2).double() / 255, 0, 1).relu()
     i = 1
     for stage, width in enumerate(widths):
         for block in range(3):
@@ -190,41 +277,206 @@ def slow_resnet(model: nn.Sequential, images: Tensor, widths: list[int]) -> Tens
             assert branch.shape[1] == width
             x, i = (branch + shortcut).relu(), i + 2
     last = weighted(model)[-1]
-    return x.mean((2, 3)) @ last.weight.double().T + last.bias.double()
+    return x.mean((2, 3)) @ last.weight[0].double() + last.bias[0].double()
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("shape", [(8, 8, 1), (14, 14, 1), (32, 32, 3)])
 def test_resnet_20_is_wired_as_he_et_al_say(shape: tuple[int, int, int], training: bool) -> None:
-    model, images = build("resnet20", shape), images_of(shape)
-    generator = torch.Generator().manual_seed(1)
-    for norm in model.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            for values in (norm.weight.data, norm.running_var):
-                values.uniform_(0.5, 1.5, generator=generator)
-            for values in (norm.bias.data, norm.running_mean):
-                values.uniform_(-0.5, 0.5, generator=generator)
+    model, images = shake(build("resnet20", shape), [1]), images_of(shape)
     model.train(training)
     expected = slow_resnet(model, images, [4, 8, 16])
-    np.testing.assert_allclose(model(images).detach(), expected.detach(), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(model(images)[0].detach(), expected.detach(), rtol=1e-3, atol=1e-4)
 
 
 def test_batch_norm_starts_at_the_identity() -> None:
-    for norm in build("resnet20").modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            assert (norm.weight == 1).all()
-            assert (norm.running_var == 1).all()
-            assert (norm.bias == 0).all()
-            assert (norm.running_mean == 0).all()
-            assert norm.num_batches_tracked == 0
+    norms = norms_of(build("resnet20", seeds=(0, 1)))
+    assert len(norms) == 19
+    for norm in norms:
+        assert (norm.weight == 1).all()
+        assert (norm.running_var == 1).all()
+        assert (norm.bias == 0).all()
+        assert (norm.running_mean == 0).all()
+
+
+@pytest.mark.usefixtures("_float64")
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_is_torchs_for_each_member(training: bool) -> None:
+    """Outputs, and the running statistics of three batches."""
+    generator = torch.Generator().manual_seed(0)
+    stack, alone = Norm(3, 4).train(training), [nn.BatchNorm2d(4).train(training) for _ in range(3)]
+    for k, own in enumerate(alone):
+        stack.reset(k)
+        for theirs, mine in ((own.weight, stack.weight), (own.bias, stack.bias)):
+            theirs.data.normal_(generator=generator)
+            mine.data[k] = theirs.data
+    for _ in range(3):
+        x = 2 + 3 * torch.randn(5, 3, 4, 6, 7, generator=generator)
+        got = stack(x.flatten(1, 2)).unflatten(1, (3, 4))
+        for k, own in enumerate(alone):
+            for mine, theirs in (
+                (got[:, k].detach(), own(x[:, k]).detach()),
+                (stack.running_mean[k], own.running_mean),
+                (stack.running_var[k], own.running_var),
+            ):
+                np.testing.assert_allclose(mine, theirs, rtol=1e-10, atol=1e-12)
+    assert bool((stack.running_mean != 0).all()) is training
+
+
+# --- a stack is its members
+
+SEEDS = (3, 1, 2)
+
+
+def pair(
+    name: str, shape: tuple[int, int, int], stacking: str, training: bool
+) -> tuple[Network, list[Network]]:
+    """Return a stack, and each of its members built alone."""
+    whole = shake(build(name, shape, init="torch", seeds=SEEDS, stacking=stacking), SEEDS)
+    alone = [
+        shake(build(name, shape, init="torch", seeds=[seed], stacking=stacking), [seed])
+        for seed in SEEDS
+    ]
+    return whole.train(training), [network.train(training) for network in alone]
+
+
+def computed(network: Network, images: Tensor) -> list[Tensor]:
+    """Return logits, the parameters' gradients of a loss that weighs each logit, and buffers."""
+    logits = network(images)
+    loss = (logits * torch.arange(1, logits.shape[2] + 1) + logits.square()).sum()
+    gradients = torch.autograd.grad(loss, list(network.parameters()))
+    return [logits.detach(), *gradients, *network.buffers()]
+
+
+@pytest.mark.usefixtures("_float64")
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("stacking", STACKINGS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("shape", [(8, 8, 1), (9, 11, 3)])
+def test_each_member_computes_what_it_does_alone(
+    shape: tuple[int, int, int], name: str, stacking: str, training: bool
+) -> None:
+    whole, alone = pair(name, shape, stacking, training)
+    images = images_of(shape, count=5, members=3)
+    together = computed(whole, images)
+    for k, network in enumerate(alone):
+        for mine, theirs in zip(together, computed(network, images[k : k + 1]), strict=True):
+            scale = float(theirs.abs().max())
+            np.testing.assert_allclose(mine[k], theirs[0], rtol=1e-9, atol=1e-9 * scale)
+    # The members are not all one.
+    assert not torch.allclose(together[0][0], together[0][1])
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("name", "stacking"),
+    [(name, "loop") for name in ARCHITECTURES]
+    + [(name, "grouped") for name in ARCHITECTURES if name not in CONVOLUTIONAL],
+)
+def test_loops_and_dense_layers_do_it_to_the_bit(name: str, stacking: str, training: bool) -> None:
+    whole, alone = pair(name, (8, 8, 1), stacking, training)
+    images = images_of((8, 8, 1), count=16, members=3)
+    together = computed(whole, images)
+    for k, network in enumerate(alone):
+        for mine, theirs in zip(together, computed(network, images[k : k + 1]), strict=True):
+            assert torch.equal(mine[k], theirs[0])
+
+
+@pytest.mark.parametrize("stacking", STACKINGS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_member_alone_is_the_same_in_every_stacking(name: str, stacking: str) -> None:
+    images = images_of((8, 8, 1))
+    expected = computed(build(name), images)
+    got = computed(build(name, stacking=stacking), images)
+    assert all(torch.equal(a, b) for a, b in zip(expected, got, strict=True))
+
+
+@pytest.mark.usefixtures("_float64")
+@pytest.mark.parametrize("unfold", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(8, 8), (7, 10)])
+def test_stacked_convolutions_are_vmap_over_torchs(
+    size: tuple[int, int], stride: int, bias: bool, unfold: bool
+) -> None:
+    layer = Convolution(3, 4, 5, stride, bias)
+    layer.unfold = unfold
+    generator = torch.Generator().manual_seed(0)
+    for parameter in layer.parameters():
+        parameter.data.normal_(generator=generator)
+    x = torch.randn(2, 3, 4, *size, generator=generator)
+    got = layer(x.flatten(1, 2)).unflatten(1, (3, 5))
+
+    def one(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return functional.conv2d(x, weight, bias, stride, padding=1)
+
+    biases = torch.zeros(3, 5) if layer.bias is None else layer.bias
+    expected = torch.func.vmap(one, in_dims=(1, 0, 0), out_dims=1)(x, layer.weight, biases)
+    np.testing.assert_allclose(got.detach(), expected.detach(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_parameters_are_views_of_the_weights_in_their_order(name: str) -> None:
+    """The optimizer updates the weights whole, with the gradients in the parameters' order."""
+    network = build(name, seeds=SEEDS)
+    for stack in (network, network.select([2, 0])):
+        assert torch.equal(weights(stack), stack.weights)
+        stack.weights.copy_(torch.randn_like(stack.weights))
+        assert torch.equal(weights(stack), stack.weights)
+        assert all(parameter.requires_grad for parameter in stack.parameters())
+        images = images_of((8, 8, 1), members=stack.members)
+        before = stack(images)
+        assert before.isfinite().all()
+        stack.weights.zero_()
+        assert (stack(images) == 0).all()
+
+
+@pytest.mark.parametrize("rows", [[2, 0], [1], [0, 1, 2], [0, 0]])
+@pytest.mark.parametrize("name", ["mlp1", "conv2", "resnet20"])
+def test_select_copies_members_that_then_go_their_own_way(name: str, rows: list[int]) -> None:
+    source = shake(build(name, seeds=SEEDS), SEEDS)
+    before = [tensor.clone() for tensor in (source.weights, *source.buffers())]
+    chosen = source.select(rows)
+    assert chosen.members == len(rows)
+    assert chosen.stacking == source.stacking
+    for mine, theirs in zip((chosen.weights, *chosen.buffers()), before, strict=True):
+        assert torch.equal(mine, theirs[rows])
+    images = images_of((8, 8, 1), members=3)
+    np.testing.assert_allclose(
+        chosen.eval()(images[rows]).detach(), source.eval()(images)[rows].detach(), rtol=1e-4,
+        atol=1e-5,
+    )  # fmt: skip
+    for tensor in (chosen.weights, *chosen.buffers()):
+        tensor.fill_(5)
+    for now, was in zip((source.weights, *source.buffers()), before, strict=True):
+        assert torch.equal(now, was)
+    again = source.select(rows)
+    for tensor in (source.weights, *source.buffers()):
+        tensor.fill_(7)
+    assert torch.equal(again.weights, before[0][rows])
+    assert all(torch.equal(a, b[rows]) for a, b in zip(again.buffers(), before[1:], strict=True))
+
+
+def test_a_lost_member_takes_no_other_along() -> None:
+    for stacking in STACKINGS:
+        network = build("resnet20", seeds=SEEDS, stacking=stacking)
+        images = images_of((8, 8, 1), members=3)
+        expected = network.select([0, 1, 2])(images)
+        network.weights[1] = torch.nan
+        got = network(images)
+        assert got[1].isnan().all()
+        assert torch.equal(got[[0, 2]], expected[[0, 2]])
 
 
 # --- initial weights
 
 
-def fans(layer: nn.Conv2d | nn.Linear) -> tuple[int, int]:
-    places = 9 if isinstance(layer, nn.Conv2d) else 1
-    return layer.weight.shape[1] * places, layer.weight.shape[0] * places
+def fans(layer: Convolution | Dense) -> tuple[int, int]:
+    """Return the numbers of inputs to an output, and of outputs from an input."""
+    if isinstance(layer, Dense):
+        return layer.weight.shape[1], layer.weight.shape[2]
+    return layer.weight.shape[2] * 9, layer.weight.shape[1] * 9
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -252,17 +504,28 @@ def test_he_is_normal_with_twice_the_inverse_fan_in(name: str) -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_torch_is_what_torchs_layers_do_by_themselves(name: str) -> None:
-    model = build(name, init="torch", seed=11)
+    """For every member of a stack, from its own seed."""
+    model = build(name, init="torch", seeds=(11, 4))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(11)
-        for layer in weighted(model):
-            bias = layer.bias is not None
-            if isinstance(layer, nn.Linear):
-                own: nn.Module = nn.Linear(layer.in_features, layer.out_features, bias)
-            else:
-                own = nn.Conv2d(layer.in_channels, layer.out_channels, 3, bias=bias)
-            for mine, theirs in zip(layer.parameters(), own.parameters(), strict=True):
-                assert torch.equal(mine, theirs)
+        for k, seed in enumerate((11, 4)):
+            torch.manual_seed(seed)
+            for layer in weighted(model):
+                weight, bias = as_torch_has_it(layer, k), layer.bias
+                if isinstance(layer, Dense):
+                    own: nn.Linear | nn.Conv2d = nn.Linear(weight.shape[1], weight.shape[0])
+                else:
+                    own = nn.Conv2d(weight.shape[1], weight.shape[0], 3, bias=bias is not None)
+                assert torch.equal(weight, own.weight)
+                assert (own.bias is None) is (bias is None)
+                assert bias is None or torch.equal(bias[k], own.bias)
+
+
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("name", ["mlp2", "conv2", "resnet20"])
+def test_a_member_starts_as_it_does_alone(name: str, init: str) -> None:
+    stack = build(name, init=init, seeds=SEEDS)
+    for k, seed in enumerate(SEEDS):
+        assert torch.equal(stack.weights[k], build(name, init=init, seeds=[seed]).weights[0])
 
 
 @pytest.mark.parametrize("init", INITS)
@@ -279,7 +542,7 @@ def test_a_zero_output_layer_predicts_every_class_alike(name: str, init: str) ->
 @pytest.mark.parametrize("init", INITS)
 @pytest.mark.parametrize("name", DEEP)
 def test_a_generator_repeats_and_another_differs(name: str, init: str) -> None:
-    one, same, other = (weights(build(name, init=init, seed=seed)) for seed in (1, 1, 2))
+    one, same, other = (weights(build(name, init=init, seeds=[seed])) for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 

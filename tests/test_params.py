@@ -81,6 +81,8 @@ BAD: dict[str, list[Any]] = {
     "train.average": [*NOT_NUMBERS, -0.1, 1.1],
     "train.seeds": [*NOT_LISTS, [0, 0], [-1], [0.0], ["0"], [True], [None], [2**31]],
     "train.device": [*NOT_NAMES, "gpu"],
+    "train.precision": [*NOT_NAMES, "float16", 32],
+    "train.stacking": [*NOT_NAMES, "vmap", False],
     "confusion.subset": [*NOT_WHOLE, 0],
     "confusion.held_out": [*NOT_WHOLE, 0],
     "confusion.repeats": [*NOT_WHOLE, 0, 1001],
@@ -154,6 +156,8 @@ def test_an_unknown_section_is_told(write: Callable[..., Path]) -> None:
         ("train.loss", "cross_entropy, noisy_loss"),
         ("train.init", "torch, glorot, he"),
         ("train.device", "auto, cpu, cuda, mps"),
+        ("train.precision", "float32, tf32, bfloat16"),
+        ("train.stacking", "auto, grouped, unfold, loop"),
         ("data.name", ", ".join(KNOWN)),
     ],
 )

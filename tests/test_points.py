@@ -3,7 +3,7 @@
 import multiprocessing
 import shutil
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.lib import datasets, dilution, files, hosts, points, runs, training
+from stages.lib import datasets, dilution, files, hosts, points, runs, stacks, training, workers
 from stages.lib.errors import UserError
 from stages.lib.params import Config
 from stages.lib.points import DECIDING, PointStore, code_digest
 from stages.lib.runs import Run, expand
+from stages.lib.streams import stream
 from stages.lib.workers import complete
 
 MakeRuns = Callable[..., list[Run]]
@@ -198,6 +199,7 @@ def test_steps(
         {"train.learning_rates": [0.4]}, {"train.batch_size": 17}, {"train.rho": 0.9},
         {"train.epsilon": 1e-7}, {"train.init": "glorot"}, {"train.zero_output": True},
         {"train.average": 0.5}, {"train.min_examples": 640}, {"train.passes": 9},
+        {"train.precision": "bfloat16"}, {"train.precision": "tf32"},
         {"train.seeds": [1]}, {"noise.alpha": 3}, {"data.originals": 59}, {"data.validation": 19},
         {"noise.kind": "uniform", "noise.images": "unique"}, {"noise.images": "white"},
         {"noise.images": "mnist5k"}, {"data.name": "mnist5k"},
@@ -216,6 +218,8 @@ def test_each_deciding_value_changes_the_identity(
         {"train.learning_rates": [0.5, 0.1]},
         {"train.seeds": [0, 1]},
         {"train.device": "auto"},  # the store keeps devices apart
+        {"train.stacking": "loop"},
+        {"train.stacking": "unfold"},
         {"noise.order": "random"},  # which uniform noise has not
         {"noise.kind": "structured", "noise.order": "reverse"},  # with delta 0
     ],
@@ -307,22 +311,71 @@ def test_the_noisy_loss_trains_on_the_originals_alone(make_runs: MakeRuns) -> No
     assert len(data.images) == 60
 
 
-def test_a_run_passes_its_numbers_on(make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[training.Recipe] = []
-    monkeypatch.setattr(
-        training, "train", lambda recipe, *_, **__: seen.append(recipe) or dict(OUTCOME)
-    )
-    run = make_runs({
-        "train.loss": "noisy_loss", "train.rho": 0.7, "train.epsilon": 1e-5, "train.average": 0.3,
-        "train.init": "glorot", "train.zero_output": True, "model.width": 0.5,
-    })[0]  # fmt: skip
-    assert runs.train_run(run, "cpu") == OUTCOME
-    (recipe,) = seen
-    identity = run.identity()
-    for field in fields(recipe):
-        value = getattr(recipe, field.name)
-        expected = identity[field.name]
-        assert (vars(value) if field.name == "model" else value) == expected
+@pytest.mark.parametrize(("images", "noisy"), [("same", 0), ("mnist5k", 150), ("white", 60)])
+def test_runs_of_one_stack_key_have_the_same_images(
+    images: str, noisy: int, make_runs: MakeRuns
+) -> None:
+    """A stack gathers every member's batches from the images of its first."""
+    rates = {"train.learning_rates": [0.1, 0.5]}
+    todo = make_runs({**rates, "noise.images": images})
+    todo += make_runs({**rates, "noise.images": images, "noise.alpha": 1})
+    if images == "same":
+        todo += make_runs({**rates, "noise.images": "unique", "data.originals": 50})
+    assert len({run.stack_key for run in todo}) == 1
+    first, *others = (runs.load_data(run, "cpu") for run in todo)
+    assert len(first.bank) == 200 + noisy
+    for data in others:
+        assert data.bank is first.bank
+        assert data.test_images is first.test_images
+        assert data.validation.shape == first.validation.shape
+    assert len({len(data.labels) for data in (first, *others)}) > 1
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_runs_pass_their_numbers_on(make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def train(recipe: training.Recipe, members: list[training.Member], **how: Any) -> Any:
+        seen.append((recipe, members, how["stacking"]))
+        how["on_evaluation"](1, 7, 0.5)
+        how["on_done"](0, OUTCOME)
+        return [dict(OUTCOME) for _ in members]
+
+    monkeypatch.setattr(training, "train", train)
+    shared = {
+        "train.loss": "noisy_loss", "train.rho": 0.7, "train.epsilon": 1e-5, "train.init": "glorot",
+        "train.zero_output": True, "model.width": 0.5, "train.precision": "bfloat16",
+        "train.seeds": [3],
+    }  # fmt: skip
+    stack = make_runs(shared) + make_runs(
+        {**shared, "noise.alpha": 1, "train.average": 0.3, "train.learning_rates": [2.0],
+         "train.seeds": [4], "train.min_examples": 640}
+    )  # fmt: skip
+    told: list[Any] = []
+    outcomes = runs.train_stack(
+        stack, "cpu", "unfold", on_evaluation=lambda *event: told.append(event),
+        on_done=lambda *event: told.append(event),
+    )  # fmt: skip
+    assert outcomes == [OUTCOME] * 2
+    assert told == [(stack[1], 7, 0.5), (stack[0], OUTCOME)]
+    ((recipe, members, stacking),) = seen
+    assert stacking == "unfold"
+    for run, member in zip(stack, members, strict=True):
+        identity = run.identity()
+        for name, value in vars(recipe).items():
+            assert (vars(value) if name == "model" else value) == identity[name]
+        # At any precision it starts from the same weights and sees the same order.
+        deciding = {name: value for name, value in identity.items() if name != "precision"}
+        point = files.to_json(deciding, indent=None)
+        for name, value in vars(member).items():
+            if name in ("init", "shuffle"):
+                assert value.entropy == stream(run.seed, name, point).entropy
+            elif name == "data":
+                np.testing.assert_array_equal(value.labels, runs.load_data(run, "cpu").labels)
+            else:
+                assert value == identity[name]
+    assert (members[1].learning_rate, members[1].average, members[1].alpha) == (2.0, 0.3, 1)
+    assert members[1].steps == 40 != members[0].steps
 
 
 # --- runs that are completed
@@ -359,7 +412,7 @@ def stored(workspace: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (workspace / ".points").iterdir()}
 
 
-@pytest.mark.usefixtures("_warm")
+@pytest.mark.usefixtures("_warm", "one_thread")
 def test_company_and_workers_do_not_change_an_outcome(
     make_runs: MakeRuns, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,11 +427,53 @@ def test_company_and_workers_do_not_change_an_outcome(
     alone = [complete([run], "alone")[0][0] for run in todo[3:]]
     assert without_time(alone) == without_time(together[3:])
     # And in this process, as on an accelerator.
-    threads = training.torch.get_num_threads()
-    training.torch.set_num_threads(1)
-    here = runs.train_run(todo[1], "cpu")
-    training.torch.set_num_threads(threads)
-    assert without_time([here]) == without_time([together[1]])
+    assert without_time(runs.train_stack([todo[1]], "cpu", "loop")) == without_time([together[1]])
+
+
+@pytest.mark.usefixtures("_warm", "one_thread")
+def test_a_figures_runs_are_the_same_on_any_number_of_cores(
+    make_runs: MakeRuns, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Perceptrons share stacks, of other sizes where there are more cores, and lengths differ."""
+    rates = {"train.learning_rates": [0.1, 0.5, 1.0], "train.average": 0.25}
+    todo = make_runs({**rates, "train.seeds": [0, 1, 2], "train.min_examples": 1200})
+    todo += make_runs({**rates, "noise.alpha": 5, "train.passes": 5}, "α = 5")
+    found, formed = {}, {}
+    for cores in (1, 2):
+        folder = workspace / f"cores-{cores}"
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(hosts, "cores", lambda cores=cores: cores)
+        formed[cores] = [len(stack) for stack in stacks.form(todo, "cpu")]
+        found[cores], _ = complete(todo, f"{cores} cores")
+        assert len(stored(folder)) == len(todo) == 12
+    assert max(formed[1]) > 1
+    assert len(formed[2]) > 1
+    alone = [runs.train_stack([run], "cpu", "loop")[0] for run in todo]
+    assert without_time(found[1]) == without_time(found[2]) == without_time(alone)
+    assert len({outcome["curve"][-1]["train_loss"] for outcome in alone}) == 12
+
+
+def test_each_outcome_is_stored_as_soon_as_its_run_is_done(
+    make_runs: MakeRuns, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stack that is killed keeps those of its runs that were done."""
+    todo, store = make_runs({"train.learning_rates": [0.1, 0.5, 1.0]}), PointStore("cpu")
+    steps: list[tuple[str, int]] = []
+
+    def train_stack(stack: list[Run], device: str, stacking: str, **how: Any) -> None:
+        assert (device, stacking) == ("cpu", stacks.stacking(stack[0], "cpu"))
+        how["on_evaluation"](stack[1], 2, None)
+        how["on_evaluation"](stack[0], 3, 0.5)
+        how["on_evaluation"](stack[1], 9, None)
+        how["on_done"](stack[1], OUTCOME)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workers, "train_stack", train_stack)
+    with pytest.raises(KeyboardInterrupt):
+        workers._train_and_store(todo, store, lambda name, new, _: steps.append((name, new)))
+    assert [store.get(run.identity()) for run in todo] == [None, OUTCOME, None]
+    assert steps == [(todo[1].name, 2), (todo[0].name, 3), (todo[1].name, 7)]  # new ones only
 
 
 @pytest.mark.usefixtures("_warm", "_one_worker")
@@ -411,15 +506,37 @@ def test_runs_of_one_identity_are_trained_once(make_runs: MakeRuns, workspace: P
 def test_a_failing_run_is_told_and_the_others_are_kept(
     make_runs: MakeRuns, workspace: Path
 ) -> None:
-    todo = make_runs({"train.seeds": [0, 1]})
+    todo = make_runs({**FOUR, "train.learning_rates": [0.5]})  # ConvNets, each a stack of its own
     labels = todo[1].labels / "labels.npy"
     labels.write_bytes(labels.read_bytes()[:-1] + b"\xff")
     with pytest.raises(UserError, match=r"labels\.npy: not what its noise\.json says"):
         complete(todo, "failing")
-    assert not [path for path in stored(workspace) if path.startswith(".")]
+    assert list(stored(workspace)) == [PointStore("cpu").path(todo[0].identity()).name]
 
 
 def test_runs_for_two_devices_are_refused(make_runs: MakeRuns) -> None:
     todo = make_runs() + make_runs({"train.device": "auto"})
     with pytest.raises(UserError, match=r"got \['auto', 'cpu'\]; accepted: one device"):
         complete(todo, "both")
+
+
+@pytest.mark.usefixtures("_warm")
+def test_what_only_cuda_computes_is_refused_before_any_training(
+    make_runs: MakeRuns, workspace: Path
+) -> None:
+    todo = make_runs() + make_runs({"train.precision": "tf32"})
+    with pytest.raises(UserError) as caught:
+        complete(todo, "tf32")
+    message = str(caught.value)
+    assert message == "train.precision: got 'tf32'; accepted on cpu: float32, bfloat16"
+    assert not (workspace / ".points").exists()
+
+
+@pytest.mark.usefixtures("_warm", "_one_worker")
+def test_precisions_are_kept_apart(make_runs: MakeRuns, workspace: Path) -> None:
+    todo = make_runs() + make_runs({"train.precision": "bfloat16"})
+    (exact, rounded), _ = complete(todo, "precisions")
+    assert len(stored(workspace)) == 2
+    first, other = (outcome["curve"][0]["train_loss"] for outcome in (exact, rounded))
+    assert first != other == pytest.approx(first, rel=0.02)  # of the same start and order
+    assert rounded["test_accuracy"] == pytest.approx(exact["test_accuracy"], abs=0.1)

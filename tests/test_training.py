@@ -1,46 +1,45 @@
-"""One training: its optimizer, order, averaging and report, recomputed in plain numpy."""
+"""A training recomputed in plain numpy, and that company in a stack changes nothing of it."""
 
 import math
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from stages.lib import training
+from stages.lib import files, models, training
 from stages.lib.errors import UserError
-from stages.lib.params import ModelParams
-from stages.lib.training import Recipe, Streams, TrainingData, shuffled, train
+from stages.lib.params import PRECISIONS, ModelParams
+from stages.lib.training import Member, Order, Recipe, TrainingData, train
 
 M, N, V, T = 4, 240, 60, 200
+Outcome = dict[str, Any]
 PERCEPTRON = Recipe(
-    model=ModelParams("perceptron", 1.0), init="torch", zero_output=False, learning_rate=1.0,
-    rho=0.95, epsilon=1e-6, batch_size=32, steps=40, average=0.0, alpha=0.0,
+    model=ModelParams("perceptron", 1.0), init="torch", zero_output=False, rho=0.95, epsilon=1e-6,
+    batch_size=32, precision="float32",
 )  # fmt: skip
-MLP = replace(PERCEPTRON, model=ModelParams("mlp1", 0.1), init="he", zero_output=True)
+MLP = replace(PERCEPTRON, model=ModelParams("mlp1", 0.125), init="he", zero_output=True)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Train as the workers do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def make_data(noise: float = 0.0, shuffle: bool = False, validation: int = V) -> TrainingData:
+def make_data(
+    noise: float = 0.0, shuffle: bool = False, validation: int = V, bright: int = 150
+) -> TrainingData:
     """Return images with a bright bar at a place for each class, some of them mislabelled."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, M, N + V + T)
     images = rng.integers(0, 60, (len(labels), 8, 8, 1), dtype=np.uint8)
     for image, label in zip(images, labels, strict=True):
-        image[2 * label : 2 * label + 2] += 150
+        image[2 * label : 2 * label + 2] += bright
     given = np.where(rng.random(N) < noise, rng.integers(0, M, N), labels[:N])
     if shuffle:
         given = rng.permutation(given)
@@ -59,29 +58,60 @@ def make_data(noise: float = 0.0, shuffle: bool = False, validation: int = V) ->
     )
 
 
-def streams(seed: int = 0) -> Streams:
-    return Streams(np.random.SeedSequence((seed, 0)), np.random.SeedSequence((seed, 1)))
+def member(data: TrainingData, seed: int = 0, **numbers: Any) -> Member:
+    """Return a member; ``numbers`` are other ones than these."""
+    whole = {"learning_rate": 1.0, "steps": 40, "average": 0.0, "alpha": 0.0, **numbers}
+    streams = (np.random.SeedSequence((seed, number)) for number in range(2))
+    return Member(data, init=next(streams), shuffle=next(streams), **whole)
 
 
-def without_time(outcome: dict[str, Any]) -> dict[str, Any]:
+def train_alone(recipe: Recipe, one: Member, **how: Any) -> Outcome:
+    (outcome,) = train(recipe, [one], **how)
+    return outcome
+
+
+def without_time(outcome: Outcome) -> Outcome:
     return {key: value for key, value in outcome.items() if key != "wall_seconds"}
 
 
+def keep_networks(monkeypatch: pytest.MonkeyPatch) -> dict[int, models.Network]:
+    """Return where the networks that are reported on are kept from now on, by member."""
+    networks: dict[int, models.Network] = {}
+    report = training._report
+
+    def keep(stack: Any, done: list[int], *seen: Any) -> dict[int, Outcome]:
+        networks.update({k: stack.snapshot([k]) for k in done})
+        return report(stack, done, *seen)
+
+    monkeypatch.setattr(training, "_report", keep)
+    return networks
+
+
 @pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> Any:
+def reported(monkeypatch: pytest.MonkeyPatch) -> dict[int, models.Network]:
+    return keep_networks(monkeypatch)
+
+
+def train_to_the_bit(recipe: Recipe, members: list[Member], **how: Any) -> list[Outcome]:
+    """Return outcomes without their times, and with a digest of the network reported on."""
+    with pytest.MonkeyPatch.context() as patch:
+        networks = keep_networks(patch)
+        outcomes = train(recipe, members, **how)
+    for k, outcome in enumerate(outcomes):
+        # Adding 0 makes -0 a 0: which of them a bias starts its mean at is of no account.
+        tensors = (tensor + 0 for tensor in (networks[k].weights, *networks[k].buffers()))
+        digest = files.sha256_of_bytes(*(tensor.numpy().tobytes() for tensor in tensors))
+        outcomes[k] = {**without_time(outcome), "network": digest}
+    return outcomes
+
+
+@pytest.fixture
+def trained(reported: dict[int, models.Network]) -> Any:
     """Return a function that trains and gives the reported network's parameters, as an array."""
-    networks: list[nn.Module] = []
-    evaluate = training._evaluate
 
-    def keep(model: nn.Module, data: TrainingData) -> dict[str, Any]:
-        networks.append(model)
-        return evaluate(model, data)
-
-    monkeypatch.setattr(training, "_evaluate", keep)
-
-    def run(recipe: Recipe, data: TrainingData, seed: int = 0) -> NDArray[np.float32]:
-        train(recipe, data, streams(seed))
-        return np.concatenate([p.detach().numpy().ravel() for p in networks.pop().parameters()])
+    def run(recipe: Recipe, data: TrainingData, **numbers: Any) -> NDArray[np.float32]:
+        train(recipe, [member(data, **numbers)])
+        return reported.pop(0).weights[0].numpy()
 
     return run
 
@@ -89,12 +119,16 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Any:
 # --- the order of examples
 
 
+def order(count: int, seed: int = 0) -> Order:
+    return Order(count, np.random.SeedSequence(seed), torch.device("cpu"))
+
+
 @pytest.mark.parametrize(
     ("count", "batch_size"), [(10, 5), (10, 3), (10, 10), (7, 20), (1, 4), (13, 1)]
 )
 def test_every_pass_shows_each_example_once(count: int, batch_size: int) -> None:
-    steps = math.ceil(6 * count / batch_size)
-    batches = list(shuffled(count, batch_size, steps, torch.Generator().manual_seed(0)))
+    steps, examples = math.ceil(6 * count / batch_size), order(count)
+    batches = [examples.take(batch_size) for _ in range(steps)]
     assert [len(batch) for batch in batches] == [batch_size] * steps
     shown = torch.cat(batches).tolist()
     for start in range(0, len(shown) - count + 1, count):
@@ -104,43 +138,55 @@ def test_every_pass_shows_each_example_once(count: int, batch_size: int) -> None
 
 
 def test_passes_are_shuffled_afresh_and_repeat_with_the_seed() -> None:
-    def order(seed: int) -> list[int]:
-        generator = torch.Generator().manual_seed(seed)
-        return torch.cat(list(shuffled(50, 25, 4, generator))).tolist()
-
-    one = order(0)
+    one = order(50).take(100).tolist()
     assert one[:50] != one[50:] != list(range(50))
-    assert one == order(0) != order(1)
+    assert one == order(50).take(100).tolist() != order(50, seed=1).take(100).tolist()
 
 
-def test_a_longer_training_begins_like_a_shorter_one() -> None:
-    short, long = (
-        list(shuffled(20, 7, steps, torch.Generator().manual_seed(3))) for steps in (4, 9)
-    )
-    assert all(torch.equal(a, b) for a, b in zip(short, long[:4], strict=True))
+@pytest.mark.parametrize("parts", [[3, 4, 20, 1], [28], [20, 8], [7, 7, 7, 7], [0, 28]])
+def test_how_many_are_taken_at_once_does_not_matter(parts: list[int]) -> None:
+    """A longer training begins like a shorter one, whatever the chunks it looks batches up in."""
+    examples, whole = order(20, seed=3), order(20, seed=3).take(63)
+    assert torch.equal(torch.cat([examples.take(part) for part in parts]), whole[:28])
+
+
+@pytest.mark.parametrize("name", ["perceptron", "resnet20"])
+def test_steps_that_are_looked_up_at_once_do_not_matter(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(MLP, model=ModelParams(name, 0.125))
+    one = member(make_data(noise=0.3), steps=7)
+    outcomes = []
+    for chunk in (64, 1, 3, 7):
+        monkeypatch.setitem(training.CHUNK, "cpu", chunk)
+        outcomes += train_to_the_bit(recipe, [one])
+    assert outcomes == [outcomes[0]] * 4
 
 
 # --- the optimizer
 
 
+FIVE = {"learning_rate": 1.0, "steps": 5, "alpha": 0.0}
+
+
 def slow_adadelta(
-    data: TrainingData, recipe: Recipe
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    data: TrainingData, recipe: Recipe, learning_rate: float, steps: int, alpha: float
+) -> NDArray[np.float64]:
     """Train a perceptron that starts at zero on the whole set, in float64 (Zeiler 2012, alg. 1)."""
     x = data.bank[data.images].numpy().reshape(N, -1) / 255
     x = np.hstack([x, np.ones((N, 1))])  # the bias
     y = np.eye(M)[data.labels.numpy()]
-    q = (y + recipe.alpha / M) / (1 + recipe.alpha)
-    w, squares, steps = (np.zeros((x.shape[1], M)) for _ in range(3))
-    for _ in range(recipe.steps):
+    q = (y + alpha / M) / (1 + alpha)
+    w, squares, updates = (np.zeros((x.shape[1], M)) for _ in range(3))
+    for _ in range(steps):
         p = np.exp(x @ w)
         p /= p.sum(axis=1, keepdims=True)
         gradient = x.T @ (p - q) / N
         squares = recipe.rho * squares + (1 - recipe.rho) * gradient**2
-        step = gradient * np.sqrt(steps + recipe.epsilon) / np.sqrt(squares + recipe.epsilon)
-        steps = recipe.rho * steps + (1 - recipe.rho) * step**2
-        w = w - recipe.learning_rate * step
-    return w[:-1].T, w[-1]
+        step = gradient * np.sqrt(updates + recipe.epsilon) / np.sqrt(squares + recipe.epsilon)
+        updates = recipe.rho * updates + (1 - recipe.rho) * step**2
+        w = w - learning_rate * step
+    return w.ravel()  # the bias last
 
 
 @pytest.mark.parametrize(
@@ -154,11 +200,10 @@ def slow_adadelta(
     ],
 )
 def test_steps_are_those_of_adadelta_in_numpy(change: dict[str, Any], trained: Any) -> None:
-    recipe = replace(PERCEPTRON, zero_output=True, batch_size=N, steps=5)
-    recipe = replace(recipe, **change)
+    recipe, numbers = changed(change)
     data = make_data(noise=0.5)
-    expected = np.concatenate([part.ravel() for part in slow_adadelta(data, recipe)])
-    got = trained(recipe, data)
+    expected = slow_adadelta(data, recipe, **numbers)
+    got = trained(recipe, data, **numbers)
     # float32 gradients differ by 1e-6 of their size; a step is at most about its rate's scale.
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
@@ -167,18 +212,42 @@ def test_steps_are_those_of_adadelta_in_numpy(change: dict[str, Any], trained: A
     "change", [{"rho": 0.9}, {"epsilon": 1e-5}, {"learning_rate": 0.9}, {"alpha": 1.0}]
 )
 def test_other_numbers_fail_the_same_test(change: dict[str, Any], trained: Any) -> None:
-    recipe = replace(PERCEPTRON, zero_output=True, batch_size=N, steps=5)
     data = make_data(noise=0.5)
-    expected = np.concatenate([p.ravel() for p in slow_adadelta(data, recipe)])
-    got = trained(replace(recipe, **change), data)
+    recipe, numbers = changed({})
+    expected = slow_adadelta(data, recipe, **numbers)
+    other, others = changed(change)
+    got = trained(other, data, **others)
     assert np.abs(got - expected).max() > 1e-2 * np.abs(expected).max()
 
 
+def changed(change: dict[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+    """Return a perceptron that starts at zero and sees its whole set at each of five steps."""
+    recipe = replace(PERCEPTRON, zero_output=True, batch_size=N)
+    shared = {key: value for key, value in change.items() if key not in FIVE}
+    return replace(recipe, **shared), {key: change.get(key, FIVE[key]) for key in FIVE}
+
+
+def test_each_member_of_a_stack_steps_as_adadelta_in_numpy(
+    reported: dict[int, models.Network],
+) -> None:
+    recipe, _ = changed({})
+    own = [
+        {"learning_rate": 1.0, "steps": 5, "alpha": 3.0},
+        {"learning_rate": 0.2, "steps": 3, "alpha": 20.0},
+        {"learning_rate": 2.0, "steps": 9, "alpha": 0.5},
+    ]
+    sets = [make_data(noise=noise) for noise in (0.5, 0.0, 0.9)]
+    train(recipe, [member(data, k, **own[k]) for k, data in enumerate(sets)])
+    for k, data in enumerate(sets):
+        expected, got = slow_adadelta(data, recipe, **own[k]), reported[k].weights[0]
+        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
 def test_a_tiny_rate_changes_nothing_and_two_steps_change_everything(trained: Any) -> None:
-    start = trained(replace(PERCEPTRON, steps=1, learning_rate=1e-30), make_data())
-    still = trained(replace(PERCEPTRON, steps=30, learning_rate=1e-30), make_data())
+    start = trained(PERCEPTRON, make_data(), steps=1, learning_rate=1e-30)
+    still = trained(PERCEPTRON, make_data(), steps=30, learning_rate=1e-30)
     np.testing.assert_array_equal(start, still)
-    moved = trained(replace(PERCEPTRON, steps=2), make_data())
+    moved = trained(PERCEPTRON, make_data(), steps=2)
     assert (moved != start).mean() > 0.99
 
 
@@ -190,11 +259,10 @@ def test_image_indices_repeat_to_the_number_of_labels(trained: Any) -> None:
     labels = torch.cat([short.labels, short.labels.flip(0)])
     short = replace(short, labels=labels)
     long = replace(short, images=torch.cat([short.images, short.images]))
-    recipe = replace(MLP, steps=20)
-    np.testing.assert_array_equal(trained(recipe, short), trained(recipe, long))
+    np.testing.assert_array_equal(trained(MLP, short, steps=20), trained(MLP, long, steps=20))
 
 
-def test_images_are_found_in_the_bank_by_their_index(trained: Any) -> None:
+def test_images_are_found_in_the_bank_by_their_index() -> None:
     data = make_data()
     permutation = torch.randperm(len(data.bank), generator=torch.Generator().manual_seed(0))
     place = permutation.argsort()
@@ -202,7 +270,8 @@ def test_images_are_found_in_the_bank_by_their_index(trained: Any) -> None:
         data, bank=data.bank[permutation], images=place[data.images],
         validation=place[data.validation],
     )  # fmt: skip
-    assert without_time(train(MLP, data, streams())) == without_time(train(MLP, moved, streams()))
+    here, there = (without_time(train_alone(MLP, member(where))) for where in (data, moved))
+    assert here == there
 
 
 def test_labels_of_many_classes_are_the_same_as_of_few(trained: Any) -> None:
@@ -216,10 +285,21 @@ def test_labels_of_many_classes_are_the_same_as_of_few(trained: Any) -> None:
 
 def test_averaged_weights_are_the_mean_over_the_last_steps(trained: Any) -> None:
     data = make_data()
-    path = np.array([trained(replace(MLP, steps=steps), data) for steps in (1, 2, 3, 4)])
+    path = np.array([trained(MLP, data, steps=steps) for steps in (1, 2, 3, 4)])
     for average, first in ((1.0, 0), (0.75, 1), (0.5, 2), (0.25, 3)):
-        got = trained(replace(MLP, steps=4, average=average), data)
+        got = trained(MLP, data, steps=4, average=average)
         np.testing.assert_allclose(got, path[first:].mean(axis=0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_long_mean_is_that_of_each_of_its_steps(reported: dict[int, models.Network]) -> None:
+    """Ten steps, through the end of a chunk and a stack that shrinks; the path is its company."""
+    data = make_data(noise=0.3)
+    members = [member(data, steps=steps) for steps in range(61, 71)]
+    train(MLP, [*members, member(data, steps=70, average=0.15)])  # 10.5 steps: 10
+    path = torch.stack([reported[k].weights[0] for k in range(10)]).double()
+    assert len(path.unique(dim=0)) == 10
+    assert members[0].steps < training.CHUNK["cpu"] < members[-1].steps
+    np.testing.assert_allclose(reported[10].weights[0], path.mean(dim=0), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("average", "steps"), [(0.05, 15), (0.01, 40), (0.4, 2)])
@@ -227,20 +307,41 @@ def test_a_share_of_less_than_a_step_reports_the_trained_network(
     average: float, steps: int, trained: Any
 ) -> None:
     data = make_data()
-    last = trained(replace(MLP, steps=steps), data)
-    np.testing.assert_array_equal(trained(replace(MLP, steps=steps, average=average), data), last)
+    last = trained(MLP, data, steps=steps)
+    np.testing.assert_array_equal(trained(MLP, data, steps=steps, average=average), last)
 
 
 def test_the_curve_looks_at_the_network_that_is_reported() -> None:
     for average in (0.0, 0.5, 1.0):
-        outcome = train(replace(MLP, steps=25, average=average), make_data(), streams())
+        outcome = train_alone(MLP, member(make_data(), steps=25, average=average))
         assert outcome["curve"][-1]["val_accuracy"] == outcome["val_accuracy"]
 
 
-def test_averaging_takes_batch_norms_statistics_along() -> None:
-    recipe = replace(MLP, model=ModelParams("resnet20", 0.25), steps=30, average=0.25)
-    outcome = train(recipe, make_data(), streams())
+def test_the_curve_looks_at_the_mean_as_soon_as_there_is_one() -> None:
+    """A look halfway sees what a training that ends there reports."""
+    data = make_data(noise=0.7)
+    curve = train_alone(MLP, member(data, steps=10, average=0.7))["curve"]
+    for steps, average in ((3, 0.0), (4, 0.25), (7, 4 / 7), (9, 6 / 9)):
+        outcome = train_alone(MLP, member(data, steps=steps, average=average))
+        assert curve[steps - 1]["val_accuracy"] == outcome["val_accuracy"]
+    plain = train_alone(MLP, member(data, steps=10))["curve"]
+    assert [row["val_accuracy"] for row in curve] != [row["val_accuracy"] for row in plain]
+
+
+def test_averaging_takes_batch_norms_statistics_along(
+    reported: dict[int, models.Network],
+) -> None:
+    recipe, data = replace(MLP, model=ModelParams("resnet20", 0.25)), make_data()
+    outcome = train_alone(recipe, member(data, steps=30, average=0.25))
     assert outcome["test_accuracy"] > 0.8
+    path = []
+    for steps in (3, 4):
+        train_alone(recipe, member(data, steps=steps))
+        path.append([buffer.clone() for buffer in reported[0].buffers()])
+    train_alone(recipe, member(data, steps=4, average=0.5))
+    for got, third, fourth in zip(reported[0].buffers(), *path, strict=True):
+        assert not torch.equal(third, fourth)
+        np.testing.assert_allclose(got, (third + fourth) / 2, rtol=1e-5, atol=1e-7)
 
 
 # --- what is learnt
@@ -248,21 +349,21 @@ def test_averaging_takes_batch_norms_statistics_along() -> None:
 
 @pytest.mark.parametrize("name", ["perceptron", "mlp1", "conv2"])
 def test_an_easy_task_is_learnt_through_noise(name: str) -> None:
-    recipe = replace(MLP, model=ModelParams(name, 0.1), steps=80)
-    outcome = train(recipe, make_data(noise=0.5), streams())
+    recipe = replace(MLP, model=ModelParams(name, 0.1))
+    outcome = train_alone(recipe, member(make_data(noise=0.5), steps=80))
     assert outcome["test_accuracy"] > 0.9
     assert outcome["val_accuracy"] > 0.9
     assert not outcome["diverged"]
 
 
 def test_shuffled_labels_teach_nothing() -> None:
-    outcome = train(replace(MLP, steps=80), make_data(shuffle=True), streams())
+    outcome = train_alone(MLP, member(make_data(shuffle=True), steps=80))
     # Chance is 1 in 4. A network may map whole classes wrongly: a loose bound, far from 0.9.
     assert outcome["test_accuracy"] < 0.6
 
 
 def test_the_noisy_loss_alone_learns_too() -> None:
-    outcome = train(replace(MLP, alpha=10.0, steps=80), make_data(), streams())
+    outcome = train_alone(MLP, member(make_data(), alpha=10.0, steps=80))
     assert outcome["test_accuracy"] > 0.9
 
 
@@ -271,27 +372,27 @@ def test_the_noisy_loss_alone_learns_too() -> None:
 
 @pytest.mark.parametrize("name", ["mlp2", "conv2", "resnet20"])
 def test_seeds_repeat_to_the_bit_and_others_differ(name: str) -> None:
-    recipe = replace(MLP, model=ModelParams(name, 0.1), steps=12, zero_output=False, average=0.5)
-    data = make_data(noise=0.3)
-    one, same, other = (without_time(train(recipe, data, streams(seed))) for seed in (0, 0, 1))
+    recipe = replace(MLP, model=ModelParams(name, 0.1), zero_output=False)
+    (one,), (same,), (other,) = (
+        train_to_the_bit(recipe, [member(make_data(noise=0.3), seed, steps=12, average=0.5)])
+        for seed in (0, 0, 1)
+    )
     assert one == same
     assert one["curve"] != other["curve"]
 
 
 @pytest.mark.parametrize("which", ["init", "shuffle"])
-def test_weights_and_order_have_streams_of_their_own(which: str, trained: Any) -> None:
-    data, seeds = make_data(), streams()
-    recipe = replace(MLP, steps=5, zero_output=False)
-    first = train(recipe, data, seeds)["curve"]
-    changed = replace(seeds, **{which: np.random.SeedSequence(99)})
-    assert train(recipe, data, changed)["curve"] != first
+def test_weights_and_order_have_streams_of_their_own(which: str) -> None:
+    recipe, one = replace(MLP, zero_output=False), member(make_data(), steps=5)
+    other = replace(one, **{which: np.random.SeedSequence(99)})
+    assert train_alone(recipe, other)["curve"] != train_alone(recipe, one)["curve"]
 
 
 def test_neither_global_generators_nor_data_are_touched() -> None:
     data = make_data()
     before = {name: value.clone() for name, value in vars(data).items()}
     state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    train(MLP, data, streams())
+    train_alone(MLP, member(data))
     assert torch.equal(torch.random.get_rng_state(), state)
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
     assert all(torch.equal(before[name], value) for name, value in vars(data).items())
@@ -302,38 +403,67 @@ def test_neither_global_generators_nor_data_are_touched() -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 9, 10, 11, 40])
 def test_the_curve_has_ten_looks_or_one_for_each_step(steps: int) -> None:
-    seen: list[tuple[int, float | None]] = []
-    outcome = train(
-        replace(MLP, steps=steps), make_data(), streams(), on_evaluation=lambda *a: seen.append(a)
+    seen: list[tuple[int, int, float | None]] = []
+    outcome = train_alone(
+        MLP, member(make_data(), steps=steps), on_evaluation=lambda *event: seen.append(event)
     )
     expected = sorted({math.ceil(steps * k / 10) for k in range(1, 11)})
     assert len(expected) == min(steps, 10)
     assert [row["examples_seen"] for row in outcome["curve"]] == [32 * s for s in expected]
-    assert [step for step, _ in seen] == expected
-    assert [accuracy for _, accuracy in seen] == [r["val_accuracy"] for r in outcome["curve"]]
+    assert seen == [
+        (0, step, row["val_accuracy"]) for step, row in zip(expected, outcome["curve"], strict=True)
+    ]
 
 
 def test_the_training_loss_is_the_mean_since_the_last_look() -> None:
-    data = make_data()
-    recipe = replace(MLP, steps=4, zero_output=True, learning_rate=1e-30)
-    losses = [row["train_loss"] for row in train(recipe, data, streams())["curve"]]
+    one = member(make_data(), steps=4, learning_rate=1e-30)
+    losses = [row["train_loss"] for row in train_alone(MLP, one)["curve"]]
     np.testing.assert_allclose(losses, math.log(M), rtol=1e-6)  # uniform predictions
 
 
-def test_accuracies_and_confusion_are_those_of_a_slow_loop(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    networks: list[nn.Module] = []
-    evaluate = training._evaluate
-    monkeypatch.setattr(
-        training, "_evaluate", lambda model, data: networks.append(model) or evaluate(model, data)
-    )
+def test_the_training_losses_are_those_of_their_own_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of looks at every step, averaged over the steps between looks, for each member."""
     data = make_data(noise=0.5)
-    outcome = train(replace(MLP, steps=1), data, streams())
-    network = networks[0].eval()
+    members = [member(data, steps=20), member(data, 1, steps=30, alpha=0.0, learning_rate=0.1)]
+    curves = [outcome["curve"] for outcome in train(MLP, members)]
+    monkeypatch.setattr(training, "EVALUATIONS", 60)  # times, or at every step
+    for one, curve in zip(members, curves, strict=True):
+        every = [row["train_loss"] for row in train_alone(MLP, one)["curve"]]
+        assert len(every) == one.steps
+        assert len(set(every)) > 10
+        looks = [row["examples_seen"] // 32 for row in curve]
+        means = [np.mean(every[a:b]) for a, b in pairwise([0, *looks])]
+        np.testing.assert_allclose([row["train_loss"] for row in curve], means, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mlp1", "resnet20"])
+@pytest.mark.parametrize("average", [0.0, 0.5])
+def test_looking_changes_nothing(
+    name: str, average: float, trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, data = replace(MLP, model=ModelParams(name, 0.125)), make_data(noise=0.3)
+    often = trained(recipe, data, steps=8, average=average)
+    monkeypatch.setattr(training, "EVALUATIONS", 1)
+    np.testing.assert_array_equal(trained(recipe, data, steps=8, average=average), often)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "parameters"),
+    [
+        ("mlp1", 1, 64 * 64 + 64 + 64 * M + M),
+        # 2, 4 and 8 channels, as counted in test_models.py.
+        ("resnet20", 16, 22 + 6 * 40 + 80 + 5 * 152 + 304 + 5 * 592 + 8 * M + M),
+    ],
+)
+def test_accuracies_and_confusion_are_those_of_a_slow_loop(
+    name: str, steps: int, parameters: int, reported: dict[int, models.Network]
+) -> None:
+    data = make_data(noise=0.5)
+    outcome = train_alone(replace(MLP, model=ModelParams(name, 0.125)), member(data, steps=steps))
+    network = reported[0].eval()
 
     def classify(images: Tensor) -> list[int]:
-        return [int(network(image[None]).argmax()) for image in images]
+        return [int(network(image[None, None]).argmax()) for image in images]
 
     tests = classify(data.test_images)
     confusion = np.zeros((M, M), dtype=int)
@@ -353,40 +483,67 @@ def test_accuracies_and_confusion_are_those_of_a_slow_loop(
     assert outcome["noisy_val_accuracy"] == pytest.approx(agree / votes, abs=1e-12)
     assert outcome["val_accuracy"] == pytest.approx(right / V, abs=1e-12)
     assert np.trace(outcome["val_confusion"]) == right
-    assert outcome["parameters"] == 64 * 51 + 51 + 51 * M + M
+    assert outcome["parameters"] == parameters
     assert outcome["wall_seconds"] > 0
 
 
 def test_without_validation_images_their_accuracies_are_none() -> None:
-    outcome = train(replace(MLP, steps=3), make_data(validation=0), streams())
-    assert outcome["val_accuracy"] is None
-    assert outcome["noisy_val_accuracy"] is None
-    assert [row["val_accuracy"] for row in outcome["curve"]] == [None] * 3
-    assert np.sum(outcome["val_confusion"]) == 0
-    assert 0 <= outcome["test_accuracy"] <= 1
+    members = [member(make_data(validation=0), seed, steps=3) for seed in range(2)]
+    outcomes = train(MLP, members)
+    for one, outcome in zip(members, outcomes, strict=True):
+        assert outcome["val_accuracy"] is None
+        assert outcome["noisy_val_accuracy"] is None
+        assert [row["val_accuracy"] for row in outcome["curve"]] == [None] * 3
+        assert np.sum(outcome["val_confusion"]) == 0
+        assert 0 <= outcome["test_accuracy"] <= 1
+        assert without_time(train_alone(MLP, one)) == without_time(outcome)
 
 
-@pytest.mark.parametrize("steps", [2, 20])
-def test_a_training_that_blows_up_is_told(steps: int) -> None:
-    """At a rate near the largest float, the first step ends all sense."""
-    recipe = replace(MLP, steps=steps, learning_rate=3e38)
-    outcome = train(recipe, make_data(noise=0.5), streams())
+@pytest.mark.parametrize("average", [0.0, 0.5])
+@pytest.mark.parametrize(("steps", "rate"), [(1, math.inf), (2, 3e38), (20, 3e38)])
+def test_a_training_that_blows_up_is_told(steps: int, rate: float, average: float) -> None:
+    """At a rate near the largest float, the first step ends all sense; its loss was finite."""
+    one = member(make_data(noise=0.5), steps=steps, learning_rate=rate, average=average)
+    outcome = train_alone(MLP, one)
     assert outcome["diverged"] is True
     for row in outcome["curve"]:
         assert row["train_loss"] is None or math.isfinite(row["train_loss"])
 
 
 def test_prediction_goes_in_parts_and_leaves_the_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, M))
-    images = torch.rand(10, 8, 8, 1)
-    expected = model(images).argmax(dim=1)
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    network = models.build(
+        "resnet20", (8, 8, 1), M, width=0.25, init="he", zero_output=False, generators=generators
+    )
+    bank = make_data().bank
+    index = torch.randint(0, len(bank), (2, 10), generator=torch.Generator().manual_seed(0))
+    network(bank[index])  # running statistics
+    network.eval()
+    expected = network(bank[index]).argmax(dim=2)
+    assert not torch.equal(expected[0], expected[1])
+    parts: list[int] = []
+    forward = training.forward
+
+    def note(network: models.Network, images: Tensor, precision: str) -> Tensor:
+        parts.append(images.shape[1])
+        return forward(network, images, precision)
+
+    monkeypatch.setattr(training, "forward", note)
     monkeypatch.setattr(training, "EVALUATION_BATCH", 3)
-    for mode in (True, False):
-        model.train(mode)
-        assert torch.equal(training.predict(model, images), expected)
-        assert model.training is mode
-    assert training.predict(model, images[:0]).shape == (0,)
+    assert torch.equal(training.predict(network, bank, index, "float32"), expected)
+    assert parts == [3, 3, 3, 1]
+    assert not network.training
+    assert training.predict(network, bank, index[:, :0], "float32").shape == (2, 0)
+    network.train()
+    training.predict(network, bank, index, "float32")
+    assert network.training
+
+
+def test_large_stacks_are_evaluated_on_fewer_images_at_once() -> None:
+    sizes = [training._evaluated_at_once(members) for members in range(1, 200)]
+    assert sizes[0] == training.EVALUATION_BATCH
+    assert sizes == sorted(sizes, reverse=True)
+    assert 0 < sizes[-1] < sizes[0]
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,3 +555,336 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         training.resolve_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert training.resolve_device("auto") == training.resolve_device("cuda") == "cuda"
+
+
+# --- in company
+
+OWN: list[dict[str, Any]] = [
+    {"learning_rate": 1.0, "steps": 100, "average": 0.0},
+    {"learning_rate": 0.1, "steps": 3, "average": 0.5},
+    {"learning_rate": 0.5, "steps": 70, "average": 1.0},
+    {"learning_rate": 2.0, "steps": 24, "average": 0.3},
+    {"learning_rate": 0.3, "steps": 23, "average": 0.0},
+    {"learning_rate": 1.5, "steps": 130, "average": 0.25},
+]
+ALPHAS = [4.0, 0.5, 100.0, 1.0, 20.0, 0.0]
+DENSE = ["perceptron", "mlp1", "mlp2"]
+COMPANIES = [[0, 1], [4, 2], [5, 3, 1], [0, 1, 2, 3, 4, 5], [3, 5, 0, 4, 2, 1]]
+
+
+def diluted(data: TrainingData, k: int, shown: int, labels: int, classes: int) -> TrainingData:
+    """Return a set of a member's own on the images of another: sizes, labels, validation, votes."""
+    rng = np.random.default_rng(k)
+    true = np.concatenate([data.labels.numpy(), data.validation_labels.numpy()])
+    images = rng.permutation(len(true))[:shown]
+    given = np.where(
+        rng.random(labels) < 0.1 * k,
+        rng.integers(0, classes, labels),
+        np.resize(true[images], labels),
+    )
+    validation = rng.permutation(len(true))[: len(data.validation)]
+    return replace(
+        data,
+        images=torch.from_numpy(images.astype(np.int32)),
+        labels=torch.from_numpy(given.astype(np.uint8)),
+        validation=torch.from_numpy(validation),
+        validation_labels=torch.from_numpy(true[validation].astype(np.int64)),
+        validation_votes=torch.from_numpy(rng.integers(0, 3, data.validation_votes.shape)),
+    )
+
+
+@lru_cache
+def company(smooth: bool = False, shortened: int = 1) -> list[Member]:
+    """Return six members that differ in all that members may differ in, on a task that is hard."""
+    shared = make_data(bright=6)
+    sizes = [(240, 240), (100, 300), (50, 500), (240, 720), (200, 200), (70, 70)]
+    members = []
+    for k, own in enumerate(OWN):
+        numbers = {**own, "steps": math.ceil(own["steps"] / shortened)}
+        alpha = ALPHAS[k] if smooth else 0.0
+        members.append(member(diluted(shared, k, *sizes[k], M), k, **numbers, alpha=alpha))
+    return members
+
+
+@lru_cache
+def alone(name: str, k: int, smooth: bool = False, shortened: int = 1) -> Outcome:
+    (outcome,) = train_to_the_bit(of(name), [company(smooth, shortened)[k]])
+    return outcome
+
+
+def of(name: str) -> Recipe:
+    return replace(MLP, model=ModelParams(name, 0.125), zero_output=False)
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[int]]]:
+    """Return where each shrinking of a stack is noted: steps done, and the members that go on."""
+    shrunk: list[tuple[int, list[int]]] = []
+    keep = training._Stack.keep
+
+    def note(stack: Any, members: list[int]) -> None:
+        shrunk.append((stack.step, members))
+        keep(stack, members)
+
+    monkeypatch.setattr(training._Stack, "keep", note)
+    return shrunk
+
+
+def test_members_of_the_company_tests_differ() -> None:
+    outcomes = [alone("mlp1", k) for k in range(6)]
+    assert len({str(outcome["curve"]) for outcome in outcomes}) == 6
+    assert len({str(outcome["test_confusion"]) for outcome in outcomes}) == 6
+    for k, outcome in enumerate(outcomes):
+        changed = alone("mlp1", k, smooth=True)["network"] != outcome["network"]
+        assert changed is (ALPHAS[k] > 0)
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("rows", COMPANIES, ids=str)
+@pytest.mark.parametrize("name", DENSE)
+def test_company_changes_no_bit_of_a_dense_network(
+    name: str, rows: list[int], smooth: bool, kept: list[tuple[int, list[int]]]
+) -> None:
+    together = train_to_the_bit(of(name), [company(smooth)[k] for k in rows])
+    assert together == [alone(name, k, smooth) for k in rows]
+    lengths = sorted(OWN[k]["steps"] for k in rows)
+    # It shrank as soon as half were done, and not only between chunks.
+    assert kept[0][0] == lengths[math.ceil(len(rows) / 2) - 1]
+    assert any(step % training.CHUNK["cpu"] for step, _ in kept)
+
+
+def test_company_changes_no_bit_at_bfloat16() -> None:
+    recipe, members = replace(of("mlp2"), precision="bfloat16"), company(shortened=4)[:4]
+    for one, outcome in zip(members, train_to_the_bit(recipe, members), strict=True):
+        assert train_to_the_bit(recipe, [one]) == [outcome]
+
+
+def test_a_stack_shrinks_when_half_of_it_is_done(kept: list[tuple[int, list[int]]]) -> None:
+    data = make_data()
+    steps = [40, 10, 30, 20, 60, 50]
+    train(PERCEPTRON, [member(data, k, steps=number) for k, number in enumerate(steps)])
+    assert kept == [(30, [0, 4, 5]), (50, [4])]
+
+
+def ten_classes(size: int) -> TrainingData:
+    """Return images of any size with ten classes: noise with five bright pixels."""
+    rng = np.random.default_rng(size)
+    labels = rng.integers(0, 10, 900)
+    images = rng.integers(0, 60, (900, size * size), dtype=np.uint8)
+    for shift in range(0, 50, 10):
+        images[np.arange(900), labels + shift] = 255
+    images = images.reshape(900, size, size, 1)
+    return TrainingData(
+        bank=torch.from_numpy(images[:700]),
+        labels=torch.from_numpy(labels[:600].astype(np.uint8)),
+        images=torch.arange(600, dtype=torch.int32),
+        validation=torch.arange(600, 700),
+        validation_labels=torch.from_numpy(labels[600:700]),
+        validation_votes=torch.ones(100, 10, dtype=torch.int64),
+        test_images=torch.from_numpy(images[700:]),
+        test_labels=torch.from_numpy(labels[700:]),
+    )
+
+
+def three_of(data: TrainingData) -> list[Member]:
+    """Return members on sets of their own of ten classes."""
+    sizes = [(600, 1800), (300, 300), (500, 500)]
+    return [
+        member(diluted(data, k, *sizes[k], 10), k, learning_rate=rate, steps=steps, average=share)
+        for k, (rate, steps, share) in enumerate([(1.0, 12, 0.0), (0.1, 5, 0.5), (0.4, 11, 1.0)])
+    ]
+
+
+def test_company_changes_no_bit_at_real_size() -> None:
+    """mlp2 as in the paper's figures: 28x28, 512 units, batches of 128, ten classes."""
+    recipe = replace(MLP, model=ModelParams("mlp2", 1.0), batch_size=128, init="torch")
+    members = three_of(ten_classes(28))
+    together = train_to_the_bit(recipe, members)
+    for one, outcome in zip(members, together, strict=True):
+        assert train_to_the_bit(recipe, [one]) == [outcome]
+    assert together[0]["test_accuracy"] > 0.2  # chance is 0.1
+    assert len({outcome["network"] for outcome in together}) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "batch_size"),
+    [("perceptron", 9, 32), ("perceptron", 8, 15), ("mlp1", 8, 15), ("mlp2", 9, 1)],
+)
+def test_company_changes_no_bit_at_odd_sizes(name: str, size: int, batch_size: int) -> None:
+    """An odd number of pixels, or an odd batch: a member's matrices begin at odd addresses.
+
+    MKL rounds by them, unless it is told not to before it loads: `hosts.prepare_processes`.
+    """
+    recipe, members = replace(of(name), batch_size=batch_size), three_of(ten_classes(size))
+    for one, outcome in zip(members, train_to_the_bit(recipe, members), strict=True):
+        assert train_to_the_bit(recipe, [one]) == [outcome]
+
+
+@pytest.mark.parametrize("name", ["conv2", "conv4", "resnet20"])
+def test_a_loop_changes_no_bit_of_a_convolutional_network(
+    name: str, kept: list[tuple[int, list[int]]]
+) -> None:
+    rows, shortened = [3, 2, 1], 8
+    members = [company(shortened=shortened)[k] for k in rows]
+    together = train_to_the_bit(of(name), members, stacking="loop")
+    assert together == [alone(name, k, shortened=shortened) for k in rows]
+    assert kept
+
+
+@lru_cache
+def convolutional_members(steps: int) -> list[Member]:
+    return [member(make_data(), seed, steps=steps, average=0.25) for seed in range(3)]
+
+
+@lru_cache
+def convolutional_alone(recipe: Recipe, steps: int) -> list[Outcome]:
+    return [train_alone(recipe, one) for one in convolutional_members(steps)]
+
+
+@pytest.mark.parametrize("stacking", ["grouped", "unfold"])
+@pytest.mark.parametrize("name", ["conv2", "conv4", "resnet20"])
+def test_stacked_convolutions_train_as_well_as_alone(name: str, stacking: str) -> None:
+    """They round otherwise, so weights part slowly: first losses agree, and what is learnt."""
+    recipe = replace(of(name), model=ModelParams(name, 0.25 if name == "resnet20" else 0.125))
+    for steps in (4, 40):
+        together = train(recipe, convolutional_members(steps), stacking=stacking)
+        for one, other in zip(convolutional_alone(recipe, steps), together, strict=True):
+            if steps == 4:  # looked at one by one
+                losses = [[row["train_loss"] for row in each["curve"]] for each in (one, other)]
+                np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+            else:
+                assert abs(one["test_accuracy"] - other["test_accuracy"]) <= 0.03
+                assert one["test_accuracy"] > 0.9
+        assert len({outcome["curve"][0]["train_loss"] for outcome in together}) == 3
+
+
+@pytest.mark.parametrize(("steps", "rate"), [(1, math.inf), (5, 3e38)])
+@pytest.mark.parametrize("stacking", ["grouped", "unfold", "loop"])
+@pytest.mark.parametrize("name", ["mlp1", "conv2", "resnet20"])
+def test_a_member_that_blows_up_takes_no_other_along(
+    name: str, stacking: str, steps: int, rate: float
+) -> None:
+    """With the only step's loss still finite, and with later ones that are not."""
+    data = make_data(noise=0.3)
+    members = [
+        member(data, seed, steps=steps, average=0.5, learning_rate=rate if seed == 1 else 1.0)
+        for seed in range(3)
+    ]
+    with_it = train_to_the_bit(of(name), members, stacking=stacking)
+    assert [outcome["diverged"] for outcome in with_it] == [False, True, False]
+    healthy = [replace(one, learning_rate=1.0) for one in members]
+    without_it = train_to_the_bit(of(name), healthy, stacking=stacking)
+    assert [with_it[k] for k in (0, 2)] == [without_it[k] for k in (0, 2)]
+
+
+# --- callbacks and time
+
+
+def test_a_member_is_told_of_and_reported_when_it_is_done() -> None:
+    steps = [40, 7, 30, 7]
+    members = [member(make_data(), k, steps=number) for k, number in enumerate(steps)]
+    events: list[tuple[str, int, Any]] = []
+    outcomes = train(
+        MLP,
+        members,
+        on_evaluation=lambda k, step, accuracy: events.append(("look", k, (step, accuracy))),
+        on_done=lambda k, outcome: events.append(("done", k, outcome)),
+    )
+    done = [(k, outcome) for what, k, outcome in events if what == "done"]
+    assert [k for k, _ in done] == [1, 3, 2, 0]
+    assert all(outcome is outcomes[k] for k, outcome in done)
+    for k, one in enumerate(members):
+        mine = [(what, told) for what, row, told in events if row == k]
+        assert [what for what, _ in mine] == ["look"] * len(one.looks) + ["done"]
+        curve = [(row["examples_seen"] // 32, row["val_accuracy"]) for row in outcomes[k]["curve"]]
+        assert [told for _, told in mine[:-1]] == curve
+        assert curve[-1][0] == one.steps
+    # Each was told of while longer ones still trained.
+    order = [(what, k) for what, k, _ in events]
+    assert order.index(("done", 1)) < order.index(("done", 2)) < len(order) - 1
+    assert [told[0] for what, _, told in events if what == "look"] == sorted(
+        told[0] for what, _, told in events if what == "look"
+    )
+
+
+def test_the_time_is_shared_among_the_members() -> None:
+    """The three long ones go on in a stack of five: all of the time is theirs, not three fifths."""
+    members = [
+        member(make_data(), k, steps=steps) for k, steps in enumerate([600, 100, 600, 600, 50])
+    ]
+    recipe = replace(PERCEPTRON, model=ModelParams("mlp1", 0.5))
+    train(recipe, [replace(members[0], steps=2)])  # what is done once per process
+    started = time.perf_counter()
+    seconds = [outcome["wall_seconds"] for outcome in train(recipe, members)]
+    elapsed = time.perf_counter() - started
+    assert 0.85 * elapsed < sum(seconds) <= elapsed
+    assert seconds[4] < seconds[1] < seconds[0] / 2
+    assert seconds[0] == pytest.approx(seconds[2], rel=0.02)
+    assert seconds[0] == pytest.approx(seconds[3], rel=0.02)
+
+
+# --- precision
+
+
+@pytest.mark.parametrize("name", ["perceptron", "mlp1", "conv2"])
+def test_bfloat16_learns_as_well(name: str, reported: dict[int, models.Network]) -> None:
+    members = [member(make_data(noise=0.3), seed, steps=80, average=0.25) for seed in range(2)]
+    exact = train(of(name), members)
+    rounded = train(replace(of(name), precision="bfloat16"), members)
+    assert reported[0].weights.dtype == torch.float32
+    for one, other in zip(exact, rounded, strict=True):
+        assert one["test_accuracy"] > 0.95
+        assert abs(one["test_accuracy"] - other["test_accuracy"]) <= 0.03
+        first, second = (outcome["curve"][0]["train_loss"] for outcome in (one, other))
+        assert first != second  # it was rounded
+        assert first == pytest.approx(second, rel=0.02)
+
+
+def test_logits_are_float32_at_every_precision() -> None:
+    network = models.build(
+        "conv2", (8, 8, 1), M, width=0.25, init="he", zero_output=False,
+        generators=[torch.Generator().manual_seed(seed) for seed in (0, 1)],
+    )  # fmt: skip
+    images = make_data().bank[torch.arange(20).view(2, 10)]
+    with torch.no_grad():
+        exact, tf32, rounded = (training.forward(network, images, p) for p in PRECISIONS)
+    assert exact.dtype == tf32.dtype == rounded.dtype == torch.float32
+    assert torch.equal(exact, tf32)  # which only CUDA knows
+    assert not torch.equal(exact, rounded)
+    np.testing.assert_allclose(rounded, exact, rtol=0.05, atol=0.02 * float(exact.abs().max()))
+
+
+def flags() -> tuple[bool, bool]:
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+def set_flags(values: tuple[bool, bool]) -> None:
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = values
+
+
+@pytest.fixture(params=[(False, True), (True, False), (True, True)], ids=str)
+def before(request: pytest.FixtureRequest) -> Iterator[tuple[bool, bool]]:
+    """Set the flags to values that a training finds."""
+    own = flags()
+    set_flags(request.param)
+    yield request.param
+    set_flags(own)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_what_products_round_to_is_set_and_restored(
+    precision: str, before: tuple[bool, bool]
+) -> None:
+    recipe, one = replace(PERCEPTRON, precision=precision), member(make_data(), steps=2)
+    seen: list[tuple[bool, bool]] = []
+    train_alone(recipe, one, on_evaluation=lambda *_: seen.append(flags()))
+    assert seen == [(precision == "tf32",) * 2] * 2
+    assert flags() == before
+
+    def fail(*_: Any) -> None:
+        raise KeyError(flags())
+
+    with pytest.raises(KeyError) as caught:
+        train_alone(recipe, one, on_done=fail)
+    assert caught.value.args == ((precision == "tf32",) * 2,)
+    assert flags() == before

@@ -16,6 +16,15 @@ class Perceptron:
 
     hidden: tuple[int, ...]
 
+    def units(self, inputs: int, outputs: int, width: float) -> list[int]:
+        """Return the numbers of units from the inputs to the outputs at a width."""
+        return [inputs, *(scaled(units, width) for units in self.hidden), outputs]
+
+
+def scaled(units: int, width: float) -> int:
+    """Return a number of units or channels at a width: at least one."""
+    return max(1, round(units * width))
+
 
 @dataclass(frozen=True)
 class ConvNet:

@@ -38,6 +38,8 @@ class Start:
     init: str
     zero_output: bool
     device: str
+    precision: str
+    stacking: str
 
 
 def config_of(params: ConfusionParams, dataset: str, start: Start) -> Config:

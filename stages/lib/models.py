@@ -1,12 +1,119 @@
-"""Builds the networks that `stages.lib.architectures` describes, and starts their weights."""
+"""Builds stacks of the networks that `stages.lib.architectures` describes, with their weights.
+
+A stack is K networks of one architecture side by side: every parameter has a leading axis of K
+members. Dense layers are batched matrix products over ``(K, b, units)``. Convolutions work on
+``(b, K * channels, height, width)``, where a member's channels are one group. A single network is a
+stack of one, computed by the same code.
+"""
 
 import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
 
-from stages.lib.architectures import ARCHITECTURES, INITS, ConvNet, Perceptron, ResNet
+from stages.lib.architectures import ARCHITECTURES, INITS, ConvNet, Perceptron, ResNet, scaled
+
+STREAMS = 32  # as many as PyTorch tells apart
+
+
+class Network(nn.Module):
+    """A stack of networks from uint8 images ``(K, b, height, width, channels)`` to logits.
+
+    Args:
+        make: returns the layers of a stack of so many members, from `Pixels` or `Maps` to the last
+            `Dense`.
+        members: number of networks in the stack, K.
+        stacking: how networks with convolutions are computed: ``grouped`` (one grouped convolution
+            for all members, to which `torch.func.vmap` turns them too), ``unfold`` (patches, then
+            one batched matrix product), or ``loop`` (a member after another; on CUDA on up to
+            `STREAMS` streams).
+        device: where the parameters lie.
+
+    Attributes:
+        weights: ``(K, P)``, the memory of all parameters, which are views of it.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int], list[nn.Module]],
+        members: int,
+        stacking: str,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.make, self.members, self.stacking, self.device = make, members, stacking, device
+        self.loop = False
+        with torch.device("meta"):
+            self.layers = nn.Sequential(*make(members))
+        for layer in self.modules():
+            if isinstance(layer, Convolution):
+                layer.unfold = stacking == "unfold"
+                self.loop = stacking == "loop" and members > 1
+        count = sum(parameter[0].numel() for parameter in self.parameters())
+        self.weights = torch.empty(members, count, device=device)
+        offset = 0
+        for module in self.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                size = parameter[0].numel()
+                view = self.weights[:, offset : offset + size].view(parameter.shape)
+                setattr(module, name, nn.Parameter(view))
+                offset += size
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, torch.empty_like(buffer, device=device))
+
+    def select(self, rows: Sequence[int], device: torch.device | None = None) -> "Network":
+        """Return a copy of some members, on the same device or another."""
+        chosen = Network(self.make, len(rows), self.stacking, device or self.device)
+        index = torch.tensor(rows, device=self.device)
+        chosen.weights.copy_(self.weights[index])
+        for mine, theirs in zip(chosen.buffers(), self.buffers(), strict=True):
+            mine.copy_(theirs[index])
+        return chosen
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits, ``(K, b, classes)``."""
+        if self.loop:
+            return self._one_by_one(images)
+        logits: Tensor = self.layers(images)
+        return logits
+
+    def _one_by_one(self, images: Tensor) -> Tensor:
+        tensors = [*self.layers.named_parameters(), *self.layers.named_buffers()]
+        parts = {name: tensor.split(1) for name, tensor in tensors}
+        each = [{name: part[k] for name, part in parts.items()} for k in range(self.members)]
+        calls = [
+            partial(functional_call, self.layers, own, images[k : k + 1])
+            for k, own in enumerate(each)
+        ]
+        if images.device.type == "cuda":
+            return torch.cat(_on_streams(calls))
+        return torch.cat([call() for call in calls])
+
+
+def _on_streams(calls: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
+    """Return what the calls do, spread over CUDA streams."""
+    here = torch.cuda.current_stream()
+    while len(_streams) < min(STREAMS, len(calls)):
+        _streams.append(torch.cuda.Stream())
+    used = _streams[: len(calls)]
+    for stream in used:
+        stream.wait_stream(here)
+    results = []
+    for k, call in enumerate(calls):
+        with torch.cuda.stream(used[k % len(used)]):
+            results.append(call())
+    for stream in used:
+        here.wait_stream(stream)
+    return results
+
+
+_streams: list["torch.cuda.Stream"] = []
 
 
 def build(
@@ -17,9 +124,11 @@ def build(
     width: float,
     init: str,
     zero_output: bool,
-    generator: torch.Generator,
-) -> nn.Sequential:
-    """Return a freshly initialised network from uint8 images to logits.
+    generators: Sequence[torch.Generator],
+    stacking: str = "grouped",
+    device: torch.device | None = None,
+) -> Network:
+    """Return a stack of freshly initialised networks from uint8 images to logits.
 
     Args:
         name: a key of `ARCHITECTURES`.
@@ -28,7 +137,9 @@ def build(
         width: factor on every number of hidden units and channels (a perceptron has none).
         init: ``torch`` (its default), ``glorot`` (uniform, as in Keras) or ``he`` (normal).
         zero_output: start the last layer at zero, so that training starts from uniform predictions.
-        generator: source of the weights' randomness, on the CPU.
+        generators: one for each member, source of its weights' randomness, on the CPU.
+        stacking: how convolutions of several members are computed, see `Network`.
+        device: where to put them; None: the CPU.
 
     Raises:
         ValueError: an unknown name or init, or images too small for the network.
@@ -40,57 +151,177 @@ def build(
     architecture = ARCHITECTURES[name]
     if not isinstance(architecture, Perceptron) and min(shape[:2]) < 8:
         raise ValueError(f"model: {name} needs images of 8x8 or more, got {shape[0]}x{shape[1]}")
-    # By default torch draws weights from its global generator as a layer is made. On the meta
-    # device nothing is drawn, and every weight below comes from `generator`.
-    with torch.device("meta"):
-        layers = _layers(architecture, shape, num_classes, width)
-        model = nn.Sequential(*layers)
-    model.to_empty(device="cpu")
-    weighted = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    for layer in weighted:
-        _initialise(layer, init, generator)
-    for norm in model.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.reset_parameters()  # ones and zeros: no randomness
+    make = partial(_layers, architecture, shape, num_classes, width)
+    network = Network(make, len(generators), stacking, torch.device("cpu"))
+    for k, generator in enumerate(generators):
+        for layer in network.modules():
+            if isinstance(layer, Convolution | Dense):
+                _initialise(layer, k, init, generator)
+            elif isinstance(layer, Norm):
+                layer.reset(k)
     if zero_output:
-        for parameter in weighted[-1].parameters():
+        for parameter in network.layers[-1].parameters():
             nn.init.zeros_(parameter)
-    return model
+    return network if device is None else network.select(range(len(generators)), device)
 
 
-class Scale(nn.Module):
-    """Images as stored, ``(b, height, width, channels)`` uint8, to ``(b, c, h, w)`` in [0, 1]."""
+def sizes(
+    name: str, shape: tuple[int, int, int], num_classes: int, *, width: float
+) -> tuple[int, int]:
+    """Return a network's number of parameters, and of all layers' outputs for one image.
+
+    Args:
+        name: a key of `ARCHITECTURES`.
+        shape: (height, width, channels) of an image.
+        num_classes: number of logits.
+        width: factor on units and channels.
+    """
+    outputs = 0
+
+    def count(module: nn.Module, _: Any, output: Tensor) -> None:
+        nonlocal outputs
+        if not list(module.children()):
+            outputs += output.numel()
+
+    make = partial(_layers, ARCHITECTURES[name], shape, num_classes, width)
+    network = Network(make, 1, "grouped", torch.device("meta"))
+    for module in network.modules():
+        module.register_forward_hook(count)
+    network.eval()(torch.empty((1, 1, *shape), dtype=torch.uint8, device="meta"))
+    return network.weights.shape[1], outputs
+
+
+class Pixels(nn.Module):
+    """Images as stored to the inputs of dense layers, ``(K, b, pixels)`` in [0, 1]."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scale a batch."""
+        return images.flatten(2) * (1 / 255)
+
+
+class Maps(nn.Module):
+    """Images as stored to maps, ``(b, K * channels, height, width)`` in [0, 1], channels last."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Scale a batch; the permuted view stays channels-last, which convolutions like best."""
-        return images.permute(0, 3, 1, 2).float().div(255)
+        return images.permute(1, 2, 3, 0, 4).flatten(3).permute(0, 3, 1, 2) * (1 / 255)
+
+
+class Dense(nn.Module):
+    """Dense layers, ``(K, b, units in)`` to ``(K, b, units)``."""
+
+    def __init__(self, members: int, units_in: int, units: int) -> None:
+        super().__init__()
+        # Inputs first, unlike nn.Linear: the product's gradient then comes out in this order.
+        self.weight = nn.Parameter(torch.empty(members, units_in, units))
+        self.bias = nn.Parameter(torch.empty(members, units))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layers' outputs."""
+        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight)
+
+
+class Convolution(nn.Module):
+    """3x3 convolutions that keep the size, ``(b, K * in, h, w)`` to ``(b, K * channels, h, w)``."""
+
+    def __init__(
+        self, members: int, channels_in: int, channels: int, stride: int = 1, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(members, channels, channels_in, 3, 3))
+        self.bias = nn.Parameter(torch.empty(members, channels)) if bias else None
+        self.stride = stride
+        self.unfold = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the convolutions' outputs; halved by a stride of 2."""
+        members = len(self.weight)
+        if self.unfold and members > 1:
+            return self._unfolded(x)
+        bias = None if self.bias is None else self.bias.flatten()
+        return functional.conv2d(
+            x, self.weight.flatten(0, 1), bias, self.stride, padding=1, groups=members
+        )
+
+    def _unfolded(self, x: Tensor) -> Tensor:
+        members, height, width = len(self.weight), *x.shape[2:]
+        patches = functional.unfold(x, 3, padding=1, stride=self.stride)
+        patches = patches.unflatten(1, (members, -1))
+        y = torch.einsum("koi,bkil->bkol", self.weight.flatten(2), patches)
+        if self.bias is not None:
+            y = y + self.bias.unsqueeze(-1)
+        places = -(-height // self.stride), -(-width // self.stride)
+        maps: Tensor = y.flatten(1, 2).unflatten(2, places)
+        return maps
+
+
+class Norm(nn.Module):
+    """Batch norm of every channel of every member (Ioffe and Szegedy 2015), torch's defaults."""
+
+    def __init__(self, members: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(members, channels))
+        self.bias = nn.Parameter(torch.empty(members, channels))
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.register_buffer("running_mean", torch.empty(members, channels))
+        self.register_buffer("running_var", torch.empty(members, channels))
+
+    def reset(self, k: int) -> None:
+        """Start a member at the identity."""
+        for ones in (self.weight.data, self.running_var):
+            ones[k] = 1
+        for zeros in (self.bias.data, self.running_mean):
+            zeros[k] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise by the batch while training, by running statistics otherwise."""
+        return functional.batch_norm(
+            x,
+            self.running_mean.view(-1),
+            self.running_var.view(-1),
+            self.weight.flatten(),
+            self.bias.flatten(),
+            training=self.training,
+        )
+
+
+class Flat(nn.Module):
+    """Maps to the inputs of dense layers: ``(b, K * c, h, w)`` to ``(K, b, h * w * c)``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return each member's maps in a row, channels last as they lie in memory."""
+        x = x.permute(0, 2, 3, 1).unflatten(3, (-1, self.channels))  # b, h, w, K, c
+        return x.permute(3, 0, 1, 2, 4).flatten(2)
 
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with batch norm around a parameter-free shortcut (He et al. 2016, A)."""
 
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+    def __init__(self, members: int, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
         self.branch = nn.Sequential(
-            nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
+            Convolution(members, channels_in, channels, stride, bias=False),
+            Norm(members, channels),
+            nn.ReLU(inplace=True),
+            Convolution(members, channels, channels, bias=False),
+            Norm(members, channels),
         )
         self.stride = stride
+        self.channels_in = channels_in
         self.missing = channels - channels_in
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output; new channels of the shortcut are zero."""
         shortcut = x[:, :, :: self.stride, :: self.stride]
         if self.missing:
-            shortcut = nn.functional.pad(shortcut, (0, 0, 0, 0, 0, self.missing))
-        return torch.relu(self.branch(x) + shortcut)
-
-
-def _scaled(units: int, width: float) -> int:
-    return max(1, round(units * width))
+            shortcut = shortcut.unflatten(1, (-1, self.channels_in))
+            shortcut = functional.pad(shortcut, (0, 0, 0, 0, 0, self.missing)).flatten(1, 2)
+        return torch.relu_(self.branch(x) + shortcut)
 
 
 def _layers(
@@ -98,63 +329,71 @@ def _layers(
     shape: tuple[int, int, int],
     num_classes: int,
     width: float,
+    members: int,
 ) -> list[nn.Module]:
     if isinstance(architecture, Perceptron):
-        hidden = [_scaled(units, width) for units in architecture.hidden]
-        return [Scale(), nn.Flatten(), *_dense([math.prod(shape), *hidden, num_classes])]
+        sizes = architecture.units(math.prod(shape), num_classes, width)
+        return [Pixels(), *_dense(members, sizes)]
     if isinstance(architecture, ConvNet):
-        return _convnet(architecture, shape, num_classes, width)
-    return _resnet(architecture, shape[2], num_classes, width)
+        return _convnet(architecture, shape, num_classes, width, members)
+    return _resnet(architecture, shape[2], num_classes, width, members)
 
 
-def _dense(sizes: list[int]) -> list[nn.Module]:
+def _dense(members: int, sizes: list[int]) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for before, after in pairwise(sizes):
-        layers += [nn.Linear(before, after), nn.ReLU()]
+        layers += [Dense(members, before, after), nn.ReLU(inplace=True)]
     return layers[:-1]  # the last layer gives logits
 
 
 def _convnet(
-    architecture: ConvNet, shape: tuple[int, int, int], num_classes: int, width: float
+    architecture: ConvNet, shape: tuple[int, int, int], num_classes: int, width: float, members: int
 ) -> list[nn.Module]:
     rows, columns, channels = shape
-    layers: list[nn.Module] = [Scale()]
+    layers: list[nn.Module] = [Maps()]
     for block in architecture.blocks:
-        for out in (_scaled(units, width) for units in block):
-            layers += [nn.Conv2d(channels, out, 3, padding=1), nn.ReLU()]
+        for out in (scaled(units, width) for units in block):
+            layers += [Convolution(members, channels, out), nn.ReLU(inplace=True)]
             channels = out
-        layers.append(nn.MaxPool2d(2))
+        # The largest before ReLU is the largest after it, of a quarter as many.
+        layers.insert(-1, nn.MaxPool2d(2))
         rows, columns = rows // 2, columns // 2
-    sizes = [channels * rows * columns, _scaled(architecture.dense, width), num_classes]
-    return [*layers, nn.Flatten(), *_dense(sizes)]
+    sizes = [channels * rows * columns, scaled(architecture.dense, width), num_classes]
+    return [*layers, Flat(channels), *_dense(members, sizes)]
 
 
 def _resnet(
-    architecture: ResNet, channels_in: int, num_classes: int, width: float
+    architecture: ResNet, channels_in: int, num_classes: int, width: float, members: int
 ) -> list[nn.Module]:
-    channels = [_scaled(units, width) for units in architecture.channels]
+    channels = [scaled(units, width) for units in architecture.channels]
     before = channels[0]
     layers: list[nn.Module] = [
-        Scale(),
-        nn.Conv2d(channels_in, before, 3, padding=1, bias=False),
-        nn.BatchNorm2d(before),
-        nn.ReLU(),
+        Maps(),
+        Convolution(members, channels_in, before, bias=False),
+        Norm(members, before),
+        nn.ReLU(inplace=True),
     ]
     for stage, out in enumerate(channels):
         for block in range(architecture.blocks_per_stage):
-            layers.append(ResidualBlock(before, out, 2 if stage > 0 and block == 0 else 1))
+            layers.append(ResidualBlock(members, before, out, 2 if stage > 0 and block == 0 else 1))
             before = out
-    return [*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, num_classes)]
+    return [*layers, nn.AdaptiveAvgPool2d(1), Flat(before), *_dense(members, [before, num_classes])]
 
 
-def _initialise(layer: nn.Conv2d | nn.Linear, init: str, generator: torch.Generator) -> None:
+def _initialise(layer: Convolution | Dense, k: int, init: str, generator: torch.Generator) -> None:
+    """Draw a member's weights as its layer alone would be drawn by `torch.nn`."""
+    stored = layer.weight.data[k]
+    if isinstance(layer, Dense):
+        stored = stored.T  # to outputs first, as `torch.nn.init` takes a matrix
+    weight = torch.empty(stored.shape)
     if init == "glorot":
-        nn.init.xavier_uniform_(layer.weight, generator=generator)
+        nn.init.xavier_uniform_(weight, generator=generator)
     elif init == "he":
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+        nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
     else:
         # What nn.Linear and nn.Conv2d do by themselves: uniform within 1/sqrt(fan in).
-        nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+        nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
+    stored.copy_(weight)
     if layer.bias is not None:
-        bound = 1 / math.sqrt(layer.weight[0].numel()) if init == "torch" else 0.0
-        nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+        bound = 1 / math.sqrt(weight[0].numel()) if init == "torch" else 0.0
+        nn.init.uniform_(layer.bias.data[k], -bound, bound, generator=generator)

@@ -20,6 +20,8 @@ from stages.lib.errors import UserError
 
 LOSSES = ("cross_entropy", "noisy_loss")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("float32", "tf32", "bfloat16")
+STACKINGS = ("auto", "grouped", "unfold", "loop")
 NOISE_KINDS = ("uniform", "structured")
 
 
@@ -158,6 +160,8 @@ class TrainParams:
     average: float = _field(_number(0, 1))
     seeds: tuple[int, ...] = _field(_list_of(_integer(0)))
     device: str = _field(_one_of(*DEVICES))
+    precision: str = _field(_one_of(*PRECISIONS))
+    stacking: str = _field(_one_of(*STACKINGS))
 
 
 @dataclass(frozen=True)

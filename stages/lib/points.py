@@ -14,6 +14,7 @@ from stages.lib.errors import UserError
 
 #: The modules whose code decides a training's outcome, given its labels and images.
 DECIDING = (
+    "adadelta",
     "architectures",
     "dilution",
     "images",

@@ -1,7 +1,10 @@
-"""Runs: one training each, of a point at one rate and seed; what decides it, and its data."""
+"""Runs: one training each, of a point at one rate and seed; what decides it, and its data.
+
+Runs that share a `stack_key` can train side by side in one stack.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +20,7 @@ from stages.lib.streams import stream
 if TYPE_CHECKING:
     import torch
 
-    from stages.lib.training import TrainingData
+    from stages.lib.training import Member, TrainingData
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,33 @@ class Run:
         examples = n + noise.count_noisy(n, self.config.noise.alpha)
         return math.ceil(max(train.passes * examples, train.min_examples) / train.batch_size)
 
+    @property
+    def alpha(self) -> float:
+        """The alpha of ``H_alpha``; 0 for plain cross-entropy."""
+        return self.config.noise.alpha if self.config.train.loss == "noisy_loss" else 0.0
+
+    @property
+    def stack_key(self) -> Hashable:
+        """What runs must share to train as one stack: network, images, batches, arithmetic."""
+        train = self.config.train
+        return (
+            self.config.model,
+            (train.init, train.zero_output, train.rho, train.epsilon, train.batch_size),
+            (train.precision, train.stacking, self.alpha > 0),
+            (self.data, self.config.data.name, self.config.data.validation, *self._bank),
+        )
+
+    @property
+    def _bank(self) -> tuple[str, int, int]:
+        """Which images follow the training images in the bank: whose, and how many, by what seed.
+
+        One bank serves every size and seed, unless the images are drawn for them.
+        """
+        wanted = self.config.noise.images
+        if wanted == "white":
+            return wanted, self.config.data.originals, self.seed
+        return ("same" if wanted == "unique" else wanted), 0, 0
+
     def identity(self) -> dict[str, Any]:
         """Return all that decides the outcome besides code and device: numbers and digests."""
         train, wanted = self.config.train, self.config.noise
@@ -64,7 +94,7 @@ class Run:
         return {
             "model": asdict(self.config.model),
             "loss": train.loss,
-            "alpha": wanted.alpha if train.loss == "noisy_loss" else 0.0,
+            "alpha": self.alpha,
             "learning_rate": self.learning_rate,
             "batch_size": train.batch_size,
             "rho": train.rho,
@@ -72,6 +102,7 @@ class Run:
             "init": train.init,
             "zero_output": train.zero_output,
             "average": train.average,
+            "precision": train.precision,
             "steps": self.steps,
             "seed": self.seed,
             "data": _digests(self.data / data.name),
@@ -102,39 +133,66 @@ def expand(name: str, config: Config, data: Path, labels: Path) -> list[Run]:
     ]
 
 
-def train_run(
-    run: Run, device: str, report: Callable[[int, float | None], None] | None = None
-) -> dict[str, Any]:
-    """Train one run and return its outcome, as `stages.lib.training.train` describes it.
+def train_stack(
+    stack: Sequence[Run],
+    device: str,
+    stacking: str,
+    *,
+    on_evaluation: Callable[[Run, int, float | None], None] = lambda *_: None,
+    on_done: Callable[[Run, dict[str, Any]], None] = lambda *_: None,
+) -> list[dict[str, Any]]:
+    """Train runs side by side; return their outcomes, as `stages.lib.training.train` describes.
 
     Args:
-        run: the run.
+        stack: at least one run; all of the same `Run.stack_key`.
         device: ``cpu``, ``cuda`` or ``mps``.
-        report: called now and then with steps done and validation accuracy.
+        stacking: how convolutions of several members are computed, see `models.Network`.
+        on_evaluation: called now and then with a run, steps done and validation accuracy.
+        on_done: called with a run and its outcome when it is done.
     """
     import torch
 
-    from stages.lib.training import Recipe, Streams, train
+    from stages.lib.training import Recipe, train
 
     if device == "cpu":
         torch.set_num_threads(1)  # sums in another order round differently
-    identity = run.identity()
-    params = run.config.train
+        # AdaDelta's averages of gradients that stay zero decay to denormal numbers, which some
+        # CPUs compute with slowly.
+        torch.set_flush_denormal(True)
+    params = stack[0].config.train
     recipe = Recipe(
-        model=run.config.model,
+        model=stack[0].config.model,
         init=params.init,
         zero_output=params.zero_output,
-        learning_rate=run.learning_rate,
         rho=params.rho,
         epsilon=params.epsilon,
         batch_size=params.batch_size,
-        steps=run.steps,
-        average=params.average,
-        alpha=identity["alpha"],
+        precision=params.precision,
     )
+    return train(
+        recipe,
+        [_member(run, device) for run in stack],
+        stacking=stacking,
+        on_evaluation=lambda k, steps, accuracy: on_evaluation(stack[k], steps, accuracy),
+        on_done=lambda k, outcome: on_done(stack[k], outcome),
+    )
+
+
+def _member(run: Run, device: str) -> "Member":
+    from stages.lib.training import Member
+
+    identity = run.identity()
+    del identity["precision"]  # which starts from the same weights and order as any other
     point = files.to_json(identity, indent=None)
-    streams = Streams(stream(run.seed, "init", point), stream(run.seed, "shuffle", point))
-    return train(recipe, load_data(run, device), streams, on_evaluation=report)
+    return Member(
+        data=load_data(run, device),
+        learning_rate=run.learning_rate,
+        steps=run.steps,
+        average=run.config.train.average,
+        alpha=run.alpha,
+        init=stream(run.seed, "init", point),
+        shuffle=stream(run.seed, "shuffle", point),
+    )
 
 
 def load_data(run: Run, device: str) -> "TrainingData":
@@ -143,13 +201,9 @@ def load_data(run: Run, device: str) -> "TrainingData":
 
     from stages.lib.training import TrainingData
 
-    name, originals = run.config.data.name, run.config.data.originals
-    wanted = run.config.noise.images
+    name = run.config.data.name
     dataset, test_images, test_labels = _load_dataset(run.data / name, device)
-    if wanted == "white":
-        bank = _load_bank(run.data, name, wanted, originals, run.seed, device)
-    else:  # one bank serves every size and seed
-        bank = _load_bank(run.data, name, wanted, 0, 0, device)
+    bank = _load_bank(run.data, name, *run._bank, device)
     diluted = dilution.load(run.labels)
     clean_only = run.config.train.loss == "noisy_loss"
     labels = diluted.labels[: diluted.originals] if clean_only else diluted.labels

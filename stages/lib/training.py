@@ -1,27 +1,31 @@
-"""Trains one network on one diluted set, top to bottom.
+"""Trains a stack of networks side by side, each on its diluted set, top to bottom.
 
 Images stay one uint8 tensor on the device, a batch is a gather by index, and a diluted set is
-labels and indices. Everything random comes from the two seed sequences that the caller passes, so a
-result depends on nothing that trains beside it: on one CPU thread it repeats to the bit.
+labels and indices. A stack's members share images, architecture and batch size and differ in
+numbers: labels, learning rate, order, smoothing and length. All that is random comes from the seed
+sequences of each member, so that a result does not depend on what trains beside it: on one CPU
+thread it repeats to the bit, alone or in a stack of dense networks.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
+from torch import Tensor
 
 from stages.lib import losses, models
+from stages.lib.adadelta import AdaDelta
 from stages.lib.errors import UserError
 from stages.lib.params import ModelParams
 
 EVALUATIONS = 10  # times that a training looks at the validation images
 EVALUATION_BATCH = 1000
+CHUNK = {"cpu": 64, "cuda": 1024, "mps": 64}  # steps whose batches are looked up at once
+WARM_UP = 3  # steps before a CUDA graph is captured
 
 
 @dataclass(frozen=True)
@@ -56,26 +60,59 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The numbers of one training (section 3.4); ``alpha`` is that of ``H_alpha``, else 0."""
+    """What the members of a stack share (section 3.4).
+
+    Attributes:
+        model: the network.
+        init: how its weights start.
+        zero_output: whether the last layer starts at zero.
+        rho: AdaDelta's decay.
+        epsilon: AdaDelta's epsilon.
+        batch_size: examples of a step.
+        precision: ``float32``, ``tf32`` (matrix products of 19-bit floats, CUDA) or ``bfloat16``
+            (autocast: weights and their updates stay float32).
+    """
 
     model: ModelParams
     init: str
     zero_output: bool
-    learning_rate: float
     rho: float
     epsilon: float
     batch_size: int
-    steps: int
-    average: float
-    alpha: float
+    precision: str
 
 
 @dataclass(frozen=True)
-class Streams:
-    """Where a training's randomness comes from."""
+class Member:
+    """What is a member's own.
 
+    Attributes:
+        data: its diluted set; ``bank`` and ``test_images`` are the same for all of a stack.
+        learning_rate: AdaDelta's.
+        steps: batches to train for.
+        average: share of the last steps whose weights are averaged.
+        alpha: that of ``H_alpha``, else 0.
+        init: randomness of the weights.
+        shuffle: randomness of the order of examples.
+    """
+
+    data: TrainingData
+    learning_rate: float
+    steps: int
+    average: float
+    alpha: float
     init: np.random.SeedSequence
     shuffle: np.random.SeedSequence
+
+    @property
+    def first_averaged(self) -> int:
+        """The first step whose weights are averaged; beyond the last where none are."""
+        return self.steps - math.floor(self.average * self.steps) + 1
+
+    @property
+    def looks(self) -> set[int]:
+        """Steps after which the member is looked at; the last is among them."""
+        return {math.ceil(self.steps * k / EVALUATIONS) for k in range(1, EVALUATIONS + 1)}
 
 
 def resolve_device(name: str) -> str:
@@ -97,121 +134,363 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def train(
-    recipe: Recipe,
-    data: TrainingData,
-    streams: Streams,
-    *,
-    on_evaluation: Callable[[int, float | None], None] | None = None,
-) -> dict[str, Any]:
-    """Train one network and return what `stages.lib.points` stores of it.
+class Order:
+    """The order in which a member sees its examples: every pass shows each exactly once.
+
+    Batches are all full: one may end a pass and begin the next.
 
     Args:
-        recipe: the numbers.
-        data: the diluted set, on the device to train on.
-        streams: randomness of weights and of the order of examples.
-        on_evaluation: called with steps done and validation accuracy, `EVALUATIONS` times.
+        count: number of examples.
+        sequence: source of randomness.
+        device: where the examples are; CUDA draws its own orders, the others the CPU's.
+    """
+
+    def __init__(self, count: int, sequence: np.random.SeedSequence, device: torch.device) -> None:
+        self.count, self.device = count, device
+        drawn_on = device if device.type == "cuda" else torch.device("cpu")
+        self.generator = _generator(sequence, drawn_on)
+        # int32 holds up to 2**31 examples at four bytes each
+        self.left = torch.empty(0, dtype=torch.int32, device=drawn_on)
+
+    def take(self, number: int) -> Tensor:
+        """Return the next ``(number,)`` example numbers, int64."""
+        parts, missing = [self.left], number - len(self.left)
+        while missing > 0:
+            parts.append(
+                torch.randperm(
+                    self.count,
+                    generator=self.generator,
+                    dtype=torch.int32,
+                    device=self.left.device,
+                )
+            )
+            missing -= self.count
+        drawn = torch.cat(parts) if len(parts) > 1 else self.left
+        self.left = drawn[number:]
+        return drawn[:number].to(self.device, torch.int64)
+
+
+def train(
+    recipe: Recipe,
+    members: Sequence[Member],
+    *,
+    stacking: str = "grouped",
+    on_evaluation: Callable[[int, int, float | None], None] = lambda *_: None,
+    on_done: Callable[[int, dict[str, Any]], None] = lambda *_: None,
+) -> list[dict[str, Any]]:
+    """Train a stack and return what `stages.lib.points` stores of each member.
+
+    A member that has done its steps is evaluated and ignored from then on; when half of the stack
+    has, the others go on in a smaller one.
+
+    Args:
+        recipe: what the members share.
+        members: at least one; their sets lie on the device to train on.
+        stacking: how convolutions of several members are computed, see `models.Network`.
+        on_evaluation: called with member, steps done and validation accuracy, `EVALUATIONS` times
+            for each.
+        on_done: called with member and outcome when it has done its steps.
 
     Returns:
-        Accuracies as fractions (``val_accuracy`` and ``noisy_val_accuracy`` None without validation
-        images), confusion counts with the true class in the rows, the curve over examples seen,
-        ``diverged`` when a loss was not finite, ``wall_seconds``.
+        For each member: accuracies as fractions (``val_accuracy`` and ``noisy_val_accuracy`` None
+        without validation images), confusion counts with the true class in the rows, the curve over
+        examples seen, ``diverged`` when a loss was not finite, ``wall_seconds``: its share of the
+        time, divided at every moment among the members that were not done.
     """
-    started = time.perf_counter()
-    device = data.bank.device
-    model = models.build(
-        recipe.model.name,
-        (data.bank.shape[1], data.bank.shape[2], data.bank.shape[3]),
-        data.num_classes,
-        width=recipe.model.width,
-        init=recipe.init,
-        zero_output=recipe.zero_output,
-        generator=_generator(streams.init),
-    ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adadelta(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        rho=recipe.rho,
-        eps=recipe.epsilon,
-        foreach=True,
-    )
-    averaged = AveragedModel(model, avg_fn=get_swa_avg_fn(), use_buffers=True)
-    first_averaged = recipe.steps - math.floor(recipe.average * recipe.steps) + 1
-    looks = {math.ceil(recipe.steps * k / EVALUATIONS) for k in range(1, EVALUATIONS + 1)}
-    curve: list[dict[str, Any]] = []
-    loss_sum, since = torch.zeros((), device=device), 0
-    order = shuffled(len(data.labels), recipe.batch_size, recipe.steps, _generator(streams.shuffle))
-    for step, example in enumerate(order, start=1):
-        index = example.to(device, dtype=torch.int64)
-        images = data.bank[data.images[index % len(data.images)]]
-        labels = data.labels[index].long()
-        loss = losses.noisy_loss(model(images), labels, recipe.alpha)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        loss_sum, since = loss_sum + loss.detach(), since + 1
-        if step >= first_averaged:
-            averaged.update_parameters(model)
-        if step in looks:
-            network = averaged if step >= first_averaged else model
-            accuracy = _share(predict(network, data.bank[data.validation]), data.validation_labels)
-            mean_loss = (loss_sum / since).item()
-            curve.append(
-                {
-                    "examples_seen": step * recipe.batch_size,
-                    "val_accuracy": accuracy,
-                    "train_loss": mean_loss if math.isfinite(mean_loss) else None,
-                }
-            )
-            loss_sum, since = torch.zeros((), device=device), 0
-            if on_evaluation is not None:
-                on_evaluation(step, accuracy)
-    finite = all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+    records = [_Record() for _ in members]
+    outcomes: dict[int, dict[str, Any]] = {}
+    with Precision(recipe.precision):
+        stack = _Stack(recipe, members, stacking)
+        while len(outcomes) < len(members):
+            started = time.perf_counter()
+            active = [k for k in stack.rows if k not in outcomes]
+            ahead = (look for k in active for look in members[k].looks if look > stack.step)
+            stack.advance(min(ahead) - stack.step)
+            looking = [k for k in active if stack.step in members[k].looks]
+            done = [k for k in looking if stack.step == members[k].steps]
+            network, seen = _look(stack, looking, records)
+            rows = [looking.index(k) for k in done]
+            reports = _report(stack, done, network.select(rows).eval(), seen) if done else {}
+            for k in active:
+                records[k].seconds += (time.perf_counter() - started) / len(active)
+            for k in looking:
+                on_evaluation(k, stack.step, records[k].curve[-1]["val_accuracy"])
+            for k in done:
+                outcomes[k] = {**reports[k], **records[k].report()}
+                on_done(k, outcomes[k])
+            left = [k for k in active if k not in outcomes]
+            if left and 2 * len(left) <= len(stack.rows):
+                stack.keep(left)
+    return [outcomes[k] for k in range(len(members))]
+
+
+@dataclass
+class _Record:
+    """What is noted of a member on the way."""
+
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    looked: int = 0
+    seconds: float = 0.0
+    finite: bool = True
+
+    def report(self) -> dict[str, Any]:
+        """Return its part of the outcome."""
+        lost = any(row["train_loss"] is None for row in self.curve)
+        return {
+            "curve": self.curve,
+            "diverged": lost or not self.finite,
+            "wall_seconds": self.seconds,
+        }
+
+
+class Precision:
+    """Sets what CUDA's matrix products round to, and restores it."""
+
+    def __init__(self, precision: str) -> None:
+        self.tf32 = precision == "tf32"
+
+    def __enter__(self) -> None:
+        self.before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.tf32
+
+    def __exit__(self, *_: object) -> None:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = self.before
+
+
+class _Stack:
+    """Networks, optimizer, averages and orders of the members that still train.
+
+    Attributes:
+        rows: which member each row of the stack is.
+        step: steps done.
+    """
+
+    def __init__(self, recipe: Recipe, members: Sequence[Member], stacking: str) -> None:
+        self.recipe, self.members = recipe, members
+        data, count = members[0].data, len(members)
+        self.bank, self.device = data.bank, data.bank.device
+        self.rows, self.step = list(range(count)), 0
+        self.network = models.build(
+            recipe.model.name,
+            (data.bank.shape[1], data.bank.shape[2], data.bank.shape[3]),
+            data.num_classes,
+            width=recipe.model.width,
+            init=recipe.init,
+            zero_output=recipe.zero_output,
+            generators=[_generator(member.init, torch.device("cpu")) for member in members],
+            stacking=stacking,
+            device=self.device,
+        )
+        self.orders = [Order(len(m.data.labels), m.shuffle, self.device) for m in members]
+        rates = self._column([member.learning_rate for member in members])
+        self.optimizer = AdaDelta(self.network.weights, rates, recipe.rho, recipe.epsilon)
+        alphas = [member.alpha for member in members]
+        self.alphas = self._column(alphas) if any(alphas) else None
+        self.first = min(member.first_averaged for member in members)
+        self.firsts = torch.tensor([m.first_averaged for m in members], device=self.device)
+        self.averaged: models.Network | None = None
+        if any(member.first_averaged <= member.steps for member in members):
+            self.averaged = self.network.select(self.rows)
+        self.losses = torch.zeros(count, device=self.device)
+        self.chunk = CHUNK[self.device.type]
+        batches = (self.chunk, count, recipe.batch_size)
+        self.batch_images = torch.zeros(batches, dtype=torch.int64, device=self.device)
+        self.batch_labels = torch.zeros(batches, dtype=torch.int64, device=self.device)
+        self.place = self.chunk  # in the chunk of batches, of which none is left
+        # The same two numbers where a captured step finds them.
+        self.done = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.cursor = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def _column(self, values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self.device)
+
+    def advance(self, steps: int) -> None:
+        """Train for some steps, without ever waiting for the device."""
+        for _ in range(steps):
+            if self.place == self.chunk:
+                self._look_up()
+            if self.device.type == "cuda":
+                if self.graph is None:
+                    self.graph = self._capture()
+                self.graph.replay()
+            else:
+                self._train(self.batch_images[self.place], self.batch_labels[self.place])
+            self.place, self.step = self.place + 1, self.step + 1
+
+    def _look_up(self) -> None:
+        """Look the images and labels of the next chunk of batches up."""
+        for row, k in enumerate(self.rows):
+            data = self.members[k].data
+            examples = self.orders[k].take(self.chunk * self.recipe.batch_size)
+            images = data.images[examples % len(data.images)]
+            self.batch_images[:, row] = images.view(self.chunk, -1)
+            self.batch_labels[:, row] = data.labels[examples].view(self.chunk, -1)
+        self.place = 0
+        self.cursor.zero_()
+
+    def _train(self, images: Tensor, labels: Tensor) -> None:
+        """Train on one batch of each member, ``(K, b)`` images and labels."""
+        logits = forward(self.network, self.bank[images], self.recipe.precision)
+        loss = losses.noisy_loss(logits, labels, self.alphas)
+        self.optimizer.step(torch.autograd.grad(loss.sum(), list(self.network.parameters())))
+        self.losses += loss.detach()
+        self.done += 1
+        # A captured step always does: it is the same at every step.
+        if self.averaged is not None and (
+            self.device.type == "cuda" or self.step + 1 >= self.first
+        ):
+            self._average(self.averaged)
+
+    def _average(self, averaged: models.Network) -> None:
+        """Take this step's weights into each running mean that has begun."""
+        count = self.done - self.firsts + 1
+        share = torch.where(count > 0, 1 / count.clamp(min=1), 0.0).unsqueeze(1)
+        averaged.weights.lerp_(self.network.weights, share)
+        for mine, theirs in zip(averaged.buffers(), self.network.buffers(), strict=True):
+            mine.lerp_(theirs, share)
+
+    def _capture(self) -> "torch.cuda.CUDAGraph":
+        """Record a step once: replaying it costs one launch instead of hundreds."""
+
+        def step() -> None:
+            images = self.batch_images.index_select(0, self.cursor).squeeze(0)
+            labels = self.batch_labels.index_select(0, self.cursor).squeeze(0)
+            self._train(images, labels)
+            self.cursor += 1
+
+        averaged = [] if self.averaged is None else [self.averaged]
+        networks = [self.network, *averaged]
+        state = [
+            *(network.weights for network in networks),
+            *(buffer for network in networks for buffer in network.buffers()),
+            self.optimizer.squares,
+            self.optimizer.updates,
+            self.losses,
+            self.done,
+            self.cursor,
+        ]
+        before = [tensor.clone() for tensor in state]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                step()
+                self.cursor.zero_()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        for tensor, value in zip(state, before, strict=True):
+            tensor.copy_(value)
+        return graph
+
+    def snapshot(self, chosen: list[int]) -> models.Network:
+        """Return a copy of members as they would be reported now, set to evaluate."""
+        rows = [self.rows.index(k) for k in chosen]
+        network = self.network.select(rows)
+        averaging = [i for i, k in enumerate(chosen) if self.step >= self.members[k].first_averaged]
+        if averaging and self.averaged is not None:
+            averaged = self.averaged.select([rows[i] for i in averaging])
+            index = torch.tensor(averaging, device=self.device)
+            network.weights[index] = averaged.weights
+            for mine, theirs in zip(network.buffers(), averaged.buffers(), strict=True):
+                mine[index] = theirs
+        return network.eval()
+
+    def take_losses(self, chosen: list[int]) -> list[float]:
+        """Return the sums of members' losses since the last call for them."""
+        rows = torch.tensor([self.rows.index(k) for k in chosen], device=self.device)
+        sums: list[float] = self.losses[rows].tolist()
+        self.losses[rows] = 0
+        return sums
+
+    def keep(self, members: list[int]) -> None:
+        """Go on with some members alone."""
+        rows = [self.rows.index(k) for k in members]
+        index = torch.tensor(rows, device=self.device)
+        self.rows, self.graph = members, None
+        self.network = self.network.select(rows)
+        self.optimizer = self.optimizer.select(self.network.weights, index)
+        if self.averaged is not None:
+            self.averaged = self.averaged.select(rows)
+        self.alphas = None if self.alphas is None else self.alphas[index]
+        self.firsts = self.firsts[index]
+        self.losses = self.losses[index]
+        self.batch_images = self.batch_images[:, index]
+        self.batch_labels = self.batch_labels[:, index]
+
+
+def forward(network: models.Network, images: Tensor, precision: str) -> Tensor:
+    """Return float32 logits ``(K, b, m)``, computed at a precision."""
+    if precision != "bfloat16":
+        logits: Tensor = network(images)
+        return logits
+    # No cache: a captured step must cast the weights that it finds when it is replayed.
+    with torch.autocast(images.device.type, torch.bfloat16, cache_enabled=False):
+        logits = network(images)
+    return logits.float()
+
+
+def predict(network: models.Network, bank: Tensor, index: Tensor, precision: str) -> Tensor:
+    """Return ``(K, n)`` predicted classes of images ``bank[index]``, index ``(K, n)``."""
+    with torch.inference_mode():
+        parts = [
+            forward(network, bank[part], precision).argmax(dim=2)
+            for part in index.split(_evaluated_at_once(len(index)), dim=1)
+            if part.shape[1]
+        ]
+    return torch.cat(parts, dim=1) if parts else index
+
+
+def _evaluated_at_once(members: int) -> int:
+    return max(EVALUATION_BATCH // 8, min(EVALUATION_BATCH, 8 * EVALUATION_BATCH // members))
+
+
+def _generator(sequence: np.random.SeedSequence, device: torch.device) -> torch.Generator:
+    seed = int(sequence.generate_state(1, np.uint64)[0] >> 1)
+    return torch.Generator(device).manual_seed(seed)
+
+
+def _look(
+    stack: _Stack, looking: list[int], records: list[_Record]
+) -> tuple[models.Network, dict[int, Tensor]]:
+    """Note how members do; return a copy of them, and what they predict of validation images."""
+    index = torch.stack([stack.members[k].data.validation for k in looking])
+    network = stack.snapshot(looking)
+    predicted = predict(network, stack.bank, index, stack.recipe.precision)
+    finite = network.weights.isfinite().all(dim=1).tolist()
+    sums = stack.take_losses(looking)
+    for i, k in enumerate(looking):
+        mean_loss = sums[i] / (stack.step - records[k].looked)
+        records[k].looked, records[k].finite = stack.step, finite[i]
+        true = stack.members[k].data.validation_labels
+        records[k].curve.append(
+            {
+                "examples_seen": stack.step * stack.recipe.batch_size,
+                "val_accuracy": _share(predicted[i], true),
+                "train_loss": mean_loss if math.isfinite(mean_loss) else None,
+            }
+        )
+    return network, dict(zip(looking, predicted, strict=True))
+
+
+def _report(
+    stack: _Stack, done: list[int], network: models.Network, seen: dict[int, Tensor]
+) -> dict[int, dict[str, Any]]:
+    """Return accuracies and confusion of members that are done, from what they last predicted."""
+    data = stack.members[0].data
+    every = torch.arange(len(data.test_images), device=stack.device).expand(len(done), -1)
+    tested = predict(network, data.test_images, every, stack.recipe.precision)
+    parameters = network.weights.shape[1]
     return {
-        **_evaluate(averaged if first_averaged <= recipe.steps else model, data),
-        "curve": curve,
-        "diverged": not finite or any(row["train_loss"] is None for row in curve),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "wall_seconds": time.perf_counter() - started,
+        k: {**_accuracies(stack.members[k].data, seen[k], test), "parameters": parameters}
+        for k, test in zip(done, tested, strict=True)
     }
 
 
-def shuffled(
-    count: int, batch_size: int, steps: int, generator: torch.Generator
-) -> Iterator[Tensor]:
-    """Yield ``steps`` batches of example numbers; every pass shows each example exactly once.
-
-    Batches are all full: one may end a pass and begin the next. int32 holds up to 2**31 examples at
-    four bytes each.
-    """
-    order = torch.empty(0, dtype=torch.int32)
-    position = 0
-    for _ in range(steps):
-        while len(order) - position < batch_size:
-            fresh = torch.randperm(count, generator=generator, dtype=torch.int32)
-            order, position = torch.cat([order[position:], fresh]), 0
-        yield order[position : position + batch_size]
-        position += batch_size
-
-
-def predict(model: nn.Module, images: Tensor) -> Tensor:
-    """Return ``(n,)`` predicted classes of ``(n, height, width, channels)`` uint8 images."""
-    training = model.training
-    model.eval()
-    with torch.inference_mode():
-        parts = [model(part).argmax(dim=1) for part in images.split(EVALUATION_BATCH) if len(part)]
-    model.train(training)
-    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=images.device)
-
-
-def _generator(sequence: np.random.SeedSequence) -> torch.Generator:
-    """Return a CPU generator, so that weights and orders are the same on every device."""
-    return torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
-
-
-def _evaluate(model: nn.Module, data: TrainingData) -> dict[str, Any]:
-    validation = predict(model, data.bank[data.validation])
-    test = predict(model, data.test_images)
+def _accuracies(data: TrainingData, validation: Tensor, test: Tensor) -> dict[str, Any]:
+    """Return accuracies and confusion of predicted classes, ``(v,)`` and ``(t,)``."""
     m = data.num_classes
     votes = data.validation_votes
     noisy: float | None = None

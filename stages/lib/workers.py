@@ -1,12 +1,12 @@
 """Completes runs: looks each up in the point store and trains what is missing.
 
-On a CPU, as many worker processes as there are cores train runs side by side with one thread each;
-on an accelerator they train one after another. Which of these was used changes no outcome.
+On a CPU, as many worker processes as there are cores train stacks of runs with one thread each; on
+an accelerator this process trains one stack after another. Which of these was used, and what
+trained beside what, changes no outcome on a CPU.
 """
 
 import multiprocessing
 import os
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -15,11 +15,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from stages.lib import hosts
-from stages.lib.architectures import ARCHITECTURES, ConvNet, Perceptron, ResNet
+from stages.lib import hosts, stacks
 from stages.lib.errors import UserError
 from stages.lib.points import PointStore
-from stages.lib.runs import Run, train_run
+from stages.lib.runs import Run, train_stack
 
 
 def complete(runs: list[Run], title: str) -> tuple[list[dict[str, Any]], str]:
@@ -40,22 +39,31 @@ def complete(runs: list[Run], title: str) -> tuple[list[dict[str, Any]], str]:
         raise UserError(f"train.device: got {sorted(wanted)}; accepted: one device for a figure")
     with _Workers() as workers:
         device = workers.call(_resolve_device, wanted.pop())
+        _check_precision(runs, device)
         store = PointStore(device)
-        found = {run: store.get(run.identity()) for run in dict.fromkeys(runs)}
-        missing = [run for run, outcome in found.items() if outcome is None]
+        names = {run: store.path(run.identity()) for run in dict.fromkeys(runs)}
         # Runs that share an identity (alpha = 0 under every noise model) are trained once.
-        first = {store.path(run.identity()): run for run in reversed(missing)}
-        queue = sorted(first.values(), key=lambda run: -_cost(run))
+        first = {path: run for run, path in reversed(names.items())}
+        found = {path: store.get(run.identity()) for path, run in first.items()}
+        missing = [run for path, run in first.items() if found[path] is None]
+        queue = stacks.form(missing, device)
         with tqdm(
-            total=sum(run.steps for run in queue), unit="step", desc=title, mininterval=0.5
+            total=sum(run.steps for run in missing), unit="step", desc=title, mininterval=0.5
         ) as bar:
-            bar.write(f"{title}: {len(runs)} runs, {len(queue)} to train on {device}")
+            bar.write(f"{title}: {len(runs)} runs, {len(missing)} to train on {device}")
             if device == "cpu":
-                workers.train(queue, device, _Bar(bar))
+                workers.train(queue, store, _Bar(bar))
             else:
-                for run in queue:
-                    _train_and_store(run, device, _Bar(bar).show)
-    return [_stored(store, run) for run in runs], device
+                for stack in queue:
+                    _train_and_store(stack, store, _Bar(bar).show)
+    outcomes = {path: found[path] or _stored(store, run) for path, run in first.items()}
+    return [outcomes[names[run]] for run in runs], device
+
+
+def _check_precision(runs: list[Run], device: str) -> None:
+    for precision in {run.config.train.precision for run in runs}:
+        if precision == "tf32" and device != "cuda":
+            raise UserError(f"train.precision: got 'tf32'; accepted on {device}: float32, bfloat16")
 
 
 def _stored(store: PointStore, run: Run) -> dict[str, Any]:
@@ -65,29 +73,30 @@ def _stored(store: PointStore, run: Run) -> dict[str, Any]:
     return outcome
 
 
-def _cost(run: Run) -> float:
-    """Return a rough cost, which only serves to start the longest runs first."""
-    relative = {Perceptron: 1.0, ConvNet: 30.0, ResNet: 100.0}
-    kind = type(ARCHITECTURES[run.config.model.name])
-    return run.steps * run.config.train.batch_size * relative[kind] * run.config.model.width
-
-
 def _resolve_device(name: str) -> str:
     from stages.lib.training import resolve_device
 
     return resolve_device(name)
 
 
-def _train_and_store(run: Run, device: str, show: Callable[[str, int, float | None], None]) -> None:
-    """Train one run, telling of steps since it last did, and store its outcome."""
-    told = 0
+def _train_and_store(
+    stack: list[Run], store: PointStore, show: Callable[[str, int, float | None], None]
+) -> None:
+    """Train a stack, telling of steps since it last did, and store each outcome at its end."""
+    told = dict.fromkeys(stack, 0)
+    device = store.environment["device"]
 
-    def report(steps: int, accuracy: float | None) -> None:
-        nonlocal told
-        show(run.name, steps - told, accuracy)
-        told = steps
+    def report(run: Run, steps: int, accuracy: float | None) -> None:
+        show(run.name, steps - told[run], accuracy)
+        told[run] = steps
 
-    PointStore(device).put(run.identity(), train_run(run, device, report))
+    train_stack(
+        stack,
+        device,
+        stacks.stacking(stack[0], device),
+        on_evaluation=report,
+        on_done=lambda run, outcome: store.put(run.identity(), outcome),
+    )
 
 
 class _Bar:
@@ -106,11 +115,7 @@ class _Workers:
     """Processes of one thread each that import torch once and train runs until closed."""
 
     def __enter__(self) -> "_Workers":
-        # A fork of a process that has loaded Apple's frameworks may crash: spawn there.
-        method = "forkserver" if sys.platform == "linux" else "spawn"
-        context = multiprocessing.get_context(method)
-        if method == "forkserver":
-            context.set_forkserver_preload(["stages.lib.training"])
+        context = hosts.process_context("stages.lib.training")
         self.events = context.SimpleQueue()
         self.pool = ProcessPoolExecutor(
             hosts.cores(),
@@ -126,8 +131,8 @@ class _Workers:
     def call(self, function: Callable[[str], str], argument: str) -> str:
         return self.pool.submit(function, argument).result()
 
-    def train(self, queue: list[Run], device: str, bar: _Bar) -> None:
-        open_ = {self.pool.submit(_train_in_worker, run, device) for run in queue}
+    def train(self, queue: list[list[Run]], store: PointStore, bar: _Bar) -> None:
+        open_ = {self.pool.submit(_train_in_worker, stack, store) for stack in queue}
         while open_:
             done, open_ = wait(open_, timeout=0.5, return_when=FIRST_COMPLETED)
             while not self.events.empty():
@@ -159,5 +164,5 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _train_in_worker(run: Run, device: str) -> None:
-    _train_and_store(run, device, lambda *event: _events.put(event))
+def _train_in_worker(stack: list[Run], store: PointStore) -> None:
+    _train_and_store(stack, store, lambda *event: _events.put(event))

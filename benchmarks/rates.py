@@ -1,0 +1,105 @@
+"""Steps per second of `stages.lib.training`, run as `stages.lib.workers` runs it.
+
+Apart from the commands, so that worker processes can import it.
+"""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from benchmarks import subjects
+from stages.lib import hosts, training
+from stages.lib.architectures import ARCHITECTURES
+from stages.lib.stacks import GPU_MEMBERS, GPU_STACKING, cpu_members
+
+PATIENCE = 300  # seconds that a process waits for the others before it gives up
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What is measured: a network at full width, its stack's size, and how that is computed."""
+
+    name: str
+    members: int
+    device: str
+    stacking: str
+    precision: str = "float32"
+
+
+def usual(name: str, device: str, members: int | None = None, precision: str = "float32") -> Stack:
+    """Return the stack that stages would form, were there room for the largest."""
+    if device == "cuda":
+        way = GPU_STACKING[type(ARCHITECTURES[name])]
+        return Stack(name, members or GPU_MEMBERS, device, way, precision)
+    most = cpu_members(name, subjects.SHAPES[name], subjects.CLASSES, 1.0)
+    return Stack(name, members or most, device, "loop", precision)
+
+
+def default_device() -> str:
+    """Return ``cuda`` where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def timed(function: Callable[[], object], device: str) -> float:
+    """Return the seconds of a call, with all that it started on the device."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    function()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def rate_of_one(stack: Stack, steps: int) -> float:
+    """Return a stack's steps per second, all members together, in this process.
+
+    Measured from the first look at the members to the last, a tenth of the steps to all of them:
+    without building networks, and without the capture of a step.
+    """
+    if stack.device == "cpu":  # as `runs.train_stack`
+        torch.set_num_threads(1)
+        torch.set_flush_denormal(True)
+    bank = subjects.bank(subjects.SHAPES[stack.name]).to(stack.device)
+    members = subjects.members(bank, stack.members, steps)
+    looks: list[tuple[int, float]] = []
+    if _barrier is not None:
+        _barrier.wait(PATIENCE)
+    training.train(
+        subjects.recipe(stack.name, precision=stack.precision),
+        members,
+        stacking=stack.stacking,
+        on_evaluation=lambda _, step, __: looks.append((step, time.perf_counter())),
+    )
+    (first, started), (last, ended) = looks[0], looks[-1]
+    return stack.members * (last - first) / (ended - started)
+
+
+_barrier: Any = None  # set once in each worker process, where they wait for each other
+
+
+def _set_barrier(barrier: Any) -> None:
+    global _barrier  # a pool's initializer has no other way to hand something over
+    _barrier = barrier
+
+
+def rate(stack: Stack, steps: int) -> float:
+    """Return steps per second: of one stack on CUDA, of one on every core of a CPU together."""
+    if stack.device == "cuda":
+        return rate_of_one(stack, steps)
+    context, cores = hosts.process_context("benchmarks.rates"), hosts.cores()
+    barrier = context.Barrier(cores)
+    with ProcessPoolExecutor(
+        cores, mp_context=context, initializer=_set_barrier, initargs=(barrier,)
+    ) as pool:
+        return sum(pool.map(rate_of_one, [stack] * cores, [steps] * cores))
+
+
+def steps_for(stack: Stack, seconds: float) -> int:
+    """Return how many steps take about so long."""
+    side_by_side = 1 if stack.device == "cuda" else hosts.cores()
+    return max(20, round(seconds * rate(stack, 20) / stack.members / side_by_side))

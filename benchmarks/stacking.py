@@ -1,0 +1,84 @@
+"""How fast stacks of every size are, for each way to compute their convolutions.
+
+Steps per second, all members together, of each network at 1, 8, 32 and 128 members, grouped,
+unfolded and one by one (on CUDA each on a stream of its own); on a CPU one process on each core, at
+fewer members. Medians and ranges over the rounds, in which all ways take turns. A stack that does
+not fit is reported as ``out of memory``.
+
+Prints JSON. ``python -m benchmarks.stacking [--device cpu] [--members 1 8 32 128]``
+"""
+
+import argparse
+import sys
+from typing import Any
+
+import torch
+
+from benchmarks import rates, subjects
+from stages.lib import files, hosts
+from stages.lib.params import PRECISIONS, STACKINGS
+
+MEMBERS = {"cpu": (1, 2, 4, 8), "cuda": (1, 8, 32, 128)}
+SECONDS = 1.5
+
+
+def ways(name: str, members: int) -> list[str]:
+    """Return the ways that differ: dense layers and stacks of one have a single one."""
+    if members == 1 or name in ("perceptron", "mlp2"):
+        return ["grouped"]
+    return [way for way in STACKINGS if way != "auto"]
+
+
+def measure(name: str, sizes: list[int], rounds: int, device: str, precision: str) -> Any:
+    """Return steps per second by size and way."""
+    todo = [
+        rates.Stack(name, size, device, way, precision)
+        for size in sizes
+        for way in ways(name, size)
+    ]
+    found: dict[rates.Stack, list[float]] = {stack: [] for stack in todo}
+    steps: dict[rates.Stack, int] = {}
+    for _ in range(rounds):
+        for stack in todo:
+            try:
+                if stack not in steps:
+                    steps[stack] = rates.steps_for(stack, SECONDS)
+                found[stack].append(rates.rate(stack, steps[stack]))
+            except torch.cuda.OutOfMemoryError:
+                torch.cuda.empty_cache()
+    return [
+        {
+            "members": stack.members,
+            "stacking": stack.stacking,
+            "steps_per_second": subjects.summary(values) if values else "out of memory",
+        }
+        for stack, values in found.items()
+    ]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=rates.default_device())
+    parser.add_argument("--members", type=int, nargs="+")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--models", nargs="+", choices=list(subjects.SHAPES))
+    arguments = parser.parse_args()
+    device = arguments.device
+    report: dict[str, Any] = {
+        "batch_size": subjects.BATCH,
+        "rounds": arguments.rounds,
+        "precision": arguments.precision,
+    }
+    sizes = arguments.members or list(MEMBERS[device])
+    for name in arguments.models or subjects.SHAPES:
+        report[name] = measure(name, sizes, arguments.rounds, device, arguments.precision)
+        print(f"{name}: done", file=sys.stderr)
+    report["hardware"] = hosts.hardware(device)
+    report["versions"] = hosts.versions()
+    sys.stdout.write(files.to_json(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Writes the tables of ``docs/PERFORMANCE.md`` from ``benchmarks/results``.
+
+``python -m benchmarks.tables``
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import subjects
+from stages.lib import files
+
+RESULTS = Path(__file__).parent / "results"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "PERFORMANCE.md"
+MEBI, MEGA, GIGA = 2**20, 1e6, 1e9
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def ranged(found: dict[str, Any], scale: float = 1.0) -> str:
+    """Return a median and its range, in units of ``scale``."""
+    middle, low, high = (number(each / scale) for each in (found["median"], *found["range"]))
+    return f"{middle} ({low} to {high})"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Return a number with so many significant digits, never in powers of ten."""
+    rounded = float(f"{value:.{digits}g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 10 ** (digits - 1) else f"{rounded:g}"
+
+
+def floors(results: dict[str, Any]) -> str:
+    """Return operations, bytes and floor of each network, and how near its steps are."""
+    rows = []
+    for name in subjects.SHAPES:
+        found = results["training-cpu"][name]
+        ours = found["steps_per_second"]["ours"]["median"]
+        rows.append(
+            [
+                name,
+                number(found["operations_per_step"] / MEGA),
+                number(found["bytes_per_step"] / MEGA),
+                number(found["product_operations_per_second"]["median"] / GIGA),
+                number(found["bandwidth_bytes_per_second"]["median"] / GIGA),
+                number(1e3 * found["floor_seconds_per_step"]),
+                number(1e3 / ours),
+                f"{found['share_of_product_rate']:.0%}",
+                f"{found['share_of_bandwidth']:.0%}",
+            ]
+        )
+    head = ["network", "operations, millions", "bytes, millions", "product, billions/s"]
+    head += ["copy, GB/s", "floor, ms", "ours, ms", "of the product's rate", "of the bandwidth"]
+    return table(head, rows)
+
+
+def training(results: dict[str, Any]) -> str:
+    """Return steps per second of ours and of both scripts, with the ratios."""
+    rows = []
+    for name in subjects.SHAPES:
+        found = results["training-cpu"][name]
+        steps = found["steps_per_second"]
+        rows.append(
+            [
+                name,
+                *(ranged(steps[key]) for key in ("ours", "transforms", "tensors")),
+                ranged(found["ratio_to_transforms"]),
+                ranged(found["ratio_to_tensors"]),
+            ]
+        )
+    head = ["network", "ours", "`transforms`", "`tensors`"]
+    return table([*head, "ratio to `transforms`", "ratio to `tensors`"], rows)
+
+
+def stacking(results: dict[str, Any]) -> str:
+    """Return steps per second by network, size and way."""
+    rows = [
+        [name, str(row["members"]), row["stacking"], ranged(row["steps_per_second"])]
+        for name in subjects.SHAPES
+        for row in results["stacking-cpu"][name]
+    ]
+    return table(["network", "members", "convolutions", "steps per second"], rows)
+
+
+def arithmetic(results: dict[str, Any]) -> str:
+    """Return final accuracies and differences by way."""
+    rows = []
+    for way, found in results["arithmetic-cpu"].items():
+        if not way.startswith(("float32", "bfloat16", "tf32")):
+            continue
+        row = [way, f"{found['mean']:.4f} ± {found['sd']:.4f}"]
+        if "difference" in found:
+            d = found["difference"]
+            row += [f"{d['mean']:+.4f} ± {d['standard_error']:.4f}", f"{d['largest']:.4f}"]
+        rows.append([*row, "", ""][:4])
+    head = ["way", "test accuracy, mean ± sd", "difference, mean ± standard error"]
+    return table([*head, "largest difference"], sorted(rows))
+
+
+def labels(results: dict[str, Any]) -> str:
+    """Return labels per second, ratios and memory."""
+    report = results["labels"]
+    rows = [
+        [
+            kind,
+            ranged(report[kind]["labels_per_second"], scale=MEGA),
+            ranged(report[kind]["ratio_to_loop"]),
+            ranged(report[kind]["ratio_to_cleanlab"]),
+            number(report[kind]["bytes_beyond_the_labels"] / MEBI),
+        ]
+        for kind in ("uniform", "structured")
+    ]
+    head = ["noise", "millions of labels/s", "times a loop", "times cleanlab", "memory, MiB"]
+    imagenet = report["imagenet"]
+    return (
+        table(head, rows)
+        + f"\n\nalpha = 100 on ImageNet, {imagenet['labels'] / MEGA:,.0f} million labels of 1,000 "
+        f"classes: {ranged(imagenet['seconds'])} s."
+    )
+
+
+def pipeline(results: dict[str, Any]) -> str:
+    """Return the pipeline's times, and slopes."""
+    whole, growth = results["pipeline"], results["growth"]
+    by_alpha, by_originals = (growth["dilution"][f"by_{key}"] for key in ("alpha", "originals"))
+    trained, points = growth["training"], growth["points"]
+    beyond = points["core_seconds_of_a_point_beyond_training"]
+    rows = [
+        ["cold `dvc repro`", f"{whole['cold']['seconds']:.0f} s, {whole['cold']['peak_mib']} MiB"],
+        ["`dvc repro` with nothing to do", f"{ranged(whole['no_op']['seconds'])} s"],
+        ["`dvc exp run -S noise.alpha=50`", f"{whole['exp_run']['seconds']:.0f} s"],
+        ["a point beyond its training", f"{ranged(beyond, 1e-3)} ms of one core"],
+        ["seconds to dilute, by alpha", f"slope {by_alpha['slope_of_seconds']:.2f}"],
+        ["seconds to dilute, by originals", f"slope {by_originals['slope_of_seconds']:.2f}"],
+        ["seconds of 300 steps, by examples", f"slope {trained['slope_of_seconds']:.2f}"],
+        ["memory while training, by examples", f"slope {trained['slope_of_bytes']:.2f}"],
+        ["memory of an example while training", f"{trained['bytes_per_example']:.1f} bytes"],
+        ["bytes of an example on disk, at most", f"{whole['bytes_per_example']:.1f}"],
+        ["seconds of a figure, by points", f"slope {points['slope_of_seconds']:.2f}"],
+        ["memory of a figure, by points", f"slope {points['slope_of_bytes']:.2f}"],
+    ]
+    return table(["what", "measured"], rows)
+
+
+def choices(results: dict[str, Any]) -> str:
+    """Return each choice beside its alternatives."""
+    report, rows = results["choices"], []
+    groups = {
+        "conv4, steps/s, freed memory": report["memory_steps_per_second"],
+        "conv4's convolutions, ms": report["layout_milliseconds"],
+        "AdaDelta on mlp2's weights, ms": report["optimizer_milliseconds"]["mlp2"],
+        "AdaDelta on conv4's weights, ms": report["optimizer_milliseconds"]["conv4"],
+        "AdaDelta on denormal averages, ms": report["denormals_milliseconds"],
+    }
+    for title, group in groups.items():
+        rows += [[title, way.replace("_", " "), ranged(found)] for way, found in group.items()]
+    return table(["measured", "way", "median and range"], rows)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    function.__name__: function
+    for function in (floors, training, stacking, arithmetic, labels, pipeline, choices)
+}
+
+
+def filled(document: str) -> str:
+    """Return a document with its tables as the results have them."""
+    results = {file.stem: files.read_json(file) for file in RESULTS.glob("*.json")}
+    for name, make in TABLES.items():
+        place = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        content = make(results)
+        document, count = place.subn(lambda m, c=content: f"{m[1]}\n{c}\n\n{m[2]}", document)  # type: ignore[misc]
+        if count != 1:
+            raise ValueError(f"{DOCUMENT}: got {count} places for {name}; must be one; add it")
+    return document
+
+
+def main() -> None:
+    """Write the tables."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    DOCUMENT.write_text(filled(text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""AdaDelta for a stack of networks: one learning rate for each member."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+#: Elements updated at once on a CPU: six arrays of them fit its second-level cache. Each pass over
+#: a large network's weights would otherwise go to memory.
+BLOCK = 65536
+
+
+class AdaDelta:
+    """Zeiler's AdaDelta (2012, algorithm 1) on K members' parameters, in place.
+
+    ``torch.optim.Adadelta``'s update to rounding, where one optimizer had each member and its rate.
+
+    Args:
+        parameters: ``(K, P)``, every parameter of every member.
+        rates: ``(K,)`` learning rates.
+        rho: decay of the running averages.
+        epsilon: added under the roots.
+    """
+
+    def __init__(self, parameters: Tensor, rates: Tensor, rho: float, epsilon: float) -> None:
+        self.parameters = parameters
+        self.rates = rates.unsqueeze(1)
+        self.rho, self.epsilon = rho, epsilon
+        #: running averages of squared gradients and of squared updates
+        self.squares, self.updates = torch.zeros_like(parameters), torch.zeros_like(parameters)
+        self._gradients = torch.empty_like(parameters)
+
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """Update the parameters; ``gradients`` are ``(K, ...)`` each, in the parameters' order."""
+        flat = torch.cat([g.flatten(1) for g in gradients], dim=1, out=self._gradients)
+        block = max(1, BLOCK // len(flat)) if flat.device.type == "cpu" else flat.shape[1]
+        for p, g, squares, updates in zip(
+            *(
+                matrix.split(block, dim=1)
+                for matrix in (self.parameters, flat, self.squares, self.updates)
+            ),
+            strict=True,
+        ):
+            squares.mul_(self.rho).addcmul_(g, g, value=1 - self.rho)
+            update = updates.add(self.epsilon).div_(squares.add(self.epsilon)).sqrt_().mul_(g)
+            updates.mul_(self.rho).addcmul_(update, update, value=1 - self.rho)
+            p.addcmul_(update, self.rates, value=-1)
+
+    def select(self, parameters: Tensor, rows: Tensor) -> "AdaDelta":
+        """Return the optimizer of some members, whose parameters ``(len(rows), P)`` are given."""
+        chosen = AdaDelta(parameters, self.rates[rows, 0], self.rho, self.epsilon)
+        chosen.squares.copy_(self.squares[rows])
+        chosen.updates.copy_(self.updates[rows])
+        return chosen

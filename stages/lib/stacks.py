@@ -1,0 +1,97 @@
+"""Which runs train side by side: stacks of runs that share network, images and batch size.
+
+On a CPU a stack saves the overhead of small operations, which only dense networks gain from:
+docs/PERFORMANCE.md has the measurements. On a GPU one small network fills a fraction of the card,
+and a stack is as large as its memory allows.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from itertools import pairwise
+
+from stages.lib import datasets, files, hosts, noise
+from stages.lib.architectures import ARCHITECTURES, ConvNet, Perceptron, ResNet
+from stages.lib.runs import Run
+
+CPU_MEMBERS = 4  # of dense networks
+CPU_WEIGHTS = 1 << 18  # in a stack: company does not help what outgrows a core's cache
+GPU_MEMBERS = 128  # at most; not measured yet
+GPU_MEMORY = 0.8  # the share of what is free that a stack may fill
+#: How ``train.stacking: auto`` computes convolutions on a GPU; not measured yet.
+GPU_STACKING = {Perceptron: "grouped", ConvNet: "grouped", ResNet: "grouped"}
+RELATIVE_COST = {Perceptron: 1.0, ConvNet: 30.0, ResNet: 100.0}  # of an example
+
+
+def form(runs: Sequence[Run], device: str) -> list[list[Run]]:
+    """Return stacks of runs, the costliest first, so that no worker is left with a long one.
+
+    Runs of similar length share a stack: one that is done idles until half of the stack is.
+
+    Args:
+        runs: to be trained; of any kinds.
+        device: ``cpu``, ``cuda`` or ``mps``.
+    """
+    groups: dict[Hashable, list[Run]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: -run.steps):
+        groups[run.stack_key].append(run)
+    stacks = []
+    for group in groups.values():
+        size = _members(group, device)
+        # In equal parts: a last stack of one would take as long as a full one.
+        size = math.ceil(len(group) / math.ceil(len(group) / size))
+        stacks += [group[start : start + size] for start in range(0, len(group), size)]
+    return sorted(stacks, key=lambda stack: -sum(map(_cost, stack)))
+
+
+def stacking(run: Run, device: str) -> str:
+    """Return how a run's convolutions are computed in a stack, see `models.Network`."""
+    wanted = run.config.train.stacking
+    if wanted != "auto":
+        return wanted
+    return GPU_STACKING[type(ARCHITECTURES[run.config.model.name])] if device == "cuda" else "loop"
+
+
+def cpu_members(name: str, shape: tuple[int, int, int], num_classes: int, width: float) -> int:
+    """Return how many networks of a kind may share a stack on a CPU."""
+    architecture = ARCHITECTURES[name]
+    if not isinstance(architecture, Perceptron):
+        return 1
+    units = architecture.units(math.prod(shape), num_classes, width)
+    weights = sum((before + 1) * after for before, after in pairwise(units))
+    return max(1, min(CPU_MEMBERS, CPU_WEIGHTS // weights))
+
+
+def _members(group: list[Run], device: str) -> int:
+    """Return how many of a group's runs, the longest first, may share a stack."""
+    run = group[0]
+    facts = files.read_json(run.data / run.config.data.name / datasets.DESCRIPTION)
+    shape = facts["height"], facts["width"], facts["channels"]
+    model, classes = run.config.model, facts["num_classes"]
+    if device == "cpu":
+        most = cpu_members(model.name, shape, classes, model.width)
+        return max(1, min(most, len(group) // hosts.cores()))
+    if device != "cuda":
+        return 1
+    from stages.lib.models import sizes  # torch takes seconds to import, and a CPU needs none here
+
+    weights, outputs = sizes(model.name, shape, classes, width=model.width)
+    examples = max(
+        each.config.data.originals
+        + noise.count_noisy(each.config.data.originals, each.config.noise.alpha)
+        for each in group
+    )
+    # Floats: weights, gradients twice, AdaDelta's two averages and update, mean weights, a
+    # snapshot, what a captured step starts from again; each layer's output, its gradient and a copy
+    # in another order, or its patches. Bytes: labels, indices, orders and their drawing.
+    copies = 16 if stacking(run, device) == "unfold" else 4
+    floats = 12 * weights + copies * run.config.train.batch_size * outputs
+    free = hosts.free_gpu_memory() * GPU_MEMORY
+    return max(1, min(GPU_MEMBERS, int(free / (4 * floats + 40 * examples))))
+
+
+def _cost(run: Run) -> float:
+    """Return a rough cost, which only serves to start the longest stacks first."""
+    kind = type(ARCHITECTURES[run.config.model.name])
+    relative = RELATIVE_COST[kind] * run.config.model.width
+    return run.steps * run.config.train.batch_size * relative

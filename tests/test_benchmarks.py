@@ -1,0 +1,172 @@
+"""What measurements rest on: that both sides train the same networks, and counts by hand."""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import arithmetic, growth, labels, plain, rates, subjects, tables, training
+from stages.lib import models, stacks
+
+
+@pytest.mark.parametrize("name", subjects.SHAPES)
+def test_the_plain_script_trains_the_same_network(name: str) -> None:
+    """With our weights copied into its layers, the plain model gives our logits."""
+    shape = subjects.SHAPES[name]
+    ours = models.build(
+        name, shape, 10, width=1.0, init="torch", zero_output=False,
+        generators=[torch.Generator().manual_seed(0)],
+    )  # fmt: skip
+    theirs = plain.model(name)
+    kinds = (models.Convolution, models.Norm, models.Dense)
+    mine = [layer for layer in ours.modules() if isinstance(layer, kinds)]
+    others = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
+    yours = [layer for layer in theirs.modules() if isinstance(layer, others)]
+    if name == "resnet20":  # our blocks list convolution, norm, convolution, norm; so do theirs
+        assert len(yours) == 19 + 19 + 1
+    flat = next((layer for layer in ours.modules() if isinstance(layer, models.Flat)), None)
+    with torch.no_grad():
+        for i, (a, b) in enumerate(zip(mine, yours, strict=True)):
+            weight = a.weight[0]
+            if isinstance(a, models.Dense):
+                weight = weight.T
+                if flat is not None and isinstance(mine[i - 1], models.Convolution):
+                    side = shape[0] // 4  # their maps lie channel by channel
+                    weight = weight.unflatten(1, (side * side, -1)).transpose(1, 2).flatten(1)
+            b.weight.copy_(weight)
+            if a.bias is not None:
+                b.bias.copy_(a.bias[0])
+    images = torch.randint(0, 256, (5, *shape), dtype=torch.uint8)
+    expected = theirs(images.permute(0, 3, 1, 2).float() / 255)
+    np.testing.assert_allclose(ours(images[None])[0].detach(), expected.detach(), atol=1e-4)
+    assert ours.weights.numel() == sum(parameter.numel() for parameter in theirs.parameters())
+
+
+def test_operations_are_those_counted_by_hand() -> None:
+    """A product of b x i and i x o takes 2 b i o; so do both of its gradients."""
+    b = subjects.BATCH
+    assert training.operations("perceptron") == 2 * (2 * b * 784 * 10)  # no gradient for images
+    forward = 2 * b * (784 * 512 + 512 * 512 + 512 * 10)
+    assert training.operations("mlp2") == 3 * forward - 2 * b * 784 * 512
+    convolutions = 9 * (784 * 32 + 784 * 32 * 32 + 196 * 32 * 64 + 196 * 64 * 64)
+    forward = 2 * b * (convolutions + 64 * 49 * 512 + 512 * 10)
+    assert training.operations("conv4") == 3 * forward - 2 * b * 9 * 784 * 32
+
+
+def test_bytes_of_the_perceptron_are_those_counted_by_hand() -> None:
+    weights = 784 * 10 + 10
+    outputs = 4 * 5 * 10
+    assert training.bytes_moved("perceptron") == 40 * weights + 128 * (outputs + 13 * 784)
+
+
+@pytest.mark.parametrize("source", plain.SOURCES)
+def test_the_plain_script_learns(source: str) -> None:
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 2, 512)
+    images = torch.zeros(512, 28, 28, 1, dtype=torch.uint8)
+    for image, label in zip(images, classes, strict=True):
+        image[14 * label : 14 * (label + 1)] = 200  # the upper half or the lower
+    script = plain.Script("perceptron", images, torch.from_numpy(classes), 128, "cpu", source)
+    script.train(100)
+    floats = images[:64].permute(0, 3, 1, 2).float() / 255
+    assert (script.model(floats).argmax(dim=1).numpy() == classes[:64]).all()
+
+
+def test_subjects_have_the_shapes_and_differ() -> None:
+    bank = subjects.bank((32, 32, 3))
+    assert bank.shape == (4000, 32, 32, 3)
+    one, other = subjects.members(bank, 2, 7)
+    assert one.steps == other.steps == 7
+    assert not torch.equal(one.data.labels, other.data.labels)
+    assert one.learning_rate != other.learning_rate
+
+
+def test_the_usual_stacks_are_the_largest_that_stages_form() -> None:
+    assert rates.usual("perceptron", "cpu").members == stacks.CPU_MEMBERS
+    assert rates.usual("mlp2", "cpu").members == 1
+    assert rates.usual("conv4", "cuda") == rates.Stack(
+        "conv4", stacks.GPU_MEMBERS, "cuda", "grouped"
+    )
+    assert rates.usual("conv4", "cuda", 3).members == 3
+
+
+def test_rates_are_of_all_members_and_without_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that takes a second to start and a tenth for each step."""
+    now = [0.0]
+
+    def train(_: Any, members: Any, *, on_evaluation: Any, **__: Any) -> None:
+        now[0] += 1
+        for step in range(1, 11):
+            now[0] += 0.1
+            for k in range(len(members)):
+                on_evaluation(k, step, None)
+
+    monkeypatch.setattr(rates.training, "train", train)
+    monkeypatch.setattr(rates.time, "perf_counter", lambda: now[0])
+    stack = rates.Stack("perceptron", 3, "cpu", "grouped")
+    threads = torch.get_num_threads()
+    assert rates.rate_of_one(stack, 10) == pytest.approx(3 * 10)
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 2.5])
+def test_slopes(power: float) -> None:
+    sizes = [1, 10, 100]
+    assert growth.slope(sizes, [3 * size**power for size in sizes]) == pytest.approx(power)
+
+
+def run(main: Callable[[], None], monkeypatch: Any, capsys: Any, *arguments: str) -> Any:
+    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
+    main()
+    return json.loads(capsys.readouterr().out)
+
+
+def test_labels_prints_its_measurements(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(labels, "IMAGENET_LABELS", 1000)
+    report = run(labels.main, monkeypatch, capsys, "--labels", "20000", "--repeats", "1")
+    for kind in ("uniform", "structured"):
+        ours, loop = (
+            report[kind][k]["median"] for k in ("labels_per_second", "loop_labels_per_second")
+        )
+        assert report[kind]["ratio_to_loop"]["median"] == pytest.approx(ours / loop)
+        assert report[kind]["bytes_beyond_the_labels"] > 0
+    assert report["imagenet"]["seconds"]["median"] > 0
+
+
+def test_arithmetic_compares_seed_by_seed(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    threads = torch.get_num_threads()
+    report = run(
+        arithmetic.main, monkeypatch, capsys,
+        "--device", "cpu", "--model", "perceptron", "--steps", "30", "--seeds", "2",
+    )  # fmt: skip
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
+    alone = report["float32, alone"]["accuracies"]
+    # On a CPU dense networks don't depend on their company.
+    assert report["float32, stacked: grouped"]["accuracies"] == alone
+    assert report["float32, stacked: grouped"]["difference"]["largest"] == 0
+    got = report["bfloat16, stacked: grouped"]
+    differences = np.subtract(got["accuracies"], alone)
+    assert got["difference"]["mean"] == pytest.approx(differences.mean())
+    assert got["difference"]["largest"] == pytest.approx(np.abs(differences).max())
+
+
+def test_the_document_has_the_tables_of_the_results() -> None:
+    text = tables.DOCUMENT.read_text(encoding="utf-8")
+    assert tables.filled(text) == text
+    assert set(tables.TABLES) == set(re.findall(r"<!-- table: (\w+) -->", text))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.01234, "0.0123"), (1.0, "1"), (12.345, "12.3"), (1234.5, "1,230"), (99.96, "100")],
+)
+def test_numbers_in_tables(value: float, text: str) -> None:
+    assert tables.number(value) == text

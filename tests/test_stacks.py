@@ -1,0 +1,362 @@
+"""Which runs train side by side: only those that may, each once, and how many of them."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.lib import datasets, hosts, models, stacks
+from stages.lib.architectures import ARCHITECTURES, Perceptron
+from stages.lib.params import STACKINGS, Config
+from stages.lib.runs import Run, expand
+
+MakeRuns = Callable[..., list[Run]]
+DENSE = [name for name, kind in ARCHITECTURES.items() if isinstance(kind, Perceptron)]
+CONVOLUTIONAL = [name for name in ARCHITECTURES if name not in DENSE]
+PLENTY = 1 << 50  # bytes
+
+
+@pytest.fixture
+def make_runs(
+    workspace: Path, make_dataset: Callable[..., Any], make_config: Callable[..., Config]
+) -> MakeRuns:
+    """Return a maker of runs on two data sets; nothing here reads their labels."""
+    for name in ("digits", "mnist5k"):
+        datasets.save(make_dataset(name), workspace / "data" / name)
+
+    def make(changes: dict[str, Any] | None = None, name: str = "point") -> list[Run]:
+        return expand(name, make_config(changes), workspace / "data", workspace / "labels")
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def host(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that sets what there is: cores, and bytes free on the GPU."""
+
+    def set_host(cores: int = 1, free: int = PLENTY) -> None:
+        monkeypatch.setattr(hosts, "cores", lambda: cores)
+        monkeypatch.setattr(hosts, "free_gpu_memory", lambda: free)
+
+    set_host()
+    return set_host
+
+
+def sizes(formed: list[list[Run]]) -> list[int]:
+    return [len(stack) for stack in formed]
+
+
+def seeds(count: int) -> dict[str, Any]:
+    return {"train.seeds": list(range(count))}
+
+
+# --- which runs may share a stack
+
+TOGETHER: list[dict[str, Any]] = [
+    {"train.learning_rates": [0.1]},
+    {"train.seeds": [7]},
+    {"train.min_examples": 640},
+    {"train.passes": 9},
+    {"train.average": 0.5},
+    {"noise.alpha": 5},
+    {"noise.alpha": 0},
+    {"data.originals": 40},
+    {"noise.images": "unique"},
+    {"noise.kind": "structured", "noise.delta": 0.1},
+    {"noise.kind": "structured", "noise.order": "reverse"},
+]
+APART: list[dict[str, Any]] = [
+    {"model.name": "mlp1"},
+    {"model.width": 0.5},
+    {"data.name": "mnist5k"},
+    {"data.validation": 19},
+    {"train.batch_size": 17},
+    {"train.init": "glorot"},
+    {"train.zero_output": True},
+    {"train.rho": 0.9},
+    {"train.epsilon": 1e-7},
+    {"train.precision": "bfloat16"},
+    {"train.stacking": "loop"},
+    {"train.loss": "noisy_loss"},
+    {"noise.images": "white"},
+    {"noise.images": "mnist5k"},
+]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("change", TOGETHER, ids=str)
+def test_what_a_member_may_have_of_its_own(
+    change: dict[str, Any], device: str, make_runs: MakeRuns
+) -> None:
+    assert sizes(stacks.form(make_runs() + make_runs(change, "other"), device)) == [2]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("change", APART, ids=str)
+def test_what_the_members_of_a_stack_share(
+    change: dict[str, Any], device: str, make_runs: MakeRuns
+) -> None:
+    runs = make_runs(seeds(2)) + make_runs({**change, **seeds(2)}, "other")
+    formed = stacks.form(runs, device)
+    assert len(formed) > 1
+    assert all(len({run.name.split()[0] for run in stack}) == 1 for stack in formed)
+    assert all(len({run.stack_key for run in stack}) == 1 for stack in formed)
+
+
+def test_white_noise_is_of_one_seed_and_size(make_runs: MakeRuns) -> None:
+    """Its images are drawn for both; rates and alphas share them."""
+    white = {"noise.images": "white", "train.learning_rates": [0.1, 0.5]}
+    runs = make_runs({**white, **seeds(3)})
+    runs += make_runs({**white, "noise.alpha": 5})
+    runs += make_runs({**white, "data.originals": 50})
+    formed = stacks.form(runs, "cuda")
+    assert sorted(sizes(formed)) == [2, 2, 2, 4]
+    for stack in formed:
+        assert len({(run.seed, run.config.data.originals) for run in stack}) == 1
+
+
+def test_images_of_another_set_serve_every_seed(make_runs: MakeRuns) -> None:
+    assert sizes(stacks.form(make_runs({"noise.images": "mnist5k", **seeds(4)}), "cuda")) == [4]
+
+
+def test_the_noisy_loss_without_noise_is_cross_entropy(make_runs: MakeRuns) -> None:
+    """Every alpha above 0 shares a stack; 0 is computed as plain cross-entropy."""
+    noisy = [
+        make_runs({"train.loss": "noisy_loss", "noise.alpha": alpha})[0] for alpha in (0, 1, 20)
+    ]
+    formed = stacks.form([*noisy, *make_runs()], "cuda")
+    alphas = sorted(sorted((run.config.train.loss, run.alpha) for run in each) for each in formed)
+    assert alphas == [
+        [("cross_entropy", 0), ("noisy_loss", 0)],
+        [("noisy_loss", 1), ("noisy_loss", 20)],
+    ]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+@pytest.mark.parametrize("cores", [1, 2, 5, 64])
+def test_each_run_is_in_one_stack(
+    device: str, cores: int, make_runs: MakeRuns, host: Callable[..., None]
+) -> None:
+    host(cores)
+    runs = [
+        run
+        for change in ({}, *TOGETHER[2:], *APART)
+        for run in make_runs({**change, **seeds(5)}, str(change))
+    ]
+    formed = stacks.form(runs, device)
+    assert all(formed)
+    assert Counter(run for stack in formed for run in stack) == Counter(runs)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_no_runs_are_no_stacks(device: str) -> None:
+    assert stacks.form([], device) == []
+
+
+# --- how many on a CPU
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 8])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 8, 9, 16, 23])
+def test_dense_networks_fill_every_core_before_they_share_one(
+    count: int, cores: int, make_runs: MakeRuns, host: Callable[..., None]
+) -> None:
+    host(cores)
+    runs = make_runs(seeds(count))
+    found = sizes(stacks.form(runs, "cpu"))
+    assert max(found) <= stacks.CPU_MEMBERS > 1
+    assert len(found) >= min(cores, count)
+    # Where there are two for each core they are shared, by as few stacks as that size needs.
+    assert (max(found) > 1) is (count >= 2 * cores)
+    assert len(found) == math.ceil(count / max(found))
+
+
+@pytest.mark.parametrize(
+    ("count", "cores", "expected"),
+    [
+        (4, 1, [4]),
+        (5, 1, [3, 2]),
+        (9, 1, [3, 3, 3]),
+        (8, 2, [4, 4]),
+        (6, 2, [3, 3]),
+        (3, 2, [1, 1, 1]),
+    ],
+)
+def test_stacks_of_a_group_are_of_like_size(
+    count: int, cores: int, expected: list[int], make_runs: MakeRuns, host: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(stacks, "CPU_MEMBERS", 4)
+    host(cores)
+    assert sizes(stacks.form(make_runs(seeds(count)), "cpu")) == expected
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_convolutions_are_alone_on_a_cpu(name: str, make_runs: MakeRuns) -> None:
+    """For speed, and because they repeat to the bit only alone."""
+    runs = make_runs({"model.name": name, "model.width": 0.1, **seeds(6)})
+    assert sizes(stacks.form(runs, "cpu")) == [1] * 6
+
+
+@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("width", [1.0, 0.3])
+def test_dense_networks_that_outgrow_the_cache_are_alone_on_a_cpu(
+    width: float, name: str, make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the weights that `models` would build."""
+    runs = make_runs({"model.name": name, "model.width": width, **seeds(stacks.CPU_MEMBERS)})
+    weights, _ = models.sizes(name, (8, 8, 1), 10, width=width)
+    for room, expected in (
+        (weights - 1, 1),
+        (2 * weights - 1, 1),
+        (2 * weights, 2),
+        (10_000 * weights, stacks.CPU_MEMBERS),
+    ):
+        monkeypatch.setattr(stacks, "CPU_WEIGHTS", room)
+        assert max(sizes(stacks.form(runs, "cpu"))) == expected
+
+
+def test_nothing_is_stacked_on_mps(make_runs: MakeRuns) -> None:
+    assert sizes(stacks.form(make_runs(seeds(5)), "mps")) == [1] * 5
+
+
+# --- in which order
+
+
+def lengths(make_runs: MakeRuns, change: dict[str, Any], steps: list[int]) -> list[Run]:
+    """Return a run for each number of steps, of 16 examples each."""
+    return [
+        make_runs({**change, "train.min_examples": 16 * number}, f"{number}")[0] for number in steps
+    ]
+
+
+@pytest.mark.parametrize(("device", "size"), [("cpu", 4), ("cuda", 4)])
+def test_runs_of_similar_length_share_a_stack(
+    device: str, size: int, make_runs: MakeRuns,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(stacks, "CPU_MEMBERS", size)
+    monkeypatch.setattr(stacks, "GPU_MEMBERS", size)
+    runs = lengths(make_runs, {}, [20, 900, 30, 700, 21, 1000, 25, 800, 22])
+    found = [[run.steps for run in stack] for stack in stacks.form(runs, device)]
+    assert found == [[1000, 900, 800], [700, 30, 25], [22, 21, 20]]
+
+
+def test_the_costliest_stack_is_first(make_runs: MakeRuns, host: Callable[..., None]) -> None:
+    """Of one kind by steps and batch; else the deeper network, at its width."""
+    host(cores=8)  # so that each is a stack
+    runs = [
+        *lengths(make_runs, {}, [40, 4000, 400]),
+        *lengths(make_runs, {"train.batch_size": 64}, [2000]),  # 500 steps of 64
+        *lengths(make_runs, {"model.name": "conv4"}, [399]),
+        *lengths(make_runs, {"model.name": "conv4", "model.width": 2.0}, [401]),
+        *lengths(make_runs, {"model.name": "resnet20"}, [398]),
+    ]
+    names = [stack[0].name.split()[0] for stack in stacks.form(runs, "cpu")]
+    assert names == ["398", "401", "399", "4000", "2000", "400", "40"]
+
+
+def test_a_stack_of_many_costs_more_than_one_of_few(make_runs: MakeRuns) -> None:
+    few = lengths(make_runs, {"train.rho": 0.9}, [100, 100])
+    many = make_runs({**seeds(4), "train.min_examples": 16 * 60})
+    assert stacks.form([*few, *many], "cuda") == [many, few]
+
+
+# --- how many on a GPU
+
+
+def largest(runs: list[Run]) -> int:
+    return max(sizes(stacks.form(runs, "cuda")))
+
+
+def needed(runs: list[Run], host: Callable[..., None], members: int) -> int:
+    """Return the bytes that must be free for so many members, within a thousandth."""
+    low, high = 0, PLENTY
+    while high - low > high / 1000:
+        middle = (low + high) // 2
+        host(free=middle)
+        low, high = (low, middle) if largest(runs) >= members else (middle, high)
+    return high
+
+
+@pytest.mark.parametrize("name", ["perceptron", "mlp2", "conv4"])
+def test_a_stack_is_as_large_as_the_memory_of_a_gpu_allows(
+    name: str, make_runs: MakeRuns, host: Callable[..., None]
+) -> None:
+    runs = make_runs({"model.name": name, "model.width": 0.25, **seeds(9)})
+    weights, outputs = models.sizes(name, (8, 8, 1), 10, width=0.25)
+    # Weights, their gradients, two averages of AdaDelta; each output and its gradient: as float32.
+    least = 4 * (4 * weights + 2 * 16 * outputs)
+    two = needed(runs, host, 2)
+    assert 2 * least < two < 10 * 2 * least
+    for members in (3, 9):
+        assert needed(runs, host, members) == pytest.approx(two / 2 * members, rel=0.01)
+    for free in (0, two // 3):
+        host(free=free)
+        assert sizes(stacks.form(runs, "cuda")) == [1] * 9
+    host(cores=64)  # which a GPU does not ask about
+    assert sizes(stacks.form(runs, "cuda")) == [9]
+
+
+def test_more_of_everything_needs_more_memory(
+    make_runs: MakeRuns, host: Callable[..., None]
+) -> None:
+    def need(change: dict[str, Any]) -> int:
+        return needed(make_runs({"model.name": "conv2", **seeds(2), **change}), host, 2)
+
+    plain = need({})
+    for change in (
+        {"model.width": 2.0},
+        {"train.batch_size": 32},
+        {"noise.alpha": 1000},
+        {"train.stacking": "unfold"},  # every patch is there
+    ):
+        assert need(change) > 1.1 * plain
+
+
+def test_the_largest_set_decides_how_many_fit(
+    make_runs: MakeRuns, host: Callable[..., None]
+) -> None:
+    small = make_runs(seeds(4))
+    large = make_runs({"noise.alpha": 1000, "train.seeds": [9]})
+    host(free=needed(small, host, 4))
+    assert largest(small) == 4
+    assert largest(small[1:] + large) < 4
+
+
+@pytest.mark.parametrize(("count", "expected"), [(6, [6]), (7, [4, 3]), (13, [5, 5, 3])])
+def test_a_gpu_has_at_most_so_many_members(
+    count: int, expected: list[int], make_runs: MakeRuns,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(stacks, "GPU_MEMBERS", 6)
+    assert sizes(stacks.form(make_runs(seeds(count)), "cuda")) == expected
+
+
+# --- how convolutions are computed
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+@pytest.mark.parametrize("name", ["perceptron", "conv4", "resnet20"])
+@pytest.mark.parametrize("wanted", [stacking for stacking in STACKINGS if stacking != "auto"])
+def test_a_stacking_that_is_asked_for_is_taken(
+    wanted: str, name: str, device: str, make_runs: MakeRuns
+) -> None:
+    (run,) = make_runs({"model.name": name, "train.stacking": wanted})
+    assert stacks.stacking(run, device) == wanted
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_auto_goes_by_device_and_kind(
+    name: str, make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run,) = make_runs({"model.name": name, "train.stacking": "auto"})
+    assert stacks.stacking(run, "cpu") == stacks.stacking(run, "mps") == "loop"
+    kind = type(ARCHITECTURES[name])
+    assert stacks.stacking(run, "cuda") in set(STACKINGS) - {"auto"}
+    table = {other: f"as {other.__name__}" for other in stacks.GPU_STACKING}
+    monkeypatch.setattr(stacks, "GPU_STACKING", table)
+    assert stacks.stacking(run, "cuda") == f"as {kind.__name__}"
