@@ -20,6 +20,8 @@ DEEP = [name for name in ARCHITECTURES if name != "perceptron"]
 CONVOLUTIONAL = ["conv2", "conv4", "conv6", "resnet20"]
 STACKINGS = [stacking for stacking in PARAMETERS if stacking != "auto"]
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture
 def _float64() -> Iterator[None]:
@@ -367,7 +369,6 @@ def test_each_member_computes_what_it_does_alone(
     assert not torch.allclose(together[0][0], together[0][1])
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
     ("name", "stacking"),
