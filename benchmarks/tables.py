@@ -81,7 +81,7 @@ def stacking(results: dict[str, Any]) -> str:
     rows = [
         [name, str(row["members"]), row["stacking"], ranged(row["steps_per_second"])]
         for name in subjects.SHAPES
-        for row in results["stacking-cpu"][name]
+        for row in results["stacking-cpu"].get(name, [])
     ]
     return table(["network", "members", "convolutions", "steps per second"], rows)
 

@@ -12,6 +12,7 @@ from stages.lib import datasets, hosts, models, stacks
 from stages.lib.architectures import ARCHITECTURES, Perceptron
 from stages.lib.params import STACKINGS, Config
 from stages.lib.runs import Run, expand
+from stages.lib.training import CHUNK
 
 MakeRuns = Callable[..., list[Run]]
 DENSE = [name for name, kind in ARCHITECTURES.items() if isinstance(kind, Perceptron)]
@@ -289,7 +290,8 @@ def test_a_stack_is_as_large_as_the_memory_of_a_gpu_allows(
     runs = make_runs({"model.name": name, "model.width": 0.25, **seeds(9)})
     weights, outputs = models.sizes(name, (8, 8, 1), 10, width=0.25)
     # Weights, their gradients, two averages of AdaDelta; each output and its gradient: as float32.
-    least = 4 * (4 * weights + 2 * 16 * outputs)
+    # Index and label of each example looked up ahead.
+    least = 4 * (4 * weights + 2 * 16 * outputs) + 16 * CHUNK["cuda"] * 16
     two = needed(runs, host, 2)
     assert 2 * least < two < 10 * 2 * least
     for members in (3, 9):

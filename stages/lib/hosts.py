@@ -23,8 +23,8 @@ def prepare_processes() -> None:
 
     Where a variable is set already, it stays.
     """
-    # glibc returns a layer's output to the system and asks for zeroed pages at the next step, a
-    # sixth of a full ConvNet's time: let it keep blocks of up to 32 MiB, the largest it takes.
+    # glibc returns a layer's output to the system and asks for zeroed pages at the next step: let
+    # it keep blocks of up to 32 MiB, the largest it takes (docs/PERFORMANCE.md has the gain).
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 << 20))
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2 << 30))
     # MKL rounds a product by where its matrices lie in memory, and with it by a stack's company.

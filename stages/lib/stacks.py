@@ -74,6 +74,7 @@ def _members(group: list[Run], device: str) -> int:
     if device != "cuda":
         return 1
     from stages.lib.models import sizes  # torch takes seconds to import, and a CPU needs none here
+    from stages.lib.training import CHUNK
 
     weights, outputs = sizes(model.name, shape, classes, width=model.width)
     examples = max(
@@ -83,11 +84,13 @@ def _members(group: list[Run], device: str) -> int:
     )
     # Floats: weights, gradients twice, AdaDelta's two averages and update, mean weights, a
     # snapshot, what a captured step starts from again; each layer's output, its gradient and a copy
-    # in another order, or its patches. Bytes: labels, indices, orders and their drawing.
+    # in another order, or its patches. Bytes: labels, indices, orders and their drawing; two int64
+    # for each example that is looked up ahead.
     copies = 16 if stacking(run, device) == "unfold" else 4
     floats = 12 * weights + copies * run.config.train.batch_size * outputs
+    ahead = 16 * CHUNK[device] * run.config.train.batch_size
     free = hosts.free_gpu_memory() * GPU_MEMORY
-    return max(1, min(GPU_MEMBERS, int(free / (4 * floats + 40 * examples))))
+    return max(1, min(GPU_MEMBERS, int(free / (4 * floats + 40 * examples + ahead))))
 
 
 def _cost(run: Run) -> float:
