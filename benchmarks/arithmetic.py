@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import rates, subjects
-from stages.lib import datasets, dilution, files, hosts, sources, training
+from benchmarks import rates, reports, subjects
+from stages.lib import datasets, dilution, sources, training
 from stages.lib.params import DataParams, NoiseParams
 from stages.lib.training import TrainingData
 
@@ -90,9 +90,7 @@ def main() -> None:
             },
         }
         print(f"{precision}, {stacking}: done", file=sys.stderr)
-    report["hardware"] = hosts.hardware(device)
-    report["versions"] = hosts.versions()
-    sys.stdout.write(files.to_json(report))
+    reports.emit(report, device)
 
 
 def spread(values: list[float]) -> dict[str, float]:

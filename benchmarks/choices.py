@@ -11,7 +11,6 @@
 One thread each; medians and ranges over the rounds. Prints JSON. ``python -m benchmarks.choices``
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -21,8 +20,8 @@ from unittest import mock
 
 import torch
 
-from benchmarks import plain, rates, subjects
-from stages.lib import adadelta, files, hosts, models
+from benchmarks import plain, rates, reports, subjects
+from stages.lib import adadelta, hosts, models
 from stages.lib.adadelta import AdaDelta
 
 BLOCKS = (4096, 16384, 65536, 262144)
@@ -41,7 +40,7 @@ def turns(calls: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, An
     for _ in range(rounds):
         for name, call in calls.items():
             found[name].append(call())
-    return {name: subjects.summary(values) for name, values in found.items()}
+    return {name: reports.summary(values) for name, values in found.items()}
 
 
 def milliseconds(call: Callable[[], object], repeats: int = 10) -> float:
@@ -124,9 +123,7 @@ def denormals(rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    rounds = reports.options(__doc__, rounds=5).parse_args().rounds
     torch.set_num_threads(1)
     report = {
         "rounds": rounds,
@@ -136,10 +133,8 @@ def main() -> None:
             name: optimizer(weights(name), rounds) for name in ("mlp2", "conv4")
         },
         "denormals_milliseconds": denormals(rounds),
-        "hardware": hosts.hardware("cpu"),
-        "versions": hosts.versions(),
     }
-    sys.stdout.write(files.to_json(report))
+    reports.emit(report)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ medians: 1 is proportional, 0 is constant. Sizes take turns within a round.
 Prints JSON. ``python -m benchmarks.growth``
 """
 
-import argparse
 import contextlib
 import multiprocessing
 import os
@@ -32,9 +31,10 @@ from typing import Any
 import numpy as np
 import psutil
 
+from benchmarks import reports
 from benchmarks.pipeline import memory_of_tree
-from benchmarks.subjects import summary
-from stages.lib import datasets, dilution, files, hosts, noise, paths, runs, sources, workers
+from benchmarks.reports import summary
+from stages.lib import datasets, dilution, hosts, noise, paths, runs, sources, workers
 from stages.lib.params import Config, DataParams, ModelParams, NoiseParams, TrainParams
 
 ALPHAS = (5, 10, 20, 50, 100)
@@ -208,19 +208,15 @@ def points(rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
+    rounds = reports.options(__doc__, rounds=3).parse_args().rounds
     report = {
         "rounds": rounds,
         "chunk_of_labels": noise.CHUNK,
         "dilution": dilutions(rounds),
         "training": trainings(rounds),
         "points": points(rounds),
-        "hardware": hosts.hardware("cpu"),
-        "versions": hosts.versions(),
     }
-    sys.stdout.write(files.to_json(report))
+    reports.emit(report)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ for: alpha = 100 on ImageNet, 128 million labels of 1,000 classes.
 """
 
 import argparse
-import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -18,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.subjects import summary
-from stages.lib import files, hosts, noise
+from benchmarks.reports import emit, summary
+from stages.lib import noise
 
 LOOP_LABELS = 20_000  # the loop takes about 20 microseconds a label
 CLEANLAB_LABELS = 1_000_000
@@ -116,10 +115,8 @@ def main() -> None:
         "threads": 1,
         **report,
         "imagenet": imagenet(),
-        "hardware": hosts.hardware("cpu"),
-        "versions": hosts.versions(),
     }
-    sys.stdout.write(files.to_json(report_all))
+    emit(report_all)
 
 
 if __name__ == "__main__":

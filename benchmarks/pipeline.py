@@ -16,8 +16,8 @@ from typing import Any
 
 import psutil
 
-from benchmarks.subjects import summary
-from stages.lib import files, hosts
+from benchmarks.reports import emit, summary
+from stages.lib import files
 
 SAMPLE_SECONDS = 0.2
 
@@ -78,10 +78,8 @@ def main() -> None:
             },
             "exp_run": changed,
             "bytes_per_example": bytes_per_example(clone / "data/labels"),
-            "hardware": hosts.hardware("cpu"),
-            "versions": hosts.versions(),
         }
-    sys.stdout.write(files.to_json(report))
+    emit(report)
 
 
 def forget_results(clone: Path) -> None:

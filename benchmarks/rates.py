@@ -3,6 +3,8 @@
 Apart from the commands, so that worker processes can import it.
 """
 
+import argparse
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -11,9 +13,10 @@ from typing import Any
 
 import torch
 
-from benchmarks import subjects
+from benchmarks import reports, subjects
 from stages.lib import hosts, training
 from stages.lib.architectures import ARCHITECTURES
+from stages.lib.params import PRECISIONS
 from stages.lib.stacks import GPU_MEMBERS, GPU_STACKING, cpu_members
 
 PATIENCE = 300  # seconds that a process waits for the others before it gives up
@@ -42,6 +45,26 @@ def usual(name: str, device: str, members: int | None = None, precision: str = "
 def default_device() -> str:
     """Return ``cuda`` where there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def options(doc: str | None, *, rounds: int) -> argparse.ArgumentParser:
+    """Return a parser of what a measurement of networks is told."""
+    names = list(subjects.SHAPES)
+    parser = reports.options(doc, rounds=rounds)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=default_device())
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--models", nargs="+", choices=names, default=names)
+    return parser
+
+
+def report(told: argparse.Namespace, measured: Callable[[str], Any]) -> None:
+    """Measure the networks that `options` told of, one after another, and print."""
+    found: dict[str, Any] = {"batch_size": subjects.BATCH}
+    found |= {"rounds": told.rounds, "precision": told.precision}
+    for name in told.models:
+        found[name] = measured(name)
+        print(f"{name}: done", file=sys.stderr)
+    reports.emit(found, told.device)
 
 
 def timed(function: Callable[[], object], device: str) -> float:

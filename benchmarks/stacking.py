@@ -8,15 +8,13 @@ not fit is reported as ``out of memory``.
 Prints JSON. ``python -m benchmarks.stacking [--device cpu] [--members 1 8 32 128]``
 """
 
-import argparse
-import sys
 from typing import Any
 
 import torch
 
-from benchmarks import rates, subjects
-from stages.lib import files, hosts
-from stages.lib.params import PRECISIONS, STACKINGS
+from benchmarks import rates
+from benchmarks.reports import summary
+from stages.lib.params import STACKINGS
 
 MEMBERS = {"cpu": (1, 2, 4, 8), "cuda": (1, 8, 32, 128)}
 SECONDS = 1.5
@@ -50,7 +48,7 @@ def measure(name: str, sizes: list[int], rounds: int, device: str, precision: st
         {
             "members": stack.members,
             "stacking": stack.stacking,
-            "steps_per_second": subjects.summary(values) if values else "out of memory",
+            "steps_per_second": summary(values) if values else "out of memory",
         }
         for stack, values in found.items()
     ]
@@ -58,26 +56,15 @@ def measure(name: str, sizes: list[int], rounds: int, device: str, precision: st
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default=rates.default_device())
+    parser = rates.options(__doc__, rounds=3)
     parser.add_argument("--members", type=int, nargs="+")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
-    parser.add_argument("--models", nargs="+", choices=list(subjects.SHAPES))
-    arguments = parser.parse_args()
-    device = arguments.device
-    report: dict[str, Any] = {
-        "batch_size": subjects.BATCH,
-        "rounds": arguments.rounds,
-        "precision": arguments.precision,
-    }
-    sizes = arguments.members or list(MEMBERS[device])
-    for name in arguments.models or subjects.SHAPES:
-        report[name] = measure(name, sizes, arguments.rounds, device, arguments.precision)
-        print(f"{name}: done", file=sys.stderr)
-    report["hardware"] = hosts.hardware(device)
-    report["versions"] = hosts.versions()
-    sys.stdout.write(files.to_json(report))
+    told = parser.parse_args()
+    sizes = told.members or list(MEMBERS[told.device])
+
+    def measured(name: str) -> Any:
+        return measure(name, sizes, told.rounds, told.device, told.precision)
+
+    rates.report(told, measured)
 
 
 if __name__ == "__main__":

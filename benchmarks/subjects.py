@@ -1,9 +1,6 @@
 """What the measurements train: real images in the paper's shapes, and members with noisy labels."""
 
-import statistics
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -78,8 +75,3 @@ def member(data: TrainingData, k: int, steps: int, *, average: float = 0.0) -> M
         init=stream(k, "init"),
         shuffle=stream(k, "shuffle"),
     )
-
-
-def summary(values: Sequence[float]) -> dict[str, Any]:
-    """Return median and range of repeated measurements."""
-    return {"median": statistics.median(values), "range": [min(values), max(values)]}

@@ -14,17 +14,15 @@ The scripts keep PyTorch's own precision. On CUDA, where there is one, or on the
 Prints JSON. ``python -m benchmarks.training [--device cpu] [--members 32] [--precision tf32]``
 """
 
-import argparse
 import math
-import sys
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plain, rates, subjects
-from stages.lib import files, hosts, models, training
-from stages.lib.params import PRECISIONS
+from benchmarks.reports import summary
+from stages.lib import models, training
 
 SECONDS = 3.0  # of each measurement, about
 SIDE = 4096  # of the matrices whose product is timed
@@ -94,7 +92,7 @@ def measure(stack: rates.Stack, rounds: int) -> dict[str, Any]:
             found[f"ratio_to_{kind}"].append(found["ours"][-1] / found[kind][-1])
         found["product"].append(product_rate(device, stack.precision))
         found["bandwidth"].append(bandwidth(device))
-    told = {key: subjects.summary(values) for key, values in found.items()}
+    told = {key: summary(values) for key, values in found.items()}
     ours, product, speed = (told[key]["median"] for key in ("ours", "product", "bandwidth"))
     flops, moved = operations(name), bytes_moved(name)
     floor = max(flops / product, moved / speed)
@@ -116,27 +114,14 @@ def measure(stack: rates.Stack, rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default=rates.default_device())
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser = rates.options(__doc__, rounds=5)
     parser.add_argument("--members", type=int, help="of a stack; default: what stages use")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--models", nargs="+", choices=list(subjects.SHAPES))
-    arguments = parser.parse_args()
-    device = arguments.device
-    report: dict[str, Any] = {
-        "batch_size": subjects.BATCH,
-        "rounds": arguments.rounds,
-        "precision": arguments.precision,
-    }
-    for name in arguments.models or subjects.SHAPES:
-        stack = rates.usual(name, device, arguments.members, arguments.precision)
-        report[name] = measure(stack, arguments.rounds)
-        ratio = report[name]["ratio_to_transforms"]["median"]
-        print(f"{name}: {ratio:.2f} times the plain script", file=sys.stderr)
-    report["hardware"] = hosts.hardware(device)
-    report["versions"] = hosts.versions()
-    sys.stdout.write(files.to_json(report))
+    told = parser.parse_args()
+
+    def measured(name: str) -> Any:
+        return measure(rates.usual(name, told.device, told.members, told.precision), told.rounds)
+
+    rates.report(told, measured)
 
 
 if __name__ == "__main__":

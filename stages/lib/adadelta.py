@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-#: Elements updated at once on a CPU: six arrays of them fit its second-level cache. Each pass over
-#: a large network's weights would otherwise go to memory.
+#: Elements updated at once on a CPU, so that the passes of one block find it in a cache;
+#: `benchmarks.choices` compares sizes.
 BLOCK = 65536
 
 
