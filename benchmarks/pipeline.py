@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from benchmarks.reports import emit, summary
-from stages.lib import files
+from stages.lib import dilution
 
 SAMPLE_SECONDS = 0.2
 
@@ -92,9 +92,9 @@ def bytes_per_example(folder: Path) -> float:
     """Return the largest number of bytes per training example over all diluted sets in a folder."""
     largest = 0.0
     for description in folder.rglob("noise.json"):
-        arrays = [description.with_name(f"{name}.npy") for name in ("labels", "images")]
-        size = sum(files.read_array(array).nbytes for array in arrays)
-        largest = max(largest, size / files.read_json(description)["examples"])
+        diluted = dilution.load(description.parent)
+        size = diluted.labels.nbytes + diluted.images.nbytes
+        largest = max(largest, size / len(diluted.labels))
     return largest
 
 

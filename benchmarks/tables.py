@@ -3,13 +3,13 @@
 ``python -m benchmarks.tables``
 """
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks import subjects
-from stages.lib import files
 
 RESULTS = Path(__file__).parent / "results"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "PERFORMANCE.md"
@@ -169,7 +169,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 
 def filled(document: str) -> str:
     """Return a document with its tables as the results have them."""
-    results = {file.stem: files.read_json(file) for file in RESULTS.glob("*.json")}
+    found = {file.stem: file.read_text(encoding="utf-8") for file in RESULTS.glob("*.json")}
+    results = {name: json.loads(text) for name, text in found.items()}
     for name, make in TABLES.items():
         place = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         content = make(results)

@@ -11,7 +11,8 @@ from PIL import Image
 
 from stages.lib import datasets, files, noise
 from stages.lib import images as images_of
-from stages.lib.datasets import DataError, Dataset
+from stages.lib.datasets import Dataset
+from stages.lib.errors import DamagedError
 from stages.lib.images import pixel_moments
 
 
@@ -113,7 +114,7 @@ def test_a_wrong_data_set_is_not_written(tmp_path: Path) -> None:
 
 
 def change_one_pixel(folder: Path) -> None:
-    images = files.read_array(folder / "test_images.npy")
+    images = np.load(folder / "test_images.npy")
     images[0, 0, 0, 0] ^= 1
     files.write_array(folder / "test_images.npy", images)
 
@@ -131,7 +132,7 @@ def cut(folder: Path) -> None:
     ("damage", "words"),
     [
         (change_one_pixel, "sha256"),
-        (change_the_shape, r"\[3, 5, 6, 1\] where dataset.json says uint8 of \[3, 5, 5, 1\]"),
+        (change_the_shape, "sha256"),
         (cut, "no whole array"),
         (lambda folder: (folder / "test_images.npy").unlink(), "is missing"),
     ],
@@ -139,31 +140,31 @@ def cut(folder: Path) -> None:
 def test_damage_is_named_with_its_mend(damage, words: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     datasets.save(make_dataset(), tmp_path)
     damage(tmp_path)
-    with pytest.raises(DataError, match=words) as caught:
+    with pytest.raises(DamagedError, match=words) as caught:
         datasets.load(tmp_path)
     assert "test_images.npy" in str(caught.value)
-    assert "dvc repro -f fetch" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("group", "stage"), [("experiment", "fetch"), ("quick", "fetch_figures")])
+def test_the_stage_that_makes_it_again_is_named(group: str, stage: str, tmp_path: Path) -> None:
+    folder = tmp_path / "data/datasets" / group / "digits"
+    datasets.save(make_dataset(), folder)
+    change_one_pixel(folder)
+    with pytest.raises(DamagedError, match=f"dvc repro -f {stage} "):
+        datasets.load(folder)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", json.dumps({"arrays": {}})])
 def test_a_damaged_description_is_named(content: str, tmp_path: Path) -> None:
     datasets.save(make_dataset(), tmp_path)
     (tmp_path / "dataset.json").write_text(content)
-    with pytest.raises(DataError, match=r"dataset\.json: is no description"):
-        datasets.load(tmp_path)
-
-
-def test_a_description_that_contradicts_the_arrays_is_named(tmp_path: Path) -> None:
-    datasets.save(make_dataset(), tmp_path)
-    content = files.read_json(tmp_path / "dataset.json")
-    files.write_json(tmp_path / "dataset.json", content | {"class_names": ["a", "b"]})
-    with pytest.raises(DataError, match=r"dataset\.json: .* label 2; must be below 2"):
+    with pytest.raises(DamagedError, match=r"dataset\.json: is not what was written"):
         datasets.load(tmp_path)
 
 
 def test_a_missing_description_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"dataset\.json: is missing"):
+    with pytest.raises(DamagedError, match=r"dataset\.json: is missing"):
         datasets.load(tmp_path)
 
 

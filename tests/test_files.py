@@ -1,15 +1,26 @@
 """Files: written whole or not at all, the same bytes for the same content; paths and streams."""
 
+import errno
 import json
 import math
+import os
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from stages.lib import files, hosts, paths
+from stages.lib.errors import DamagedError, UserError
 from stages.lib.streams import PURPOSES, stream
+
+ROOT = Path(__file__).parents[1]
 
 # --- writing
 
@@ -43,10 +54,88 @@ def test_a_failure_leaves_the_old_file_and_no_scrap(tmp_path: Path) -> None:
 def test_a_hard_link_of_the_old_file_is_not_written_through(tmp_path: Path) -> None:
     """DVC's cache may be one: an output is replaced, never written in place."""
     target, cache = tmp_path / "file.json", tmp_path / "cache"
-    files.write_json(target, 1)
+    files.write_json(target, {"a": 1})
     cache.hardlink_to(target)
-    files.write_json(target, 2)
-    assert files.read_json(cache) == 1
+    files.write_json(target, {"a": 2})
+    assert files.read_json(cache) == {"a": 1}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_with_what_was_needed(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "a.npy"
+    target.write_text("old", encoding="utf-8")
+
+    def full(_: Any) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files, "_header", full)
+    with pytest.raises(UserError, match=r"a\.npy: no space left for 3,000 bytes, [\d,]+ are free;"):
+        files.write_array(target, np.zeros(3000, np.uint8))
+    assert target.read_text(encoding="utf-8") == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
+
+
+def test_a_write_that_really_fails_half_way_leaves_the_old_file(tmp_path: Path) -> None:
+    """The system itself stops the write, at a limit that a process sets for itself."""
+    target = tmp_path / "a.npy"
+    files.write_array(target, np.zeros(10, np.uint8))
+    program = (
+        "import resource, sys; from pathlib import Path; import numpy as np\n"
+        "from stages.lib import files\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        "try: files.write_array(Path(sys.argv[1]), np.zeros(100_000, np.uint8))\n"
+        "except files.UserError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(target)],
+        cwd=ROOT, capture_output=True, encoding="utf-8", check=True,
+    )  # fmt: skip
+    assert re.match(rf"{target}: no space left for 100,000 bytes, ", done.stdout), done
+    assert len(np.load(target)) == 10
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_folder_that_may_not_be_written_is_told(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.tempfile, "mkstemp", refuse)
+    with pytest.raises(UserError) as caught:
+        files.write_json(tmp_path / "a.json", {})
+    assert str(caught.value).startswith(f"{tmp_path}: cannot be written ({os.strerror(number)});")
+
+
+def test_the_content_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut may leave a whole name of an empty file."""
+    target, flushed = tmp_path / "a.json", []
+    fsync = os.fsync
+
+    def note(handle: int) -> None:
+        flushed.append((os.fstat(handle).st_size, target.exists()))
+        fsync(handle)
+
+    monkeypatch.setattr(files.os, "fsync", note)
+    files.write_json(target, {"a": 1})
+    assert flushed == [(target.stat().st_size, False)]
+
+
+def test_scratch_files_of_the_dead_are_swept(tmp_path: Path) -> None:
+    for name in (".old.json.x1.json", ".new.json.x2.json", "old.json"):
+        (tmp_path / name).touch()
+    (tmp_path / ".folder").mkdir()
+    for name in (".old.json.x1.json", "old.json", ".folder"):
+        os.utime(tmp_path / name, (0, 0))
+    files.sweep(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {".new.json.x2.json", "old.json", ".folder"}
+    files.sweep(tmp_path / "nowhere")
 
 
 # --- JSON
@@ -62,7 +151,10 @@ def test_json_is_canonical(tmp_path: Path) -> None:
     files.write_json(tmp_path / "x" / "y.json", one)
     text = (tmp_path / "x" / "y.json").read_text(encoding="utf-8")
     assert text.endswith("}\n")
-    assert json.loads(text) == files.read_json(tmp_path / "x" / "y.json") == one
+    assert files.read_json(tmp_path / "x" / "y.json") == one
+    bare = json.loads(text)
+    assert bare.pop("seal") == [files.sha256_of_bytes(files.to_json(one).encode())]
+    assert bare == one
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -74,8 +166,47 @@ def test_json_has_no_nan(value: float, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [0.1, 1e-8, 1 / 3, 5e-324, 1e308, 2**53 + 1])
 def test_numbers_survive_json(value: float, tmp_path: Path) -> None:
-    files.write_json(tmp_path / "x.json", value)
-    assert files.read_json(tmp_path / "x.json") == value
+    files.write_json(tmp_path / "x.json", {"a": value})
+    assert files.read_json(tmp_path / "x.json") == {"a": value}
+
+
+def flips(content: bytes) -> Iterator[bytes]:
+    """Yield the content with each byte in turn changed in each of its bits."""
+    for place in range(len(content)):
+        for bit in range(8):
+            changed = bytearray(content)
+            changed[place] ^= 1 << bit
+            yield bytes(changed)
+
+
+def test_any_flipped_bit_of_json_is_noticed(tmp_path: Path) -> None:
+    """Those between values too, where a parser sees no difference."""
+    file = tmp_path / "x.json"
+    files.write_json(file, {"a": [1.5, None, True], "b": {"c": "α", "d": 1e-8}})
+    count = 0
+    for changed in flips(file.read_bytes()):
+        file.write_bytes(changed)
+        with pytest.raises(DamagedError, match=r"x\.json: is not what was written; "):
+            files.read_json(file)
+        count += 1
+    assert count > 1000
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", "{}", '{"a": 1}', '{"seal": []}', "NaN", "\udcff", "[" * 100_000],
+    ids=lambda text: text[:10],
+)
+def test_what_was_not_written_here_is_not_read(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(DamagedError, match=r"x\.json: is not what was written; "):
+        files.read_json(file)
+
+
+def test_a_missing_file_is_no_damaged_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        files.read_json(tmp_path / "x.json")
 
 
 # --- arrays
@@ -86,19 +217,58 @@ def test_numbers_survive_json(value: float, tmp_path: Path) -> None:
 def test_arrays_survive_the_disk(dtype: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     array = np.arange(math.prod(shape), dtype=dtype).reshape(shape)
     files.write_array(tmp_path / "a.npy", array)
-    got = files.read_array(tmp_path / "a.npy")
+    got = files.read_array(tmp_path / "a.npy", files.sha256_of_array(array))
     np.testing.assert_array_equal(got, array)
     assert (got.dtype, got.shape) == (array.dtype, array.shape)
 
 
+def test_any_flipped_bit_of_an_array_is_noticed(tmp_path: Path) -> None:
+    """Those of the header's padding too, which numpy passes over."""
+    file, array = tmp_path / "a.npy", np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
+    files.write_array(file, array)
+    sha256, count = files.sha256_of_array(array), 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy's, of strange headers
+        for changed in flips(file.read_bytes()):
+            file.write_bytes(changed)
+            with pytest.raises(DamagedError, match=r"a\.npy: "):
+                files.read_array(file, sha256)
+            count += 1
+    assert count == 8 * (128 + 48)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda content: content[:-1], "is no whole array"),
+        (lambda content: content[:50], "is no whole array"),
+        (lambda content: content[:0], "is no whole array"),
+        (lambda content: content + b"\0", "has not the header that was written"),
+        (lambda content: content[:-1] + b"\7", "has sha256 [0-9a-f]{64} where [0-9a-f]{64} was"),
+    ],
+    ids=["cut", "cut header", "empty", "longer", "changed"],
+)
+def test_damage_of_an_array_is_told(change: Any, what: str, tmp_path: Path) -> None:
+    file, array = tmp_path / "a.npy", np.arange(6, dtype=np.uint8)
+    files.write_array(file, array)
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(DamagedError, match=rf"a\.npy: {what}"):
+        files.read_array(file, files.sha256_of_array(array))
+
+
+def test_a_missing_array_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DamagedError, match=r"a\.npy: is missing; delete it and run again"):
+        files.read_array(tmp_path / "a.npy", "")
+
+
 def test_pickled_objects_are_neither_written_nor_read(tmp_path: Path) -> None:
     array = np.array([{"a": 1}], dtype=object)
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(ValueError, match="array of object; must be of plain numbers"):
         files.write_array(tmp_path / "a.npy", array)
     assert not list(tmp_path.iterdir())
     np.save(tmp_path / "a.npy", array, allow_pickle=True)
-    with pytest.raises(ValueError, match="allow_pickle=False"):
-        files.read_array(tmp_path / "a.npy")
+    with pytest.raises(DamagedError, match="allow_pickle=False"):
+        files.read_array(tmp_path / "a.npy", "")
 
 
 def test_an_arrays_digest_tells_content_dtype_and_shape() -> None:
@@ -146,9 +316,49 @@ def test_points_lie_in_the_repository_that_dvc_names(
     assert paths.point_store() == tmp_path / ".points"
 
 
+@pytest.mark.parametrize("above", ["", "/home/data/labels/repo"])
+@pytest.mark.parametrize(
+    ("file", "stage"),
+    [
+        ("data/datasets/experiment/mnist5k/dataset.json", "fetch"),
+        ("data/datasets/quick/digits/test_labels.npy", "fetch_figures"),
+        ("data/confusion/mnist5k.json", "confuse"),
+        ("data/confusion/quick/fig5_structured.json", "confuse_figures"),
+        ("data/labels/experiment/seed-0/labels.npy", "dilute"),
+        ("data/labels/quick/fig8_training_size/0123abcd/seed-1/noise.json",
+         "dilute_figure@fig8_training_size"),
+        ("metrics/figures/paper/fig2_uniform_cifar10.json", "train_figure@fig2_uniform_cifar10"),
+        ("metrics/experiment.json", "train"),
+    ],
+)  # fmt: skip
+def test_a_damaged_files_error_names_the_stage_that_makes_it(
+    above: str, file: str, stage: str
+) -> None:
+    error = files.damaged(Path(above, file), "is missing")
+    assert str(error).startswith(f"{Path(above, file)}: is missing; run the stage again that makes")
+    assert f"dvc repro -f {stage} " in str(error)
+
+
+def test_the_stages_that_errors_name_exist() -> None:
+    """And make what the errors say: the folders are those of ``dvc.yaml``."""
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    count = 0
+    for name, stage in pipeline.items():
+        body = stage.get("do", stage)
+        for out in [*body.get("outs", []), *body.get("metrics", [])]:
+            path = out if isinstance(out, str) else next(iter(out))
+            if path.startswith("plots/"):
+                continue  # no stage reads them
+            path = path.replace("${scale}", "quick").replace("${data.name}", "digits")
+            inner = Path(path.replace("${item}", "key"), *([] if ".json" in path else ["x", "y"]))
+            assert paths.maker(inner) == name + ("@key" if "do" in stage else ""), inner
+            count += 1
+    assert count == 10
+
+
 def test_a_host_is_described_in_json() -> None:
     hardware, versions = hosts.hardware("cpu"), hosts.versions()
-    files.to_json([hardware, versions])
+    files.to_json({"hardware": hardware, "versions": versions})
     assert hardware["device"] == "cpu"
     assert hardware["processor"]
     assert hosts.cores() >= 1

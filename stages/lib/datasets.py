@@ -230,54 +230,34 @@ def save(dataset: Dataset, folder: Path) -> None:
     files.write_json(folder / DESCRIPTION, _describe(dataset))
 
 
-def _damaged(file: Path, what: str) -> DataError:
-    return DataError(f"{file}: {what}; re-run the fetch stage: dvc repro -f fetch")
-
-
-def _read_checked(file: Path, expected: dict[str, Any]) -> NDArray[Any]:
-    """Return the array of a file if it is the one that ``dataset.json`` describes."""
-    try:
-        array = files.read_array(file)
-    except FileNotFoundError:
-        raise _damaged(file, "is missing") from None
-    except (ValueError, EOFError) as error:
-        raise _damaged(file, f"is no whole array ({error})") from error
-    if str(array.dtype) != expected["dtype"] or list(array.shape) != expected["shape"]:
-        raise _damaged(
-            file,
-            f"holds {array.dtype} of shape {list(array.shape)} where "
-            f"{DESCRIPTION} says {expected['dtype']} of {expected['shape']}",
-        )
-    digest = files.sha256_of_array(array)
-    if digest != expected["sha256"]:
-        raise _damaged(file, f"has sha256 {digest} where {DESCRIPTION} says {expected['sha256']}")
-    return array
-
-
 def load(folder: Path) -> Dataset:
     """Return the data set that `save` wrote, checked against its hashes.
 
     Raises:
-        DataError: a file is missing or is not the one that ``dataset.json`` describes; the
-            message names it and says to fetch again.
+        DamagedError: a file is missing or is not the one that was written; the message names it
+            and the stage that makes it again.
     """
-    description = folder / DESCRIPTION
+    content = read_description(folder)
+    arrays = {
+        name: files.read_array(folder / f"{name}.npy", content["arrays"][name]["sha256"])
+        for name in ARRAYS
+    }
+    return Dataset(
+        **arrays,
+        name=content["name"],
+        class_names=tuple(content["class_names"]),
+        source=content["source"],
+    )
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Return what `save` wrote of a data set beside its arrays, see there.
+
+    Raises:
+        DamagedError: as `load`.
+    """
+    file = folder / DESCRIPTION
     try:
-        content = files.read_json(description)
-        arrays = {
-            name: _read_checked(folder / f"{name}.npy", content["arrays"][name]) for name in ARRAYS
-        }
-        dataset = Dataset(
-            **arrays,
-            name=content["name"],
-            class_names=tuple(content["class_names"]),
-            source=content["source"],
-        )
-        dataset.check()
+        return files.read_json(file)
     except FileNotFoundError:
-        raise _damaged(description, "is missing") from None
-    except DataError:
-        raise
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(description, f"is no description of a data set ({error!r})") from error
-    return dataset
+        raise files.damaged(file, "is missing") from None

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.lib import datasets, files, noise
+from stages.lib import datasets, files, hosts, noise
 from stages.lib.datasets import Dataset
-from stages.lib.errors import UserError
+from stages.lib.errors import DamagedError, UserError
 from stages.lib.images import conform, white_noise
 from stages.lib.noise import Labels
 from stages.lib.params import DataParams, NoiseParams, check_fit
@@ -94,11 +94,13 @@ def dilute(
 
     Raises:
         ParamsError: the config does not fit the data set (`params.check_fit`).
-        UserError: structured noise without confusion counts.
+        UserError: structured noise without confusion counts, or more examples than memory.
     """
     check_fit(data, params, len(dataset.train_labels), dataset.num_classes)
     n, m = data.originals, dataset.num_classes
-    total = len(dataset.train_labels)
+    noisy, total = noise.count_noisy(n, params.alpha), len(dataset.train_labels)
+    needed = (n + noisy) * (noise.label_dtype(m).itemsize + (4 if other_images else 0))
+    hosts.require_memory(needed, f"noise.alpha {params.alpha:g}: {n + noisy:,} examples")
     # The seed alone decides the split: sets of different sizes are nested, and every noise level
     # is chosen on the same validation images.
     split = np.random.default_rng(stream(seed, "split")).permutation(total).astype(np.uint32)
@@ -106,7 +108,6 @@ def dilute(
     transition = transition_matrix(params, m, confusion, seed)
     point = files.to_json(asdict(_canonical(params)), indent=None)
 
-    noisy = noise.count_noisy(n, params.alpha)
     rng = np.random.default_rng(stream(seed, "images", point))
     if params.images == "same":
         images = originals
@@ -270,8 +271,10 @@ def _config_of(data: DataParams, params: NoiseParams) -> dict[str, Any]:
 
 def _is_there(folder: Path, config: dict[str, Any]) -> bool:
     """Tell whether a whole set of this config lies in a folder; points of a figure share sets."""
-    facts = folder / "noise.json"
-    return facts.exists() and bool(files.read_json(facts)["config"] == config)
+    try:
+        return bool(read_facts(folder)["config"] == config)
+    except DamagedError:
+        return False
 
 
 def save(dilution: Dilution, folder: Path) -> None:
@@ -286,19 +289,24 @@ def load(folder: Path) -> Dilution:
     """Read a diluted set back and check it against its digests.
 
     Raises:
-        UserError: an array is missing, or is not the one that ``noise.json`` was written with.
+        DamagedError: a file is missing, or is not the one that was written; the message names it
+            and the stage that makes it again.
     """
-    facts = files.read_json(folder / "noise.json")
-    arrays = {name: _read_checked(folder / f"{name}.npy", facts["sha256"][name]) for name in ARRAYS}
+    facts = read_facts(folder)
+    arrays = {
+        name: files.read_array(folder / f"{name}.npy", facts["sha256"][name]) for name in ARRAYS
+    }
     return Dilution(**arrays, facts=facts)
 
 
-def _read_checked(file: Path, digest: str) -> NDArray[Any]:
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Return a diluted set's facts, see `Dilution`.
+
+    Raises:
+        DamagedError: as `load`.
+    """
+    file = folder / "noise.json"
     try:
-        array = files.read_array(file)
-        intact = files.sha256_of_array(array) == digest
-    except (OSError, ValueError, EOFError, MemoryError):
-        intact = False
-    if not intact:
-        raise UserError(f"{file}: not what its noise.json says; run the dilute stage again")
-    return array
+        return files.read_json(file)
+    except FileNotFoundError:
+        raise files.damaged(file, "is missing") from None

@@ -1,5 +1,9 @@
-"""The errors whose message is meant for the user."""
+"""Errors that are the user's to mend: their message is one line, without a traceback."""
 
 
 class UserError(ValueError):
-    """Something that the user can mend; the message says what was received, the rule, the mend."""
+    """Something is wrong with what the user gave; the message names it and says what to do."""
+
+
+class DamagedError(UserError):
+    """A file is not what was written; the message names it and what makes it again."""

@@ -1,38 +1,98 @@
-"""Reading and writing files: always whole, always the same bytes for the same content."""
+"""Reading and writing files: always whole, always checked, the same bytes for the same content.
 
+What a stage reads back carries its own digest: JSON in the key `SEAL`, arrays in the JSON beside
+them. A file that is not byte for byte what was written is a `DamagedError`, never a number.
+"""
+
+import errno
 import hashlib
+import io
 import json
 import os
+import shutil
 import tempfile
+import time
 import tokenize
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.lib import paths
+from stages.lib.errors import DamagedError, UserError
+
+SEAL = "seal"  # the key of a JSON object that holds the digest of the others, in a list: DVC's
+# tables of metrics pass over lists
+STALE_SECONDS = 3600  # a scratch file as old as this belongs to nobody
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
     """Yield a scratch path beside ``path`` that takes its place when the block ends well.
 
-    A reader, or a run after a crash, sees the old file or the new one, never a part.
+    A reader, or a run after a crash, sees the old file or the new one, never a part: the scratch
+    file is on the disk before it is renamed.
+
+    Args:
+        path: the file to be written; its folder is made.
+        needed: how many bytes will be written, for the message.
 
     Raises:
-        OSError: the folder cannot be made or written; ``path`` is then untouched.
+        UserError: the disk is full, or the folder cannot be written; ``path`` is then untouched.
+        OSError: any other failure of the system.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    scratch = Path(name)
     try:
-        yield scratch
-        scratch.chmod(0o644)  # mkstemp makes it private
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix
+        )
+        os.close(handle)
+        scratch = Path(name)
+        try:
+            yield scratch
+            scratch.chmod(0o644)  # mkstemp makes it private
+            _flush(scratch)
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+    except OSError as error:
+        raise _explained(error, path, needed) from error
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file's content is on the disk: else a power cut may leave its name alone."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _explained(error: OSError, path: Path, needed: int | None) -> Exception:
+    """Return an error that says what was needed, where the system only says what failed."""
+    if error.errno in FULL:
+        free = ""
+        with suppress(OSError):
+            free = f", {shutil.disk_usage(path.parent).free:,} are free"
+        size = "" if needed is None else f" for {needed:,} bytes{free}"
+        return UserError(f"{path}: no space left{size}; make room and run again")
+    if error.errno in REFUSED:
+        return UserError(
+            f"{path.parent}: cannot be written ({error.strerror}); give yourself the right to "
+            "write there, or work in another folder, and run again"
+        )
+    return error
+
+
+def sweep(folder: Path) -> None:
+    """Delete scratch files that a killed process left in a folder long ago."""
+    oldest = time.time() - STALE_SECONDS
+    for path in folder.glob(".*"):
+        with suppress(OSError):  # another process sweeps as well
+            if path.is_file() and path.stat().st_mtime < oldest:
+                path.unlink()
 
 
 def to_json(value: Any, *, indent: int | None = 2) -> str:
@@ -45,35 +105,102 @@ def to_json(value: Any, *, indent: int | None = 2) -> str:
     return text + "\n"
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as canonical JSON, atomically, making parent folders."""
-    text = to_json(value)
-    with replacing(path) as scratch:
-        scratch.write_text(text, encoding="utf-8")
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write an object as canonical JSON with its seal, atomically, making parent folders.
+
+    Raises:
+        ValueError: ``value`` holds NaN or an infinity.
+        UserError: as `replacing`.
+    """
+    content = to_json({**value, SEAL: [_seal(value)]}).encode()
+    with replacing(path, len(content)) as scratch:
+        scratch.write_bytes(content)
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object that `write_json` wrote, without its seal.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedError: it is not byte for byte what was written.
+    """
+    try:
+        text = path.read_bytes().decode()
+        content = json.loads(text)
+        seal = content.pop(SEAL)
+        whole = seal == [_seal(content)] and text == to_json({**content, SEAL: seal})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise damaged(path, "is not what was written")
+    found: dict[str, Any] = content
+    return found
+
+
+def _seal(value: dict[str, Any]) -> str:
+    return sha256_of_bytes(to_json(value).encode())
+
+
+def damaged(path: Path, what: str) -> DamagedError:
+    """Return the error for a file that cannot be used: what it is, and how to have it made again.
+
+    Args:
+        path: the file.
+        what: what is wrong with it, a phrase that follows its name.
+    """
+    return DamagedError(f"{path}: {what}; {paths.remedy(path)}")
 
 
 def write_array(path: Path, array: NDArray[Any]) -> None:
-    """Write an array as ``.npy``, atomically, making parent folders."""
-    with replacing(path) as scratch, scratch.open("wb") as stream:
-        np.save(stream, array, allow_pickle=False)
-
-
-def read_array(path: Path) -> NDArray[Any]:
-    """Return the array of a ``.npy`` file.
+    """Write an array as ``.npy``, atomically, making parent folders.
 
     Raises:
-        ValueError: it is no such file, is damaged, or holds pickled objects.
+        ValueError: it holds objects, which only a pickle could.
+        UserError: as `replacing`.
+    """
+    if array.dtype.hasobject:
+        raise ValueError(f"got an array of {array.dtype}; must be of plain numbers; convert it")
+    whole = np.ascontiguousarray(array)
+    with replacing(path, whole.nbytes) as scratch, scratch.open("wb") as stream:
+        # Not np.save, whose error doesn't say that the disk is full.
+        stream.write(_header(whole))
+        stream.write(whole.data)
+
+
+def read_array(path: Path, sha256: str) -> NDArray[Any]:
+    """Return the array that `write_array` wrote.
+
+    Args:
+        path: the file.
+        sha256: its digest, see `sha256_of_array`.
+
+    Raises:
+        DamagedError: it is missing, or is not byte for byte what was written.
     """
     try:
-        array: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (SyntaxError, tokenize.TokenError) as error:  # what numpy lets through of a bad header
-        raise ValueError(f"{path}: no header of a .npy file") from error
+        with path.open("rb") as stream:
+            array: NDArray[Any] = np.load(stream, allow_pickle=False)
+            end = stream.tell()
+            trailing = stream.read(1)
+            stream.seek(0)
+            header = stream.read(end - array.nbytes)
+    except FileNotFoundError:
+        raise damaged(path, "is missing") from None
+    # numpy lets the last two through of a bad header, and asks for the memory that one names.
+    except (ValueError, EOFError, MemoryError, SyntaxError, tokenize.TokenError) as error:
+        raise damaged(path, f"is no whole array ({error})") from error
+    if trailing or header != _header(array):
+        raise damaged(path, "has not the header that was written")
+    found = sha256_of_array(array)
+    if found != sha256:
+        raise damaged(path, f"has sha256 {found} where {sha256} was written")
     return array
+
+
+def _header(array: NDArray[Any]) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
+    return stream.getvalue()
 
 
 def sha256_of_bytes(*chunks: bytes | memoryview) -> str:

@@ -8,6 +8,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_]*")  # of a scale or figure: it reaches pat
 PARAMS = Path("params.yaml")
 EXPERIMENT = "experiment"  # the name of the experiment's folders, beside the scales'
 EXPERIMENT_METRICS = Path("metrics/experiment.json")
+EXPERIMENT_TIMES = Path("metrics/times/experiment.json")
+POINTS = ".points"
 
 
 def scale_file(scale: str) -> Path:
@@ -45,6 +47,11 @@ def figure_metrics(scale: str, key: str) -> Path:
     return Path("metrics/figures") / scale / f"{key}.json"
 
 
+def figure_times(scale: str, key: str) -> Path:
+    """How long a figure's points took, and on what."""
+    return Path("metrics/times") / scale / f"{key}.json"
+
+
 def figure_picture(scale: str, key: str, suffix: str) -> Path:
     """A figure's picture; ``suffix`` is ``svg`` or ``png``."""
     return Path("plots/figures") / scale / f"{key}.{suffix}"
@@ -61,9 +68,40 @@ def repository() -> Path:
 
 def point_store() -> Path:
     """The folder of finished runs, shared by every workspace of one repository."""
-    return repository() / ".points"
+    return repository() / POINTS
 
 
 def downloads() -> Path:
     """The folder of verified downloads, shared likewise; no output of a stage."""
     return repository() / "data/downloads"
+
+
+def maker(path: Path) -> str | None:
+    """Return the stage that writes a file of the pipeline, as DVC calls it; None of other files."""
+    parts = path.parts
+    for i in reversed(range(len(parts) - 1)):
+        match parts[i : i + 4]:
+            case ("data", "datasets", group, *_):
+                return "fetch" if group == EXPERIMENT else "fetch_figures"
+            case ("data", "confusion", _, _):
+                return "confuse_figures"
+            case ("data", "confusion", _):
+                return "confuse"
+            case ("data", "labels", group, key):
+                return "dilute" if group == EXPERIMENT else f"dilute_figure@{key}"
+            case ("metrics", "figures" | "times", _, key):
+                return f"train_figure@{key.removesuffix('.json')}"
+            case ("metrics", "experiment.json") | ("metrics", "times", "experiment.json"):
+                return "train"
+    return None
+
+
+def remedy(path: Path) -> str:
+    """Say how to have a file made again that is not as it must be."""
+    stage = maker(path)
+    if stage is None:
+        return "delete it and run again"
+    return (
+        f"run the stage again that makes it: dvc repro -f {stage} (and should DVC bring it back, "
+        "delete .dvc/cache first)"
+    )

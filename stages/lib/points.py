@@ -1,7 +1,8 @@
 """The point store: every finished training, one small JSON file, named by all that decides it.
 
 A killed figure resumes from it; other figures and experiments reuse it. It lies outside DVC's
-outputs (`paths.point_store`), because DVC clears those before a stage runs.
+outputs (`paths.point_store`), because DVC clears those before a stage runs. Long trainings under
+way have a checkpoint of the same name.
 """
 
 import ast
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib import files, paths
-from stages.lib.errors import UserError
 
 #: The modules whose code decides a training's outcome, given its labels and images.
 DECIDING = (
@@ -58,37 +58,62 @@ class PointStore:
             "torch": metadata.version("torch").split("+")[0],
         }
 
+    def prepare(self) -> None:
+        """Make sure that the store can be written, before hours are spent on what goes there.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        trial = self.folder / ".trial"
+        with files.replacing(trial):
+            pass
+        trial.unlink(missing_ok=True)
+        for folder in (self.folder, self._checkpoints):
+            files.sweep(folder)
+        for path in self._checkpoints.glob("*.pt"):  # of a process killed between two lines of put
+            if (self.folder / f"{path.stem}.json").exists():
+                path.unlink(missing_ok=True)
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def _name(self, identity: dict[str, Any]) -> str:
+        whole = files.to_json([identity, self.environment], indent=None)
+        return files.sha256_of_bytes(whole.encode())[:32]
+
     def path(self, identity: dict[str, Any]) -> Path:
         """Return the file of a training."""
-        whole = files.to_json([identity, self.environment], indent=None)
-        return self.folder / f"{files.sha256_of_bytes(whole.encode())[:32]}.json"
+        return self.folder / f"{self._name(identity)}.json"
+
+    def checkpoint(self, identity: dict[str, Any]) -> Path:
+        """Return the file of a training's checkpoint."""
+        return self._checkpoints / f"{self._name(identity)}.pt"
 
     def get(self, identity: dict[str, Any]) -> dict[str, Any] | None:
         """Return the stored outcome of a training, or None where there is none.
 
         Raises:
-            UserError: the file is there and is not what its name says.
+            DamagedError: the file is there and is not what its name says.
         """
         path = self.path(identity)
-        if not path.exists():
-            return None
         try:
             content = files.read_json(path)
-            outcome: dict[str, Any] = content["outcome"]
-            if content != self._content(identity, outcome):
-                raise KeyError
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}: damaged; delete it, and its training runs again") from None
+        except FileNotFoundError:
+            return None
+        if (content["identity"], content["environment"]) != (identity, self.environment):
+            raise files.damaged(path, "holds another training than its name says")
+        outcome: dict[str, Any] = content["outcome"]
         return outcome
 
     def put(self, identity: dict[str, Any], outcome: dict[str, Any]) -> None:
-        """Store the outcome of a training, atomically."""
-        files.write_json(self.path(identity), self._content(identity, outcome))
+        """Store the outcome of a training, atomically; where it is stored already it stays.
 
-    def _content(self, identity: dict[str, Any], outcome: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "identity": identity,
-            "environment": self.environment,
-            "outcome": outcome,
-            "sha256": files.sha256_of_bytes(files.to_json(outcome).encode()),
-        }
+        Raises:
+            UserError: it cannot be written.
+        """
+        path = self.path(identity)
+        if not path.exists():  # another process may have trained the same
+            content = {"identity": identity, "environment": self.environment, "outcome": outcome}
+            files.write_json(path, content)
+        self.checkpoint(identity).unlink(missing_ok=True)
