@@ -1,6 +1,6 @@
 """What single choices of the CPU's path gain, each against its alternative in the same run.
 
-- ``memory``: steps per second of conv4 where freed memory is kept (`hosts.prepare_processes`) and
+- ``memory``: steps per second of conv4 where freed memory is kept (`processes.prepare`) and
   where glibc gives it back.
 - ``layout``: milliseconds forward and backward through conv4, channels last and channels first.
 - ``optimizer``: milliseconds of an AdaDelta step on as many weights as mlp2 and conv4 have, in
@@ -21,7 +21,7 @@ from unittest import mock
 import torch
 
 from benchmarks import plain, rates, reports, subjects
-from stages.lib import adadelta, hosts, models
+from stages.lib import adadelta, models, processes
 from stages.lib.adadelta import AdaDelta
 
 BLOCKS = (4096, 16384, 65536, 262144)
@@ -52,7 +52,7 @@ def milliseconds(call: Callable[[], object], repeats: int = 10) -> float:
 def memory(rounds: int) -> dict[str, Any]:
     """Return conv4's steps per second with freed memory kept and given back."""
     with mock.patch.dict(os.environ):
-        hosts.prepare_processes()
+        processes.prepare()
         kept = dict(os.environ)
     given_back = {k: v for k, v in kept.items() if not k.startswith("MALLOC_")}
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks import reports, subjects
-from stages.lib import hosts, training
+from stages.lib import hosts, processes, training
 from stages.lib.architectures import ARCHITECTURES
 from stages.lib.params import PRECISIONS
 from stages.lib.stacks import GPU_MEMBERS, GPU_STACKING, cpu_members
@@ -114,7 +114,7 @@ def rate(stack: Stack, steps: int) -> float:
     """Return steps per second: of one stack on CUDA, of one on every core of a CPU together."""
     if stack.device == "cuda":
         return rate_of_one(stack, steps)
-    context, cores = hosts.process_context("benchmarks.rates"), hosts.cores()
+    context, cores = processes.context("benchmarks.rates"), hosts.cores()
     barrier = context.Barrier(cores)
     with ProcessPoolExecutor(
         cores, mp_context=context, initializer=_set_barrier, initargs=(barrier,)

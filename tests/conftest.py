@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.lib import hosts
+from stages.lib import processes
 from stages.lib.datasets import Dataset
 from stages.lib.noise import label_dtype
 from stages.lib.params import Config, parse_config
 
-hosts.prepare_processes()  # before anything loads torch, as workers do
+processes.prepare()  # before anything loads torch, as workers do
 
 BASE: dict[str, Any] = {
     "data": {"name": "digits", "path": None, "size": None, "originals": 60, "validation": 20},

@@ -1,8 +1,10 @@
 """The point store, what decides a run, and runs that are trained once, alone or in company."""
 
 import multiprocessing
+import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import forkserver
 from pathlib import Path
@@ -10,8 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from stages.lib import datasets, dilution, files, hosts, points, runs, stacks, training, workers
+from stages.lib import (
+    checkpoints,
+    datasets,
+    dilution,
+    files,
+    hosts,
+    points,
+    runs,
+    stacks,
+    training,
+    workers,
+)
 from stages.lib.errors import UserError
 from stages.lib.params import Config
 from stages.lib.points import DECIDING, PointStore, code_digest
@@ -76,7 +90,7 @@ def test_a_damaged_file_is_told_by_its_name(text: str, tmp_path: Path) -> None:
     store = PointStore("cpu", tmp_path)
     file = store.path(IDENTITY)
     file.write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(UserError, match=f"{file.name}: damaged; delete it"):
+    with pytest.raises(UserError, match=f"{file.name}: is not what was written; delete it"):
         store.get(IDENTITY)
 
 
@@ -85,7 +99,7 @@ def test_a_renamed_file_is_told(tmp_path: Path) -> None:
     store.put(IDENTITY, OUTCOME)
     other = {**IDENTITY, "learning_rate": 0.5}
     store.path(IDENTITY).rename(store.path(other))
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match="holds another training than its name says; delete it"):
         store.get(other)
 
 
@@ -509,7 +523,7 @@ def test_a_failing_run_is_told_and_the_others_are_kept(
     todo = make_runs({**FOUR, "train.learning_rates": [0.5]})  # ConvNets, each a stack of its own
     labels = todo[1].labels / "labels.npy"
     labels.write_bytes(labels.read_bytes()[:-1] + b"\xff")
-    with pytest.raises(UserError, match=r"labels\.npy: not what its noise\.json says"):
+    with pytest.raises(UserError, match=r"labels\.npy: has sha256"):
         complete(todo, "failing")
     assert list(stored(workspace)) == [PointStore("cpu").path(todo[0].identity()).name]
 
@@ -540,3 +554,187 @@ def test_precisions_are_kept_apart(make_runs: MakeRuns, workspace: Path) -> None
     first, other = (outcome["curve"][0]["train_loss"] for outcome in (exact, rounded))
     assert first != other == pytest.approx(first, rel=0.02)  # of the same start and order
     assert rounded["test_accuracy"] == pytest.approx(exact["test_accuracy"], abs=0.1)
+
+
+# --- interruption, and memory that does not suffice
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a checkpoint taken after every chunk of 8 steps."""
+    monkeypatch.setenv(checkpoints.VARIABLE, "1e-9")
+    monkeypatch.setattr(training, "CHUNK", {"cpu": 8})
+    monkeypatch.setattr(training, "CHECKPOINT_SHARE", float("inf"))
+
+
+class Stop(BaseException):
+    """What nothing answers: as a kill does, it ends a training where it is."""
+
+
+def train_until(todo: list[Run], store: PointStore, steps: int) -> int:
+    """Train a stack in this process until so many steps were told of; return how many were."""
+    told = 0
+
+    def show(_: str, new: int, __: float | None) -> None:
+        nonlocal told
+        told += new
+        if told >= steps:
+            raise Stop
+
+    with suppress(Stop):
+        workers._train_and_store(todo, store, show)
+    return told
+
+
+@pytest.mark.usefixtures("often", "one_thread")
+@pytest.mark.parametrize("lost", ["none", "one", "all but one"])
+def test_a_killed_stack_goes_on_from_its_checkpoints(
+    lost: str, make_runs: MakeRuns, workspace: Path
+) -> None:
+    todo = make_runs({"train.learning_rates": [0.1, 0.5, 1.0], "train.min_examples": 1600})
+    store, folder = PointStore("cpu"), workspace / ".points" / "checkpoints"
+    assert todo[0].steps == 100
+    train_until(todo, store, 3 * 60)  # the look after 60 steps
+    kept = {path.name: checkpoints.step(path) for path in folder.iterdir()}
+    assert kept == {store.checkpoint(run.identity()).name: 56 for run in todo}
+    if lost != "none":  # whatever is there is used or not, with the same end
+        for run in todo[:1] if lost == "one" else todo[1:]:
+            store.checkpoint(run.identity()).unlink()
+    told = train_until(todo, store, 10**9)
+    assert told == 3 * (44 if lost == "none" else 100)
+    assert not list(folder.iterdir())
+    whole = runs.train_stack(todo, "cpu", "loop")
+    found = [store.get(run.identity()) for run in todo]
+    assert without_time([outcome for outcome in found if outcome]) == without_time(whole)
+
+
+@pytest.mark.usefixtures("_warm", "_one_worker", "often")
+def test_runs_at_different_steps_are_completed_apart(make_runs: MakeRuns, workspace: Path) -> None:
+    todo = make_runs({"train.learning_rates": [0.1, 0.5, 1.0], "train.min_examples": 1600})
+    store = PointStore("cpu")
+    train_until(todo[:2], store, 2 * 60)
+    started = {run: checkpoints.step(store.checkpoint(run.identity())) for run in todo}
+    assert list(started.values()) == [56, 56, 0]
+    stack_sizes = sorted(len(stack) for stack in stacks.form(todo, "cpu", started))
+    assert stack_sizes == [1, 2]
+    outcomes, _ = complete(todo, "resumed")
+    shutil.rmtree(workspace / ".points")
+    again, _ = complete(todo, "whole")
+    assert without_time(outcomes) == without_time(again)
+
+
+@pytest.mark.usefixtures("_warm", "_one_worker", "often")
+def test_a_damaged_checkpoint_is_told(make_runs: MakeRuns) -> None:
+    todo, store = make_runs({"train.min_examples": 1600}), PointStore("cpu")
+    train_until(todo, store, 60)
+    file = store.checkpoint(todo[0].identity())
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{file.name}: is not what was written; delete it"):
+        complete(todo, "damaged")
+    file.unlink()
+    assert complete(todo, "again")[0]
+
+
+def test_checkpoints_and_scraps_of_the_dead_are_swept(tmp_path: Path) -> None:
+    store = PointStore("cpu", tmp_path)
+    done, under_way = IDENTITY, {**IDENTITY, "learning_rate": 0.3}
+    store.put(done, OUTCOME)
+    for identity in (done, under_way):
+        checkpoints.write(store.checkpoint(identity), {"step": 1})
+    scrap = store.checkpoint(done).with_name(".x.pt.abc.pt")
+    scrap.touch()
+    os.utime(scrap, (0, 0))
+    store.prepare()
+    assert list(scrap.parent.iterdir()) == [store.checkpoint(under_way)]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        store.path(done).name, "checkpoints",
+    }  # fmt: skip
+
+
+def test_what_is_stored_first_stays(tmp_path: Path) -> None:
+    """Two processes may train the same: the second finds it there."""
+    store = PointStore("cpu", tmp_path)
+    store.put(IDENTITY, OUTCOME)
+    before = store.path(IDENTITY).read_bytes()
+    store.put(IDENTITY, {**OUTCOME, "wall_seconds": 99.0})
+    assert store.path(IDENTITY).read_bytes() == before
+
+
+@pytest.mark.usefixtures("_warm", "_one_worker")
+def test_a_store_that_cannot_be_written_is_told_before_any_training(
+    make_runs: MakeRuns, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workspace / ".points").write_text("a file where a folder should be", encoding="utf-8")
+    monkeypatch.setattr(stacks, "form", lambda *_: pytest.fail("came to training"))
+    with pytest.raises(OSError, match=r"\.points"):
+        complete(make_runs(), "unwritable")
+
+
+@pytest.mark.usefixtures("_warm", "_one_worker")
+def test_memory_that_does_not_suffice_is_told_before_any_training(
+    make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    todo = make_runs({"train.learning_rates": [0.1, 0.5]})
+    needed = 2 * 180 * stacks.EXAMPLE_BYTES
+    monkeypatch.setattr(hosts, "available_memory", lambda: needed)
+    complete(todo[:1], "enough")
+    monkeypatch.setattr(hosts, "available_memory", lambda: 180 * stacks.EXAMPLE_BYTES - 1)
+    with pytest.raises(UserError, match=r"^short: needs about 0\.0 GiB of memory, 0\.0 GiB are av"):
+        complete(todo, "short")
+
+
+LACKING = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    MemoryError("Unable to allocate 3 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+]
+
+
+@pytest.mark.parametrize("error", LACKING, ids=lambda error: type(error).__name__)
+def test_a_stack_that_does_not_fit_is_halved(
+    error: Exception, make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One member is done before the memory runs out: it is not trained again."""
+    todo = make_runs({"train.learning_rates": [0.1, 0.2, 0.3, 0.5, 1.0]})
+    store, tried = PointStore("cpu"), []
+
+    def train_stack(stack: list[Run], *_: Any, on_done: Any, **__: Any) -> None:
+        tried.append([todo.index(run) for run in stack])
+        if len(tried) == 1:
+            on_done(stack[3], OUTCOME)
+        if len(stack) > 1:
+            raise error
+        on_done(stack[0], OUTCOME)
+
+    monkeypatch.setattr(workers, "train_stack", train_stack)
+    workers._train_and_store(todo, store, lambda *_: None)
+    assert tried == [[0, 1, 2, 3, 4], [0, 1], [0], [1], [2, 4], [2], [4]]
+    assert all(store.get(run.identity()) == OUTCOME for run in todo)
+
+
+@pytest.mark.parametrize("error", LACKING, ids=lambda error: type(error).__name__)
+def test_a_single_run_that_does_not_fit_is_told(
+    error: Exception, make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    todo = make_runs({"train.learning_rates": [0.1, 0.2]})
+
+    def train_stack(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(workers, "train_stack", train_stack)
+    with pytest.raises(UserError, match=r"point lr=0\.1 seed=0: does not fit in the memory of cpu"):
+        workers._train_and_store(todo, PointStore("cpu"), lambda *_: None)
+
+
+def test_other_errors_are_not_taken_for_want_of_memory(
+    make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_stack(*_: Any, **__: Any) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(workers, "train_stack", train_stack)
+    with pytest.raises(RuntimeError, match="mat1"):
+        workers._train_and_store(make_runs(), PointStore("cpu"), lambda *_: None)

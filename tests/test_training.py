@@ -1,5 +1,6 @@
 """A training recomputed in plain numpy, and that company in a stack changes nothing of it."""
 
+import io
 import math
 import time
 from collections import Counter
@@ -717,7 +718,7 @@ def test_company_changes_no_bit_at_real_size() -> None:
 def test_company_changes_no_bit_at_odd_sizes(name: str, size: int, batch_size: int) -> None:
     """An odd number of pixels, or an odd batch: a member's matrices begin at odd addresses.
 
-    MKL rounds by them, unless it is told not to before it loads: `hosts.prepare_processes`.
+    MKL rounds by them, unless it is told not to before it loads: `processes.prepare`.
     """
     recipe, members = replace(of(name), batch_size=batch_size), three_of(ten_classes(size))
     for one, outcome in zip(members, train_to_the_bit(recipe, members), strict=True):
@@ -779,6 +780,94 @@ def test_a_member_that_blows_up_takes_no_other_along(
     healthy = [replace(one, learning_rate=1.0) for one in members]
     without_it = train_to_the_bit(of(name), healthy, stacking=stacking)
     assert [with_it[k] for k in (0, 2)] == [without_it[k] for k in (0, 2)]
+
+
+# --- checkpoints
+
+
+@pytest.fixture
+def checkpointed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, training.State]]:
+    """Have a checkpoint taken after every chunk of 8 steps, and return where they are noted."""
+    monkeypatch.setattr(training, "CHUNK", {"cpu": 8})
+    monkeypatch.setattr(training, "CHECKPOINT_SHARE", math.inf)
+    return []
+
+
+@pytest.mark.parametrize(
+    ("name", "shortened"), [("perceptron", 1), ("mlp2", 2), ("conv2", 4), ("resnet20", 8)]
+)
+def test_a_training_goes_on_from_a_checkpoint_to_the_bit(
+    name: str, shortened: int, checkpointed: list[tuple[int, training.State]]
+) -> None:
+    """Members of all lengths, rates and averages, before and after the stack has shrunk."""
+    members = company(smooth=True, shortened=shortened)
+
+    def note(k: int, state: training.State) -> None:
+        stream = io.BytesIO()  # as of then, whatever is done to the tensors later
+        torch.save(state, stream)
+        stream.seek(0)
+        checkpointed.append((k, torch.load(stream, weights_only=True)))
+
+    whole = train_to_the_bit(
+        of(name), members, stacking="loop", checkpoint_seconds=0.0, on_checkpoint=note
+    )
+    assert whole == train_to_the_bit(of(name), members, stacking="loop")
+    steps = sorted({state["step"] for _, state in checkpointed})
+    assert steps == list(range(8, max(one.steps for one in members), 8))
+    for step in steps[:: max(1, len(steps) // 3)]:
+        left = {k: state for k, state in checkpointed if state["step"] == step}
+        assert set(left) == {k for k, one in enumerate(members) if one.steps > step}
+        resumed = train_to_the_bit(
+            of(name), [members[k] for k in left], stacking="loop", states=list(left.values())
+        )
+        assert resumed == [whole[k] for k in left]
+        alone = next(iter(left))  # whatever trained beside it before
+        again = train_to_the_bit(of(name), [members[alone]], stacking="loop", states=[left[alone]])
+        assert again == [whole[alone]]
+
+
+def test_a_state_holds_no_more_than_its_member(
+    checkpointed: list[tuple[int, training.State]],
+) -> None:
+    """A slice of the stack's matrices would be saved with all of them."""
+    sizes = []
+    for count in (1, 5):
+        members = [member(make_data(), seed, steps=16) for seed in range(count)]
+        train(
+            of("mlp1"), members, checkpoint_seconds=0.0,
+            on_checkpoint=lambda *noted: checkpointed.append(noted),
+        )  # fmt: skip
+        stream = io.BytesIO()
+        torch.save(checkpointed[-1][1], stream)
+        sizes.append(len(stream.getvalue()))
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
+
+
+@pytest.mark.parametrize(("seconds", "cost", "expected"), [(50, 0, 2), (0, 4, 2), (1000, 0, 0)])
+def test_checkpoints_are_taken_at_intervals_and_cost_little(
+    seconds: float, cost: float, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which a chunk takes 20 s."""
+    now = [0.0]
+    look_up = training._Stack._look_up
+
+    def slow(stack: Any) -> None:
+        now[0] += 20
+        look_up(stack)
+
+    def write(*_: Any) -> None:
+        now[0] += cost
+        written.append(now[0])
+
+    written: list[float] = []
+    monkeypatch.setattr(training, "CHUNK", {"cpu": 8})
+    monkeypatch.setattr(training._Stack, "_look_up", slow)
+    monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
+    train(
+        PERCEPTRON, [member(make_data(), steps=56)],
+        checkpoint_seconds=seconds, on_checkpoint=write,
+    )  # fmt: skip
+    assert len(written) == expected, written
 
 
 # --- callbacks and time

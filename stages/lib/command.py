@@ -1,50 +1,81 @@
-"""What every stage's ``main`` shares: arguments from the command line, errors in one line."""
+"""What every stage's ``main`` shares: its arguments, errors in one line, and an orderly end."""
 
-import argparse
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
 
+from stages.lib import hosts, processes
 from stages.lib.errors import UserError
+from stages.lib.params import read_params
 from stages.lib.paths import NAME
+
+KEPT = "what was finished is kept: run again"
 
 
 def stage(main: Callable[[], None]) -> Callable[[], int]:
     """Make a stage's ``main`` return an exit status, and its errors for the user one line.
 
-    Other exceptions are faults of the pipeline and keep their traceback.
+    Ctrl-C, SIGTERM and DVC's own end are answered by ending in order. Other exceptions are faults
+    of the pipeline and keep their traceback.
     """
 
     @wraps(main)
     def run() -> int:
+        processes.answer_signals()
+        processes.end_with_dvc()
         try:
             main()
-        except (UserError, OSError) as error:  # such as a full disk: it names the file
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        except processes.Interrupted as interruption:
+            _say(f"interrupted; {KEPT}")
+            return 128 + int(interruption.args[0])
+        except (UserError, OSError) as error:  # an OSError names the file
+            _say(str(error))
+            return 1
+        except (MemoryError, RuntimeError) as error:
+            if not hosts.is_out_of_memory(error):
+                raise
+            _say(f"not enough memory ({error}); ask for less, or free some; {KEPT}")
             return 1
         return 0
 
     return run
 
 
-def _name(text: str) -> str:
-    """Return the name of a scale or a figure, once it is known to be one: it becomes a path."""
-    if not NAME.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"got {text!r}; accepted: {NAME.pattern}")
-    return text
+def _say(text: str) -> None:
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
 
 
 def scale_argument() -> str:
-    """Return the only argument, a scale."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("scale", type=_name, help="name of a file scales/SCALE.yaml")
-    return str(parser.parse_args().scale)
+    """Return the scale: the only argument, or that of ``params.yaml``.
+
+    Raises:
+        UserError: it is no name.
+    """
+    (scale,) = _arguments("SCALE")
+    return scale
 
 
 def figure_arguments() -> tuple[str, str]:
-    """Return the two arguments, a scale and a figure's key."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("scale", type=_name, help="name of a file scales/SCALE.yaml")
-    parser.add_argument("key", type=_name, help="key of a figure in that file")
-    arguments = parser.parse_args()
-    return arguments.scale, arguments.key
+    """Return a scale and a figure's key: both arguments, or none where DVC runs the stage.
+
+    DVC calls the stage ``STAGE@KEY`` in ``$DVC_STAGE``. So no text of a file reaches a shell.
+
+    Raises:
+        UserError: they are no names.
+    """
+    scale, key = _arguments("SCALE", "KEY")
+    return scale, key
+
+
+def _arguments(*wanted: str) -> list[str]:
+    given = sys.argv[1:]
+    key = os.environ.get("DVC_STAGE", "").partition("@")[2]
+    if not given and (key or "KEY" not in wanted):
+        given = [read_params().scale, key][: len(wanted)]
+    if len(given) != len(wanted):
+        raise UserError(f"got {len(given)} arguments; accepted: {' '.join(wanted)}")
+    for name in given:  # it becomes a path
+        if not NAME.fullmatch(name):
+            raise UserError(f"got {name!r}; accepted: a name, {NAME.pattern}")
+    return given

@@ -23,6 +23,7 @@ from stages.lib.params import (
     NoiseParams,
     TrainParams,
     check_confusion,
+    fail,
 )
 
 NO_NOISE = NoiseParams(kind="uniform", alpha=0.0, delta=0.0, order="confusing", images="same")
@@ -79,7 +80,8 @@ def estimate(
         many pairs were tied, and ``matrix``, the counts as rows for the plot.
 
     Raises:
-        ParamsError: subset and held-out images are more than the training images.
+        ParamsError: subset and held-out images are more than the training images, or a repeat
+            diverged: an order made of what a network of NaNs answers would be none.
     """
     dataset = datasets.load(data_folder / dataset_name)
     check_confusion(params, len(dataset.train_labels), file, "confusion")
@@ -89,6 +91,10 @@ def estimate(
         materialise(config.data, NO_NOISE, config.train.seeds, data_folder=data_folder, out=out)
         todo = runs.expand(f"confusion {params.model}", config, data_folder, out)
         outcomes, _ = workers.complete(todo, f"confusion on {dataset_name}")
+    diverged = sum(outcome["diverged"] for outcome in outcomes)
+    if diverged:
+        smaller = f"a smaller one, for {diverged} of {len(outcomes)} repeats diverged"
+        fail(file, "confusion", "learning_rate", params.learning_rate, smaller)
     counts = np.sum([outcome["val_confusion"] for outcome in outcomes], axis=0)
     orders = {
         order: noise.false_class_order(counts, order).tolist()

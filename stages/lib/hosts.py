@@ -1,12 +1,13 @@
-"""What a result was computed on: hardware and versions, to stand beside every number."""
+"""The machine: what stands beside every number, and whether its memory suffices."""
 
-import multiprocessing
+import gc
 import os
 import platform
-import sys
+import re
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+
+from stages.lib.errors import UserError
 
 PACKAGES = ("dvc", "mlxtend", "numpy", "scikit-learn", "torch", "torchvision")
 
@@ -18,28 +19,40 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def prepare_processes() -> None:
-    """Set what processes started from now on need to know before they load their libraries.
+def available_memory() -> int | None:
+    """Return the bytes of memory that are free to be used, None where the system doesn't tell."""
+    info = Path("/proc/meminfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    return None
 
-    Where a variable is set already, it stays.
+
+def require_memory(needed: int, what: str) -> None:
+    """Require that the machine has the memory for something, before it is computed.
+
+    Args:
+        needed: bytes, about.
+        what: what needs them.
+
+    Raises:
+        UserError: there is less.
     """
-    # glibc returns a layer's output to the system and asks for zeroed pages at the next step: let
-    # it keep blocks of up to 32 MiB, the largest it takes (docs/PERFORMANCE.md has the gain).
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 << 20))
-    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2 << 30))
-    # MKL rounds a product by where its matrices lie in memory, and with it by a stack's company.
-    os.environ.setdefault("MKL_CBWR", "AUTO")
+    available = available_memory()
+    if available is not None and needed > available:
+        raise UserError(
+            f"{what}: needs about {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB "
+            "are available; ask for less, or free some"
+        )
 
 
-def process_context(module: str) -> Any:
-    """Return how to start processes that import a module, once for all where that is possible."""
-    prepare_processes()
-    # A fork of a process that has loaded Apple's frameworks may crash: spawn there.
-    if sys.platform != "linux":
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([module])
-    return context
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory, the host's or an accelerator's, did not suffice."""
+    lacking = r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED"
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and re.search(lacking, str(error)) is not None
+    )
 
 
 def free_gpu_memory() -> int:
@@ -48,6 +61,15 @@ def free_gpu_memory() -> int:
 
     free, _ = torch.cuda.mem_get_info()
     return int(free)
+
+
+def forget_free_memory(device: str) -> None:
+    """Give memory that nothing refers to back to the device."""
+    gc.collect()
+    if device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def hardware(device: str) -> dict[str, str | int]:

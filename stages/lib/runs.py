@@ -20,7 +20,7 @@ from stages.lib.streams import stream
 if TYPE_CHECKING:
     import torch
 
-    from stages.lib.training import Member, TrainingData
+    from stages.lib.training import Member, State, TrainingData
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,15 @@ class Run:
 
         ``H_alpha`` stands for a diluted set that it doesn't need: it is trained for as long.
         """
-        train, n = self.config.train, self.config.data.originals
-        examples = n + noise.count_noisy(n, self.config.noise.alpha)
-        return math.ceil(max(train.passes * examples, train.min_examples) / train.batch_size)
+        train = self.config.train
+        seen = max(train.passes * self.examples, train.min_examples)
+        return math.ceil(seen / train.batch_size)
+
+    @property
+    def examples(self) -> int:
+        """Number of examples of the diluted set."""
+        n = self.config.data.originals
+        return n + noise.count_noisy(n, self.config.noise.alpha)
 
     @property
     def alpha(self) -> float:
@@ -107,13 +113,13 @@ class Run:
             "seed": self.seed,
             "data": _digests(self.data / data.name),
             "other_images": other,
-            "labels": files.read_json(self.labels / "noise.json")["sha256"],
+            "labels": dilution.read_facts(self.labels)["sha256"],
         }
 
 
 @lru_cache(maxsize=8)
 def _digests(folder: Path) -> dict[str, str]:
-    arrays = files.read_json(folder / datasets.DESCRIPTION)["arrays"]
+    arrays = datasets.read_description(folder)["arrays"]
     return {name: array["sha256"] for name, array in arrays.items()}
 
 
@@ -138,6 +144,9 @@ def train_stack(
     device: str,
     stacking: str,
     *,
+    states: "Sequence[State] | None" = None,
+    checkpoint_seconds: float = math.inf,
+    on_checkpoint: "Callable[[Run, State], None]" = lambda *_: None,
     on_evaluation: Callable[[Run, int, float | None], None] = lambda *_: None,
     on_done: Callable[[Run, dict[str, Any]], None] = lambda *_: None,
 ) -> list[dict[str, Any]]:
@@ -147,6 +156,9 @@ def train_stack(
         stack: at least one run; all of the same `Run.stack_key`.
         device: ``cpu``, ``cuda`` or ``mps``.
         stacking: how convolutions of several members are computed, see `models.Network`.
+        states: what each goes on from, see `stages.lib.training.train`.
+        checkpoint_seconds: between two checkpoints, at least.
+        on_checkpoint: called then with a run and its state, for each that is not done.
         on_evaluation: called now and then with a run, steps done and validation accuracy.
         on_done: called with a run and its outcome when it is done.
     """
@@ -173,6 +185,9 @@ def train_stack(
         recipe,
         [_member(run, device) for run in stack],
         stacking=stacking,
+        states=states,
+        checkpoint_seconds=checkpoint_seconds,
+        on_checkpoint=lambda k, state: on_checkpoint(stack[k], state),
         on_evaluation=lambda k, steps, accuracy: on_evaluation(stack[k], steps, accuracy),
         on_done=lambda k, outcome: on_done(stack[k], outcome),
     )

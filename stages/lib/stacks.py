@@ -7,23 +7,26 @@ and a stack is as large as its memory allows.
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import pairwise
 
-from stages.lib import datasets, files, hosts, noise
+from stages.lib import datasets, hosts
 from stages.lib.architectures import ARCHITECTURES, ConvNet, Perceptron, ResNet
 from stages.lib.runs import Run
 
 CPU_MEMBERS = 4  # of dense networks
 CPU_WEIGHTS = 1 << 18  # in a stack: company does not help what outgrows a core's cache
 GPU_MEMBERS = 128  # at most; not measured yet
+EXAMPLE_BYTES = 40  # of a diluted set in training: label, index, order and its drawing; an estimate
 GPU_MEMORY = 0.8  # the share of what is free that a stack may fill
 #: How ``train.stacking: auto`` computes convolutions on a GPU; not measured yet.
 GPU_STACKING = {Perceptron: "grouped", ConvNet: "grouped", ResNet: "grouped"}
 RELATIVE_COST = {Perceptron: 1.0, ConvNet: 30.0, ResNet: 100.0}  # of an example
 
 
-def form(runs: Sequence[Run], device: str) -> list[list[Run]]:
+def form(
+    runs: Sequence[Run], device: str, started: Mapping[Run, int] | None = None
+) -> list[list[Run]]:
     """Return stacks of runs, the costliest first, so that no worker is left with a long one.
 
     Runs of similar length share a stack: one that is done idles until half of the stack is.
@@ -31,10 +34,13 @@ def form(runs: Sequence[Run], device: str) -> list[list[Run]]:
     Args:
         runs: to be trained; of any kinds.
         device: ``cpu``, ``cuda`` or ``mps``.
+        started: the steps that runs have done already, if any have: the members of a stack are
+            always at the same step.
     """
+    done = started or {}
     groups: dict[Hashable, list[Run]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: -run.steps):
-        groups[run.stack_key].append(run)
+        groups[run.stack_key, done.get(run, 0)].append(run)
     stacks = []
     for group in groups.values():
         size = _members(group, device)
@@ -42,6 +48,12 @@ def form(runs: Sequence[Run], device: str) -> list[list[Run]]:
         size = math.ceil(len(group) / math.ceil(len(group) / size))
         stacks += [group[start : start + size] for start in range(0, len(group), size)]
     return sorted(stacks, key=lambda stack: -sum(map(_cost, stack)))
+
+
+def host_memory(queue: Sequence[Sequence[Run]]) -> int:
+    """Return about how many bytes the diluted sets of stacks need that train at the same time."""
+    sizes = sorted(EXAMPLE_BYTES * sum(run.examples for run in stack) for stack in queue)
+    return sum(sizes[-hosts.cores() :])
 
 
 def stacking(run: Run, device: str) -> str:
@@ -65,7 +77,7 @@ def cpu_members(name: str, shape: tuple[int, int, int], num_classes: int, width:
 def _members(group: list[Run], device: str) -> int:
     """Return how many of a group's runs, the longest first, may share a stack."""
     run = group[0]
-    facts = files.read_json(run.data / run.config.data.name / datasets.DESCRIPTION)
+    facts = datasets.read_description(run.data / run.config.data.name)
     shape = facts["height"], facts["width"], facts["channels"]
     model, classes = run.config.model, facts["num_classes"]
     if device == "cpu":
@@ -77,11 +89,7 @@ def _members(group: list[Run], device: str) -> int:
     from stages.lib.training import CHUNK
 
     weights, outputs = sizes(model.name, shape, classes, width=model.width)
-    examples = max(
-        each.config.data.originals
-        + noise.count_noisy(each.config.data.originals, each.config.noise.alpha)
-        for each in group
-    )
+    examples = max(each.examples for each in group)
     # Floats: weights, gradients twice, AdaDelta's two averages and update, mean weights, a
     # snapshot, what a captured step starts from again; each layer's output, its gradient and a copy
     # in another order, or its patches. Bytes: labels, indices, orders and their drawing; two int64
@@ -90,7 +98,7 @@ def _members(group: list[Run], device: str) -> int:
     floats = 12 * weights + copies * run.config.train.batch_size * outputs
     ahead = 16 * CHUNK[device] * run.config.train.batch_size
     free = hosts.free_gpu_memory() * GPU_MEMORY
-    return max(1, min(GPU_MEMBERS, int(free / (4 * floats + 40 * examples + ahead))))
+    return max(1, min(GPU_MEMBERS, int(free / (4 * floats + EXAMPLE_BYTES * examples + ahead))))
 
 
 def _cost(run: Run) -> float:

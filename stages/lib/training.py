@@ -10,7 +10,8 @@ thread it repeats to the bit, alone or in a stack of dense networks.
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ EVALUATIONS = 10  # times that a training looks at the validation images
 EVALUATION_BATCH = 1000
 CHUNK = {"cpu": 64, "cuda": 1024, "mps": 64}  # steps whose batches are looked up at once
 WARM_UP = 3  # steps before a CUDA graph is captured
+CHECKPOINT_SHARE = 0.05  # of the time, at most, goes into checkpoints
+
+State = dict[str, Any]  # what a member's training goes on from: tensors on the CPU, plain values
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,9 @@ def train(
     members: Sequence[Member],
     *,
     stacking: str = "grouped",
+    states: Sequence[State] | None = None,
+    checkpoint_seconds: float = math.inf,
+    on_checkpoint: Callable[[int, State], None] = lambda *_: None,
     on_evaluation: Callable[[int, int, float | None], None] = lambda *_: None,
     on_done: Callable[[int, dict[str, Any]], None] = lambda *_: None,
 ) -> list[dict[str, Any]]:
@@ -187,6 +194,10 @@ def train(
         recipe: what the members share.
         members: at least one; their sets lie on the device to train on.
         stacking: how convolutions of several members are computed, see `models.Network`.
+        states: of each member, after the same step, as ``on_checkpoint`` was given them: the
+            training goes on from there, on a CPU to the same bits as if it had never stopped.
+        checkpoint_seconds: between two checkpoints, at least.
+        on_checkpoint: called with member and state for each that is not done.
         on_evaluation: called with member, steps done and validation accuracy, `EVALUATIONS` times
             for each.
         on_done: called with member and outcome when it has done its steps.
@@ -201,16 +212,22 @@ def train(
     outcomes: dict[int, dict[str, Any]] = {}
     with Precision(recipe.precision):
         stack = _Stack(recipe, members, stacking)
+        if states is not None:
+            stack.restore(states)
+            records = [_Record(**deepcopy(state["record"])) for state in states]
+        saved, cost = time.perf_counter(), 0.0
         while len(outcomes) < len(members):
             started = time.perf_counter()
             active = [k for k in stack.rows if k not in outcomes]
             ahead = (look for k in active for look in members[k].looks if look > stack.step)
-            stack.advance(min(ahead) - stack.step)
+            stack.advance(min(min(ahead) - stack.step, stack.looked_up or stack.chunk))
             looking = [k for k in active if stack.step in members[k].looks]
             done = [k for k in looking if stack.step == members[k].steps]
-            network, seen = _look(stack, looking, records)
-            rows = [looking.index(k) for k in done]
-            reports = _report(stack, done, network.select(rows).eval(), seen) if done else {}
+            reports: dict[int, dict[str, Any]] = {}
+            if looking:
+                network, seen = _look(stack, looking, records)
+                rows = [looking.index(k) for k in done]
+                reports = _report(stack, done, network.select(rows).eval(), seen) if done else {}
             for k in active:
                 records[k].seconds += (time.perf_counter() - started) / len(active)
             for k in looking:
@@ -221,6 +238,14 @@ def train(
             left = [k for k in active if k not in outcomes]
             if left and 2 * len(left) <= len(stack.rows):
                 stack.keep(left)
+            # Between two chunks of batches, so that none of a chunk need be kept.
+            now = time.perf_counter()
+            if stack.looked_up == 0 and now - saved > max(
+                checkpoint_seconds, cost / CHECKPOINT_SHARE
+            ):
+                for k in left:
+                    on_checkpoint(k, {**stack.state(k), "record": asdict(records[k])})
+                saved, cost = time.perf_counter(), time.perf_counter() - now
     return [outcomes[k] for k in range(len(members))]
 
 
@@ -308,7 +333,7 @@ class _Stack:
     def advance(self, steps: int) -> None:
         """Train for some steps, without ever waiting for the device."""
         for _ in range(steps):
-            if self.place == self.chunk:
+            if not self.looked_up:
                 self._look_up()
             if self.device.type == "cuda":
                 if self.graph is None:
@@ -317,6 +342,11 @@ class _Stack:
             else:
                 self._train(self.batch_images[self.place], self.batch_labels[self.place])
             self.place, self.step = self.place + 1, self.step + 1
+
+    @property
+    def looked_up(self) -> int:
+        """How many batches have been looked up that were not trained on yet."""
+        return self.chunk - self.place
 
     def _look_up(self) -> None:
         """Look the images and labels of the next chunk of batches up."""
@@ -398,6 +428,36 @@ class _Stack:
                 mine[index] = theirs
         return network.eval()
 
+    def state(self, k: int) -> State:
+        """Return a copy of all that a member's training goes on from; between two chunks only."""
+        row, averages = self.rows.index(k), self.members[k].first_averaged <= self.members[k].steps
+        order = self.orders[k]
+        return {
+            "step": self.step,
+            "tensors": [_kept(tensor[row]) for tensor in self._tensors(averages)],
+            "order": [_kept(order.generator.get_state()), _kept(order.left)],
+        }
+
+    def restore(self, states: Sequence[State]) -> None:
+        """Go on from the states of all members, which were taken after the same step."""
+        self.step = states[0]["step"]
+        self.done.fill_(self.step)
+        for row, (state, order) in enumerate(zip(states, self.orders, strict=True)):
+            # A member that averages nothing has no averages to go on from.
+            for mine, theirs in zip(self._tensors(averages=True), state["tensors"], strict=False):
+                mine[row] = theirs
+            generator, left = state["order"]
+            order.generator.set_state(generator)
+            order.left = left.to(order.left.device)
+
+    def _tensors(self, averages: bool) -> list[Tensor]:
+        """Return what a step changes, ``(K, ...)`` each, the running means last."""
+        tensors = [self.losses, self.optimizer.squares, self.optimizer.updates]
+        tensors += [self.network.weights, *self.network.buffers()]
+        if averages and self.averaged is not None:
+            tensors += [self.averaged.weights, *self.averaged.buffers()]
+        return tensors
+
     def take_losses(self, chosen: list[int]) -> list[float]:
         """Return the sums of members' losses since the last call for them."""
         rows = torch.tensor([self.rows.index(k) for k in chosen], device=self.device)
@@ -445,6 +505,10 @@ def predict(network: models.Network, bank: Tensor, index: Tensor, precision: str
 
 def _evaluated_at_once(members: int) -> int:
     return max(EVALUATION_BATCH // 8, min(EVALUATION_BATCH, 8 * EVALUATION_BATCH // members))
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
 
 
 def _generator(sequence: np.random.SeedSequence, device: torch.device) -> torch.Generator:

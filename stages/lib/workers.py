@@ -5,50 +5,64 @@ an accelerator this process trains one stack after another. Which of these was u
 trained beside what, changes no outcome on a CPU.
 """
 
-import multiprocessing
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from stages.lib import hosts, stacks
+from stages.lib import checkpoints, hosts, processes, stacks
 from stages.lib.errors import UserError
 from stages.lib.points import PointStore
 from stages.lib.runs import Run, train_stack
 
 
-def complete(runs: list[Run], title: str) -> tuple[list[dict[str, Any]], str]:
+def complete(
+    runs: list[Run], title: str, folder: Path | None = None
+) -> tuple[list[dict[str, Any]], str]:
     """Return the outcomes of runs, in their order, training those that no store holds yet.
 
     Args:
         runs: at least one; all for the same device.
         title: what the progress bar says.
+        folder: of the point store; None for the repository's own.
 
     Returns:
         The outcomes, and the device that they were trained on.
 
     Raises:
-        UserError: the device isn't there, or a file is not what it was written as.
+        UserError: the device isn't there, the store cannot be written, memory does not suffice, or
+            a file is not what it was written as.
     """
     wanted = {run.config.train.device for run in runs}
     if len(wanted) != 1:
         raise UserError(f"train.device: got {sorted(wanted)}; accepted: one device for a figure")
+    checkpoints.interval()  # bad input is told before any compute
     with _Workers() as workers:
         device = workers.call(_resolve_device, wanted.pop())
         _check_precision(runs, device)
-        store = PointStore(device)
+        store = PointStore(device, folder)
         names = {run: store.path(run.identity()) for run in dict.fromkeys(runs)}
         # Runs that share an identity (alpha = 0 under every noise model) are trained once.
         first = {path: run for run, path in reversed(names.items())}
         found = {path: store.get(run.identity()) for path, run in first.items()}
         missing = [run for path, run in first.items() if found[path] is None]
-        queue = stacks.form(missing, device)
+        if missing:
+            store.prepare()
+        started = {run: checkpoints.step(store.checkpoint(run.identity())) for run in missing}
+        queue = stacks.form(missing, device, started)
+        hosts.require_memory(stacks.host_memory(queue), title)
         with tqdm(
-            total=sum(run.steps for run in missing), unit="step", desc=title, mininterval=0.5
+            total=sum(run.steps for run in missing),
+            initial=sum(started.values()),
+            unit="step",
+            desc=title,
+            mininterval=0.5,
         ) as bar:
             bar.write(f"{title}: {len(runs)} runs, {len(missing)} to train on {device}")
             if device == "cpu":
@@ -82,9 +96,41 @@ def _resolve_device(name: str) -> str:
 def _train_and_store(
     stack: list[Run], store: PointStore, show: Callable[[str, int, float | None], None]
 ) -> None:
-    """Train a stack, telling of steps since it last did, and store each outcome at its end."""
-    told = dict.fromkeys(stack, 0)
+    """Train a stack and store each outcome at its end; one too large for the memory by halves.
+
+    Raises:
+        UserError: a single run does not fit.
+    """
+    try:
+        _train_whole(stack, store, show)
+        return
+    except (MemoryError, RuntimeError) as error:
+        if not hosts.is_out_of_memory(error):
+            raise
+        lacking = " ".join(str(error).split())
+    # Here the failed attempt's tensors are gone, with the error that held them.
+    if len(stack) == 1:
+        raise UserError(
+            f"{stack[0].name}: does not fit in the memory of {store.environment['device']} "
+            f"({lacking}); ask for a smaller model.width, train.batch_size or data.originals"
+        )
+    hosts.forget_free_memory(store.environment["device"])
+    for half in (stack[: len(stack) // 2], stack[len(stack) // 2 :]):
+        left = [run for run in half if store.get(run.identity()) is None]
+        if left:
+            _train_and_store(left, store, show)
+
+
+def _train_whole(
+    stack: list[Run], store: PointStore, show: Callable[[str, int, float | None], None]
+) -> None:
+    """Train a stack from its checkpoints, telling of steps since it last did."""
     device = store.environment["device"]
+    kept = {run: store.checkpoint(run.identity()) for run in stack}
+    states = [state for run in stack if (state := checkpoints.read(kept[run])) is not None]
+    # Another process may have written or deleted some since the stack was formed.
+    together = len(states) == len(stack) and len({state["step"] for state in states}) == 1
+    told = dict.fromkeys(stack, states[0]["step"] if together else 0)
 
     def report(run: Run, steps: int, accuracy: float | None) -> None:
         show(run.name, steps - told[run], accuracy)
@@ -94,6 +140,9 @@ def _train_and_store(
         stack,
         device,
         stacks.stacking(stack[0], device),
+        states=states if together else None,
+        checkpoint_seconds=checkpoints.interval(),
+        on_checkpoint=lambda run, state: checkpoints.write(kept[run], state),
         on_evaluation=report,
         on_done=lambda run, outcome: store.put(run.identity(), outcome),
     )
@@ -115,18 +164,24 @@ class _Workers:
     """Processes of one thread each that import torch once and train runs until closed."""
 
     def __enter__(self) -> "_Workers":
-        context = hosts.process_context("stages.lib.training")
+        context = processes.context("stages.lib.training")
         self.events = context.SimpleQueue()
+        ended, self.open = context.Pipe(duplex=False)
         self.pool = ProcessPoolExecutor(
             hosts.cores(),
             mp_context=context,
             initializer=_start_worker,
-            initargs=(self.events,),
+            initargs=(self.events, ended),
         )
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.pool.shutdown(wait=True, cancel_futures=True)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self.open.close()  # which ends them in the middle of their work
+        try:
+            self.pool.shutdown(wait=True, cancel_futures=True)
+        finally:
+            self.open.close()
 
     def call(self, function: Callable[[str], str], argument: str) -> str:
         return self.pool.submit(function, argument).result()
@@ -150,18 +205,17 @@ class _Workers:
 _events: Any = None  # set once in each worker process, never in the parent
 
 
-def _start_worker(events: Any) -> None:
+def _start_worker(events: Any, ended: Any) -> None:
     global _events  # a pool's initializer has no other way to hand something over
     _events = events
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(ended,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """End this process when the stage is gone, however it ended: no orphan goes on computing."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+def _end_with_parent(ended: Any) -> None:
+    """End this process when the stage is gone or stops early: no orphan goes on computing."""
+    with suppress(EOFError):
+        ended.recv()  # nothing is ever sent: it returns when the other end closes
+    os._exit(1)
 
 
 def _train_in_worker(stack: list[Run], store: PointStore) -> None:
