@@ -13,16 +13,20 @@ def main() -> None:
     """Print the experiment, and each figure's series at the right end of its axis."""
     params = read_params()
     if paths.EXPERIMENT_METRICS.exists():
-        report = files.read_json(paths.EXPERIMENT_METRICS)
-        print(
-            f"experiment: test accuracy {report['test_accuracy']:.3f} ± "
-            f"{report['test_accuracy_sd']:.3f} ({len(report['values'])} seeds) with "
-            f"{report['label_accuracy']:.1%} of {report['examples']:,} labels true"
-        )
+        print(experiment(files.read_json(paths.EXPERIMENT_METRICS)))
     for key in params.figures:
         file = paths.figure_metrics(params.scale, key)
         if file.exists():
             print("\n".join(table(files.read_json(file))))
+
+
+def experiment(report: dict[str, Any]) -> str:
+    """Return the experiment's line: its test accuracy, of how many seeds, with which labels."""
+    accuracy = _value(report["test_accuracy"], report["test_accuracy_sd"], ".3f", "diverged")
+    return (
+        f"experiment: test accuracy {accuracy} ({report['seeds_text'][0]}) with "
+        f"{report['label_accuracy']:.1%} of {report['examples']:,} labels true"
+    )
 
 
 def table(figure: dict[str, Any]) -> list[str]:
@@ -33,19 +37,29 @@ def table(figure: dict[str, Any]) -> list[str]:
         for point in sorted(figure["points"], key=lambda point: point[figure["x"]]):
             last[point["series"]] = point
         lines += [
-            f"  {series:32} {figure['x']} = {point[figure['x']]:<6g} {_value(point, figure['y'])}"
+            f"  {series:32} {figure['x']} = {point[figure['x']]:<6g} {_point(point, figure['y'])}"
             for series, point in last.items()
         ]
+        lost = sum(bool(point["diverged"]) for point in figure["points"])
+        if lost:
+            lines.append(
+                f"  seeds diverged at {lost} of {len(figure['points'])} points, × in plots"
+            )
     return [*lines, f"  paper: {figure['paper']}"]
 
 
-def _value(point: dict[str, Any], y: str) -> str:
-    if point[y] is None:
-        return str(point["status"])
+def _point(point: dict[str, Any], y: str) -> str:
+    """Return a point's value, and of how many seeds it is."""
     form = ".3f" if y == "test_accuracy" else ",.0f"
-    if point["sd"] is None:
-        return f"{point[y]:{form}}"
-    return f"{point[y]:{form}} ± {point['sd']:{form}} ({len(point['values'])} seeds)"
+    value = _value(point[y], point["sd"], form, point.get("status", "diverged"))
+    return f"{value} ({point['seeds_text']})"
+
+
+def _value(mean: float | None, sd: float | None, form: str, absent: str) -> str:
+    """Return a mean with its spread, as far as there are any, else why there are none."""
+    if mean is None:
+        return absent
+    return f"{mean:{form}}" if sd is None else f"{mean:{form}} ± {sd:{form}}"
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ from stages.lib.command import figure_arguments, stage
 
 @stage
 def main() -> None:
-    """Train what no store holds yet, and write the figure's points."""
+    """Train what no store holds yet, write the figure's points, and apart from them the times."""
     scale, key = figure_arguments()
     grid = studies.read_grid(scale, key)
     labels = paths.figure_labels(scale, key)
-    report = figures.compute(key, scale, grid, paths.datasets(scale), labels)
+    report, times = figures.compute(key, scale, grid, paths.datasets(scale), labels)
     files.write_json(paths.figure_metrics(scale, key), report)
+    files.write_json(paths.figure_times(scale, key), times)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.lib import datasets, dilution, figures, files, noise, runs, studies, workers
+from stages import train_figure
+from stages.lib import (
+    datasets,
+    dilution,
+    figures,
+    files,
+    hosts,
+    noise,
+    paths,
+    runs,
+    studies,
+    workers,
+)
 from stages.lib.params import Config
 from stages.lib.studies import Grid
 
@@ -15,8 +27,9 @@ CONFUSION = np.random.default_rng(0).integers(0, 50, (10, 10))
 KEYS = {
     "figure", "title", "subtitle", "caption", "scale", "kind", "paper", "series_title", "x",
     "x_title",
-    "x_scale", "y", "y_title", "y_scale", "band", "hardware", "versions", "points",
+    "x_scale", "y", "y_title", "y_scale", "band", "points",
 }  # fmt: skip
+TIMES = {"figure", "scale", "hardware", "versions", "wall_seconds", "points"}
 
 
 @pytest.fixture
@@ -43,20 +56,33 @@ def prepare(
     return write
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, accuracy: Callable[[runs.Run], float]) -> None:
-    """Give every run a made-up outcome in place of a training."""
+def pretend(
+    monkeypatch: pytest.MonkeyPatch,
+    accuracy: Callable[[runs.Run], float | None],
+    seconds: Callable[[runs.Run], float] = lambda _: 1.0,
+) -> None:
+    """Give every run a made-up outcome in place of a training; without an accuracy it diverged."""
 
-    def complete(todo: list[runs.Run], title: str) -> Any:
-        made = [
-            {
-                "val_accuracy": accuracy(run), "noisy_val_accuracy": accuracy(run),
-                "test_accuracy": accuracy(run), "diverged": False, "wall_seconds": 1.0,
-            }
-            for run in todo
-        ]  # fmt: skip
-        return made, "cpu"
+    def made(run: runs.Run) -> dict[str, Any]:
+        value = accuracy(run)
+        share = 0.1 if value is None else value  # what a network of NaNs is credited with
+        return {
+            "val_accuracy": share, "noisy_val_accuracy": share, "test_accuracy": share,
+            "diverged": value is None, "wall_seconds": seconds(run),
+        }  # fmt: skip
+
+    def complete(todo: list[runs.Run], title: str) -> tuple[list[dict[str, Any]], str]:
+        return [made(run) for run in todo], "cpu"
 
     monkeypatch.setattr(workers, "complete", complete)
+
+
+def compute(key: str, prepared: tuple[Grid, Path, Path]) -> dict[str, Any]:
+    """Return a figure's report, its times aside."""
+    report, _ = figures.compute(key, "tiny", *prepared)
+    files.to_json(report)  # and holds no NaN
+    assert set(report) == KEYS
+    return report
 
 
 # --- figure 4
@@ -64,13 +90,11 @@ def pretend(monkeypatch: pytest.MonkeyPatch, accuracy: Callable[[runs.Run], floa
 
 def test_transitions_are_the_diluted_distributions(prepare: Any) -> None:
     structured = {"noise.kind": "structured", "noise.alpha": 10, "noise.order": "confusing"}
-    grid, data, labels = prepare([
+    prepared = prepare([
         {"noise.alpha": 10, "data.originals": 200},
         {**structured, "noise.delta": 1.0, "data.originals": 200},
     ])  # fmt: skip
-    got = figures.compute("fig4_noise_models", "tiny", grid, data, labels)
-    files.to_json(got)
-    assert set(got) == KEYS
+    got = compute("fig4_noise_models", prepared)
     assert got["kind"] == "heatmap"
     assert len(got["points"]) == 2 * 100
     uniform, confusing = (
@@ -93,7 +117,7 @@ def test_transitions_are_the_diluted_distributions(prepare: Any) -> None:
 
 def test_drawn_frequencies_are_those_of_the_labels(prepare: Any, make_dataset: Any) -> None:
     grid, data, labels = prepare([{"noise.alpha": 10, "data.originals": 200}])
-    points = figures.compute("fig4_noise_models", "tiny", grid, data, labels)["points"]
+    points = compute("fig4_noise_models", (grid, data, labels))["points"]
     config = grid.points[0]
     drawn = dilution.load(labels / dilution.name_of(config.data, config.noise) / "seed-0")
     true = make_dataset("digits", train=400).train_labels[np.tile(drawn.images, 11)]
@@ -104,9 +128,15 @@ def test_drawn_frequencies_are_those_of_the_labels(prepare: Any, make_dataset: A
 
 def test_a_class_without_originals_draws_nothing(prepare: Any) -> None:
     """Of five originals, five classes have none: no frequency, and no division by zero."""
-    grid, data, labels = prepare([{"data.originals": 5, "train.batch_size": 4}])
-    got = figures.compute("fig4_noise_models", "tiny", grid, data, labels)
-    files.to_json(got)
+    compute("fig4_noise_models", prepare([{"data.originals": 5, "train.batch_size": 4}]))
+
+
+def test_a_figure_that_trains_nothing_took_no_time(prepare: Any) -> None:
+    _, times = figures.compute("fig4_noise_models", "tiny", *prepare([{"noise.alpha": 10}]))
+    assert set(times) == TIMES
+    assert times["wall_seconds"] == 0.0
+    assert times["points"] == []
+    assert times["hardware"] == [hosts.hardware("cpu")]
 
 
 # --- trained figures
@@ -117,10 +147,7 @@ def test_points_are_reported_with_what_decides_them(
 ) -> None:
     pretend(monkeypatch, lambda run: 0.9 / (1 + run.config.noise.alpha) - 0.1 * run.seed)
     both = {"train.seeds": [0, 1], "train.learning_rates": [0.5, 1.0]}
-    grid, data, labels = prepare([{**both, "noise.alpha": alpha} for alpha in (0, 2)])
-    got = figures.compute("fig1_uniform_mnist", "tiny", grid, data, labels)
-    files.to_json(got)
-    assert set(got) == KEYS
+    got = compute("fig1_uniform_mnist", prepare([{**both, "noise.alpha": a} for a in (0, 2)]))
     clean, noisy = got["points"]
     assert clean["series"] == noisy["series"] == "perceptron"
     assert (clean["alpha"], noisy["alpha"]) == (0, 2)
@@ -132,32 +159,91 @@ def test_points_are_reported_with_what_decides_them(
     assert noisy["paper_x"] == 100
     assert noisy["paper_y"] == 0.40
     assert noisy["config"]["noise"]["alpha"] == 2
-    assert got["hardware"]["device"] == "cpu"
+    assert noisy["seeds_text"] == "2 seeds"
+    assert noisy["diverged_runs"] == []
+
+
+def test_times_stand_apart_with_what_they_were_taken_on(
+    prepare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, lambda _: 0.5, lambda run: run.config.noise.alpha + 0.5 * run.seed)
+    prepared = prepare([{"noise.alpha": alpha, "train.seeds": [0, 1]} for alpha in (0, 2)])
+    report, times = figures.compute("fig1_uniform_mnist", "tiny", *prepared)
+    files.to_json(times)
+    place = {"series": "perceptron", "delta": 0.0, "originals": 60, "batch_size": 16}
+    assert times == {
+        "figure": "fig1_uniform_mnist",
+        "scale": "tiny",
+        "wall_seconds": 5.0,
+        "hardware": [hosts.hardware("cpu")],
+        "versions": [hosts.versions()],
+        "points": [
+            {**place, "alpha": 0, "wall_seconds": 0.5},
+            {**place, "alpha": 2, "wall_seconds": 4.5},
+        ],
+    }
+    pretend(monkeypatch, lambda _: 0.5, lambda _: 7.0)
+    again, _ = figures.compute("fig1_uniform_mnist", "tiny", *prepared)
+    assert files.to_json(again) == files.to_json(report)
+
+
+def test_the_stage_writes_points_and_times(prepare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, lambda _: 0.5)
+    grid, data, labels = prepare([{"noise.alpha": 2}])
+    monkeypatch.setattr(studies, "read_grid", lambda *_: grid)
+    monkeypatch.setattr(paths, "datasets", lambda _: data)
+    monkeypatch.setattr(paths, "figure_labels", lambda *_: labels)
+    monkeypatch.setattr("sys.argv", ["train_figure", "tiny", "fig1_uniform_mnist"])
+    assert train_figure.main() == 0
+    report = files.read_json(Path("metrics/figures/tiny/fig1_uniform_mnist.json"))
+    times = files.read_json(Path("metrics/times/tiny/fig1_uniform_mnist.json"))
+    assert set(report) == KEYS
+    assert set(times) == TIMES
+
+
+def test_a_point_of_which_every_run_diverged_stays_with_its_rates(
+    prepare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, lambda run: None if run.config.noise.alpha else 0.5)
+    both = {"train.seeds": [0, 1], "train.learning_rates": [0.5, 1.0]}
+    got = compute("fig1_uniform_mnist", prepare([{**both, "noise.alpha": a} for a in (0, 2)]))
+    clean, noisy = got["points"]
+    assert clean.keys() == noisy.keys()  # DVC's plots want rows of equal keys
+    assert (clean["test_accuracy"], noisy["test_accuracy"]) == (0.5, None)
+    assert (noisy["sd"], noisy["lo"], noisy["hi"]) == (None, None, None)
+    assert (noisy["learning_rate"], noisy["diverged"]) == (None, 2)
+    assert [(r["learning_rate"], r["seed"]) for r in noisy["diverged_runs"]] == [
+        (0.5, 0), (1.0, 0), (0.5, 1), (1.0, 1),
+    ]  # fmt: skip
 
 
 def test_a_series_that_the_paper_says_nothing_of_has_no_value_of_it(
     prepare: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(monkeypatch, lambda _: 0.5)
-    grid, data, labels = prepare([{"model.name": "mlp1"}])
-    (point,) = figures.compute("fig1_uniform_mnist", "tiny", grid, data, labels)["points"]
+    (point,) = compute("fig1_uniform_mnist", prepare([{"model.name": "mlp1"}]))["points"]
     assert (point["paper_x"], point["paper_y"], point["paper_text"]) == (None, None, None)
 
 
 # --- figure 9
 
 
-def thresholds(prepare: Any, targets: tuple[float, ...]) -> dict[tuple[float, float], Any]:
-    grid, data, labels = prepare(
+def thresholds(
+    prepare: Any,
+    targets: tuple[float, ...],
+    sizes: tuple[int, ...] = (300, 30),  # unsorted on purpose
+    **train: Any,
+) -> dict[tuple[float, float], Any]:
+    prepared = prepare(
         [
             {"noise.alpha": alpha, "data.originals": n, "train.seeds": [0, 1]}
+            | {f"train.{key}": value for key, value in train.items()}
             for alpha in (5, 2)
-            for n in (300, 30)  # unsorted on purpose
+            for n in sizes
         ],
         targets,
     )
-    got = figures.compute("fig9_critical_size", "tiny", grid, data, labels)
-    files.to_json(got)
+    got = compute("fig9_critical_size", prepared)
     assert "own thresholds" in got["band"]
     return {(p["alpha"], p["target"]): p for p in got["points"]}
 
@@ -190,9 +276,117 @@ def test_thresholds_are_interpolated_for_the_mean_and_each_seed(
     assert high["critical_size"] == pytest.approx(by_hand(0.18, 0.78, 0.75))
     assert high["values"] == [None, pytest.approx(by_hand(0.28, 0.88, 0.75))]
     assert (high["lo"], high["hi"], high["sd"]) == (None, None, None)
+    assert high["seeds_text"] == "1 of 2 seeds with a threshold of their own"
+    assert (middle["seeds_text"], middle["diverged"]) == ("2 seeds", 0)
+    assert (middle["diverged_sizes"], middle["diverged_runs"]) == ([], [])
     assert points[2, 0.99]["status"] == "not reached"
     assert points[2, 0.05]["status"] == "below the grid"
     assert points[2, 0.05]["critical_size"] is None
+
+
+def by_size(run: runs.Run) -> float:
+    """Return an accuracy of 0.2 at 30 originals, 0.5 at 90 and 0.8 at 270; seed 1 has 0.1 more."""
+    return {30: 0.2, 90: 0.5, 270: 0.8}[run.config.data.originals] + 0.1 * run.seed
+
+
+THREE = (30, 90, 270)
+
+
+def test_a_size_at_which_every_seed_diverged_is_no_part_of_a_threshold(
+    prepare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(
+        monkeypatch,
+        lambda run: (
+            None
+            if (run.config.noise.alpha, run.config.data.originals) == (5, 90)
+            else by_size(run) + (0.1 if run.config.data.originals == 90 else 0)
+        ),
+    )
+    points = thresholds(prepare, (0.55,), THREE)
+    lost, whole = points[5, 0.55], points[2, 0.55]
+    assert lost.keys() == whole.keys()
+    # From 0.25 at 30 to 0.85 at 270, 0.55 is half way; with 0.65 at 90 it is met before.
+    assert lost["critical_size"] == pytest.approx(90)
+    assert whole["critical_size"] == pytest.approx(30 * 3 ** (0.30 / 0.40))
+    assert lost["status"] == "reached"
+    assert lost["values"] == pytest.approx([30 * 9 ** (0.35 / 0.6), 30 * 9 ** (0.25 / 0.6)])
+    assert (lost["sizes"], lost["diverged_sizes"]) == ([30, 270], [90])
+    assert lost["diverged"] == 2
+    assert lost["diverged_runs"] == [
+        {"originals": 90, "learning_rate": 0.5, "seed": 0},
+        {"originals": 90, "learning_rate": 0.5, "seed": 1},
+    ]
+    assert lost["seeds_text"] == "2 seeds; diverged: all at n = 90 (lr 0.5)"
+    assert (whole["diverged"], whole["diverged_sizes"], whole["sizes"]) == (0, [], [30, 90, 270])
+
+
+def test_a_seed_that_diverged_at_a_size_is_left_out_there_and_named(
+    prepare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean is the other seed's there; its own threshold is of the other sizes."""
+
+    def accuracy(run: runs.Run) -> float | None:
+        return None if (run.config.data.originals, run.seed) == (90, 1) else by_size(run)
+
+    pretend(monkeypatch, accuracy)
+    point = thresholds(prepare, (0.45,), THREE)[5, 0.45]
+    assert point["critical_size"] == pytest.approx(30 * 3 ** (0.20 / 0.25))  # 0.25, 0.5, 0.85
+    assert point["values"] == pytest.approx([30 * 3 ** (0.25 / 0.3), 30 * 9 ** (0.15 / 0.6)])
+    assert (point["sizes"], point["diverged_sizes"]) == ([30, 90, 270], [])
+    assert point["diverged"] == 1
+    assert point["diverged_runs"] == [{"originals": 90, "learning_rate": 0.5, "seed": 1}]
+    assert point["seeds_text"] == "2 seeds; diverged: 1 at n = 90 (lr 0.5)"
+    assert (point["lo"], point["hi"]) == (min(point["values"]), max(point["values"]))
+
+
+def test_a_seed_that_diverged_at_two_sizes_is_one_seed(
+    prepare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def accuracy(run: runs.Run) -> float | None:
+        return None if run.seed == 1 and run.config.data.originals > 30 else by_size(run)
+
+    pretend(monkeypatch, accuracy)
+    point = thresholds(prepare, (0.45,), THREE)[5, 0.45]
+    assert point["diverged"] == 1
+    assert [run["originals"] for run in point["diverged_runs"]] == [90, 270]
+    assert point["values"][1] is None  # a single size tells nothing
+    assert point["seeds_text"] == (
+        "1 of 2 seeds with a threshold of their own; "
+        "diverged: 1 at n = 90 (lr 0.5), 1 at n = 270 (lr 0.5)"
+    )
+
+
+def test_a_rate_that_was_not_chosen_is_no_part_of_a_threshold(
+    prepare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, lambda run: None if run.learning_rate == 1.0 else by_size(run))
+    point = thresholds(prepare, (0.45,), THREE, learning_rates=[0.5, 1.0])[5, 0.45]
+    assert (point["diverged"], point["diverged_runs"]) == (0, [])
+    assert point["seeds_text"] == "2 seeds"
+
+
+@pytest.mark.parametrize("kept", [(), (30,), (270,)])
+def test_with_fewer_than_two_sizes_left_a_threshold_has_diverged(
+    prepare: Any, monkeypatch: pytest.MonkeyPatch, kept: tuple[int, ...]
+) -> None:
+    pretend(monkeypatch, lambda run: by_size(run) if run.config.data.originals in kept else None)
+    for point in thresholds(prepare, (0.1, 0.5, 0.95), THREE).values():
+        assert (point["critical_size"], point["status"]) == (None, "diverged")
+        assert point["values"] == [None, None]
+        assert (point["sd"], point["lo"], point["hi"]) == (None, None, None)
+        assert point["sizes"] == list(kept)
+        assert point["diverged_sizes"] == [n for n in THREE if n not in kept]
+
+
+def test_a_single_seed_has_a_threshold_and_no_band(
+    prepare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, by_size)
+    point = thresholds(prepare, (0.35,), THREE, seeds=[0])[5, 0.35]
+    assert point["critical_size"] == pytest.approx(30 * 3**0.5)
+    assert (point["sd"], point["lo"], point["hi"]) == (None, None, None)
+    assert point["seeds_text"] == "1 seed"
 
 
 def test_the_papers_value_stands_beside_its_target(

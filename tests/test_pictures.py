@@ -1,9 +1,11 @@
 """Pictures: what is drawn, what is left out, and that bytes repeat."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.colors import to_hex
 
 from stages import draw
 from stages.lib import architectures, files, paths, pictures
@@ -66,13 +68,62 @@ def lines(figure: Any, name: str) -> list[Any]:
     return [line for line in figure.axes[0].get_lines() if line.get_label() == name]
 
 
+def path_of(figure: Any, name: str) -> list[tuple[float, float | None]]:
+    """Return what a series' line passes through; None where it is broken."""
+    (line,) = lines(figure, name)
+    pairs = zip(line.get_xdata(), line.get_ydata(), strict=True)
+    return [(x, None if math.isnan(y) else y) for x, y in pairs]
+
+
+def bands(figure: Any) -> list[list[tuple[float, float]]]:
+    """Return from where to where the pieces of each series' band reach."""
+    pieces = [
+        [(min(path.vertices[:, 0]), max(path.vertices[:, 0])) for path in band.get_paths()]
+        for band in figure.axes[0].collections
+    ]
+    return [[piece for piece in band if piece[0] < piece[1]] for band in pieces]
+
+
+def crosses(figure: Any) -> list[tuple[str, float, float]]:
+    """Return colour, x and height of the marks of what diverged, in fractions of the axes."""
+    axes = figure.axes[0]
+    marks = [line for line in axes.get_lines() if line.get_marker() == "x"]
+    across, up = axes.transData.inverted(), axes.transAxes.inverted()
+    return [
+        (to_hex(line.get_markeredgecolor()), float(across.transform(place)[0]), float(height))
+        for line in marks
+        for place in line.get_transform().transform(line.get_xydata())
+        for height in [up.transform(place)[1]]
+    ]
+
+
+def height_of(figure: Any, y: float) -> float:
+    """Return how high a value stands, in fractions of the axes."""
+    axes = figure.axes[0]
+    place = axes.transData.transform((0, y))
+    return float(axes.transAxes.inverted().transform(place)[1])
+
+
+def diverged(
+    rates: float | list[float], seeds: list[int], of: int, *, chosen: bool = True
+) -> dict[str, Any]:
+    """Return what a point says of seeds that diverged, at its chosen rate or at every rate."""
+    every = rates if isinstance(rates, list) else [rates]
+    return {
+        "learning_rate": every[0] if chosen else None,
+        "diverged": len(seeds),
+        "diverged_runs": [{"learning_rate": r, "seed": s} for s in seeds for r in every],
+        "seeds": list(range(of)),
+    }
+
+
 def stars(axes: Any) -> list[tuple[float, float]]:
     lines = [line for line in axes.get_lines() if line.get_marker() == "*"]
     return [(line.get_xdata()[0], line.get_ydata()[0]) for line in lines]
 
 
 def words(figure: Any) -> str:
-    return " ".join(text.get_text() for text in figure.texts)
+    return " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
 
 
 def entries(axes: Any) -> list[str]:
@@ -111,8 +162,8 @@ def test_points_without_a_value_are_marked_at_their_edge_and_noted() -> None:
         point("0.90", 20, None, **ABOVE),
     ]
     figure = pictures.draw(curves(points, x_scale="linear"))
-    (line,) = lines(figure, "0.80")
-    assert list(line.get_xdata()) == [5, 10]
+    assert path_of(figure, "0.80") == [(2, None), (5, 0.5), (10, 0.6)]
+    assert crosses(figure) == []
     marks = {
         marker: [
             (m.get_xdata()[0], m.get_ydata()[0])
@@ -131,6 +182,155 @@ def test_a_point_without_a_value_or_a_reason_counts_as_not_reached() -> None:
     figure = pictures.draw(curves([point("a", 0, 0.5), point("a", 1, None)]))
     assert "△ not reached with what was tried: a at α = 1" in words(figure)
     assert "▽" not in words(figure)
+
+
+def test_points_whose_sweeps_ended_elsewhere_have_notes_of_their_own() -> None:
+    points = [
+        point("0.80", 5, 0.5),
+        point("0.80", 10, None, status="not reached", sizes=[350, 1100]),
+        point("0.90", 10, None, **ABOVE),
+    ]
+    said = words(pictures.draw(curves(points)))
+    assert "△ not reached with 1,100 labels: 0.80 at α = 10 " in said
+    assert "△ not reached with 3,500 labels: 0.90 at α = 10 " in said
+
+
+ONE = diverged(0.5, [1], of=3)
+EVERY = diverged([0.1, 0.5], [0, 1, 2], of=3, chosen=False)
+BLUE, ORANGE = pictures.PALETTE[:2]
+
+
+def test_a_point_of_which_some_seeds_diverged_is_crossed_and_noted() -> None:
+    points = [
+        point("a", 0, 0.9, diverged=0, diverged_runs=[], seeds=[0, 1, 2]),
+        point("a", 5, 0.7, **ONE),
+        point("b", 0, 0.8),
+        point("b", 5, 0.6),
+    ]
+    figure = pictures.draw(curves(points))
+    ((colour, x, height),) = crosses(figure)
+    assert colour == BLUE
+    assert x == pytest.approx(5)
+    assert height == pytest.approx(height_of(figure, 0.7))
+    assert path_of(figure, "a") == [(0, 0.9), (5, 0.7)]
+    said = words(figure)
+    assert "× on a point: some diverged, left out: a at α = 5 (1 of 3 seeds at lr 0.5)" in said
+    assert "at the bottom" not in said
+
+
+def test_a_point_of_which_every_seed_diverged_is_a_cross_at_the_bottom_off_the_line() -> None:
+    points = [
+        point("a", 0, 0.9), point("a", 5, None, **EVERY), point("a", 20, 0.7), point("a", 50, 0.6),
+        point("b", 0, 0.8), point("b", 5, 0.5), point("b", 20, 0.4), point("b", 50, 0.3),
+    ]  # fmt: skip
+    figure = pictures.draw(curves(points))
+    ((colour, x, height),) = crosses(figure)
+    assert (colour, x, height) == (BLUE, pytest.approx(5), pytest.approx(0.035))
+    assert path_of(figure, "a") == [(0, 0.9), (5, None), (20, 0.7), (50, 0.6)]
+    assert bands(figure) == [[(20, 50)], [(0, 50)]]  # one point alone has none
+    assert height_of(figure, 0.29) > 0.06  # nothing else is as low, the band included
+    said = words(figure)
+    assert "× at the bottom: all diverged: a at α = 5 (3 of 3 seeds at lr 0.1, 0.5)" in said
+    assert "on a point" not in said
+    assert "△" not in said
+
+
+def test_crosses_of_several_series_stand_side_by_side() -> None:
+    points = [
+        point("a", 0, 0.9), point("a", 5, None, **EVERY),
+        point("b", 0, 0.8), point("b", 5, None, **EVERY),
+    ]  # fmt: skip
+    (first, x_first, _), (second, x_second, _) = crosses(pictures.draw(curves(points)))
+    assert (first, second) == (BLUE, ORANGE)
+    assert x_first < 5 < x_second
+
+
+def test_a_cross_and_a_triangle_at_the_bottom_stand_side_by_side() -> None:
+    points = [
+        point("0.80", 2, None, **BELOW),
+        point("0.80", 5, 0.5),
+        point("0.90", 2, None, status="diverged", **EVERY),
+        point("0.90", 5, 0.7),
+    ]
+    figure = pictures.draw(curves(points, x_scale="linear"))
+    (triangle,) = [line for line in figure.axes[0].get_lines() if line.get_marker() == "v"]
+    where = triangle.get_transform().transform(triangle.get_xydata())[0]
+    assert figure.axes[0].transData.inverted().transform(where)[0] < 2
+    ((colour, x, _),) = crosses(figure)
+    assert colour == ORANGE
+    assert x > 2
+
+
+def test_where_a_rate_is_a_series_its_cross_is_noted_as_one() -> None:
+    points = [
+        point("0.5", 0, 0.9), point("0.5", 5, 0.8, **diverged(0.5, [0], of=2)),
+        point("1", 0, 0.9, **diverged(1.0, [1], of=2)),
+        point("1", 5, None, **diverged([1.0], [0, 1], of=2, chosen=False)),
+        point("1", 20, None, **diverged([1.0], [0, 1], of=2, chosen=False)),
+    ]  # fmt: skip
+    said = words(pictures.draw(curves(points, series_title="learning rate")))
+    assert "left out: lr 0.5 at α = 5 (1 of 2 seeds); lr 1 at α = 0 (1 of 2 seeds)" in said
+    assert "all diverged: lr 1 at α = 5, 20 (2 of 2 seeds)" in said
+
+
+def test_a_rate_that_was_not_chosen_is_not_noted() -> None:
+    runs = [{"learning_rate": rate, "seed": 1} for rate in (0.5, 1.0)]
+    figure = pictures.draw(curves([point("a", 0, 0.9), point("a", 5, 0.7, **ONE | {
+        "diverged_runs": runs,
+    })]))  # fmt: skip
+    assert "a at α = 5 (1 of 3 seeds at lr 0.5)" in words(figure)
+    aside = point("a", 5, 0.7, diverged=0, diverged_runs=runs, seeds=[0, 1], learning_rate=0.1)
+    assert "×" not in words(pictures.draw(curves([point("a", 0, 0.9), aside])))
+
+
+def test_a_threshold_names_the_sizes_at_which_seeds_diverged() -> None:
+    more = {
+        "diverged": 1, "seeds": [0, 1],
+        "diverged_runs": [
+            {"originals": 1100, "learning_rate": 1.0, "seed": 1},
+            {"originals": 350, "learning_rate": 0.5, "seed": 1},
+        ],
+    }  # fmt: skip
+    points = [
+        point("0.80", 5, 0.6, **more),
+        point("0.90", 5, None, **ABOVE | more),
+        point("0.95", 5, None, **BELOW | more),
+        point("0.80", 10, 0.7),
+    ]
+    figure = pictures.draw(curves(points, x_scale="linear"))
+    said = words(figure)
+    where = "(1 of 2 seeds at n = 350, 1,100, lr 0.5, 1)"
+    for series in ("0.80", "0.90", "0.95"):
+        assert f"{series} at α = 5 {where}" in said
+    assert "△ not reached with 3,500 labels: 0.90 at α = 5 " in said
+    assert "▽ reached already with 350 labels: 0.95 at α = 5 " in said
+    # On the point; under the triangle at the top; over the one at the bottom.
+    heights = [height for _, _, height in crosses(figure)]
+    assert heights[0] == pytest.approx(height_of(figure, 0.6))
+    assert 0.88 < heights[1] < 0.955
+    assert 0.045 < heights[2] < 0.12
+
+
+def test_a_picture_of_nothing_but_crosses_has_no_scale() -> None:
+    points = [point("a", x, None, **EVERY) for x in (0, 5)]
+    figure = pictures.draw(curves(points))
+    assert len(crosses(figure)) == 2
+    assert list(figure.axes[0].get_yticks()) == []
+    assert "Band" not in words(figure)
+
+
+def test_points_without_a_spread_have_no_band() -> None:
+    alone = {"lo": None, "hi": None}
+    points = [
+        point("a", 0, 0.9), point("a", 1, 0.9), point("a", 5, 0.8, **alone), point("a", 20, 0.7),
+        point("a", 50, 0.7),
+    ]  # fmt: skip
+    figure = pictures.draw(curves(points))
+    assert bands(figure) == [[(0, 1), (20, 50)]]
+    assert path_of(figure, "a")[2] == (5, 0.8)
+    assert "Band: mean" in words(figure)
+    bare = [point("a", 0, 0.9, **alone), point("a", 5, 0.8, **alone)]
+    assert "Band" not in words(pictures.draw(curves(bare)))
 
 
 def test_a_series_without_any_value_keeps_its_legend_entry() -> None:
@@ -279,6 +479,5 @@ def test_stage_writes_both_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_stage_refuses_what_is_no_name(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        run_stage(monkeypatch, *arguments)
-    assert "usage" in capsys.readouterr().err
+    assert run_stage(monkeypatch, *arguments) == 1
+    assert capsys.readouterr().err.startswith("error: got ")

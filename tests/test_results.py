@@ -1,5 +1,6 @@
 """From outcomes to what is reported: selection, mean, spread, thresholds, by hand."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.lib import files, results, runs
+from stages import train
+from stages.lib import files, hosts, results, runs, workers
 from stages.lib.params import Config
 from stages.lib.results import choose, critical_size, spread, summarise
 
@@ -23,6 +25,9 @@ def outcome(
     }  # fmt: skip
 
 
+GONE = outcome(0.1, 0.1, diverged=True)  # what a network of NaNs is credited with
+
+
 @pytest.fixture
 def two_by_two(make_config: Any) -> Any:
     """Two seeds at two rates; `runs.expand` lists the rates within each seed."""
@@ -34,10 +39,15 @@ def two_by_two(make_config: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([0.5], 0.0), ([0.2, 0.4], math.sqrt(0.02)), ([1.0, 2.0, 3.0, 4.0], math.sqrt(5 / 3))],
+    [([0.2, 0.4], math.sqrt(0.02)), ([0.3, 0.3], 0), ([1.0, 2.0, 3.0, 4.0], math.sqrt(5 / 3))],
 )
 def test_the_spread_divides_by_n_minus_1(values: list[float], expected: float) -> None:
     assert spread(values) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("values", [[], [0.5]])
+def test_fewer_than_two_values_have_no_spread(values: list[float]) -> None:
+    assert spread(values) is None
 
 
 # --- selection
@@ -62,8 +72,9 @@ def test_each_selection_chooses_on_its_own_column(two_by_two: Config) -> None:
     assert report["sd"] == pytest.approx(sd)
     assert report["lo"] == pytest.approx(0.65 - sd)
     assert report["hi"] == pytest.approx(0.65 + sd)
-    assert report["wall_seconds"] == 6.0
     assert report["diverged"] == 0
+    assert report["diverged_runs"] == []
+    assert report["seeds_text"] == "2 seeds"
     by_rate = [(r["learning_rate"], r["test_accuracy"], r["values"]) for r in report["rates"]]
     assert [rate for rate, _, _ in by_rate] == [0.1, 0.5]
     assert by_rate[1][2] == [0.90, 0.95]
@@ -81,21 +92,104 @@ def test_of_equal_rates_the_first_is_chosen(two_by_two: Config) -> None:
     assert summarise(two_by_two.train, outcomes)["learning_rate"] == 0.1
 
 
-def test_a_rate_at_which_a_seed_diverged_is_not_chosen(two_by_two: Config) -> None:
-    outcomes = [
-        outcome(0.5, 0.5), outcome(0.9, 0.9), outcome(0.5, 0.5), outcome(0.9, 0.9, diverged=True),
-    ]  # fmt: skip
+def test_a_rate_at_which_fewer_seeds_diverged_is_chosen_before_a_better_one(
+    two_by_two: Config,
+) -> None:
+    outcomes = [outcome(0.5, 0.5), outcome(0.9, 0.9), outcome(0.5, 0.7), GONE]
     report = summarise(two_by_two.train, outcomes)
-    assert report["learning_rate"] == report["learning_rate_paper_selection"] == 0.1
+    for suffix in results.SELECTIONS:
+        assert report["learning_rate" + suffix] == 0.1
+        assert report["test_accuracy" + suffix] == pytest.approx(0.6)
     assert report["diverged"] == 0
+    assert report["diverged_runs"] == [{"learning_rate": 0.5, "seed": 7}]
+    assert report["seeds_text"] == "2 seeds; 1 diverged at lr 0.5, not chosen"
     assert [rate["diverged"] for rate in report["rates"]] == [0, 1]
 
 
-def test_where_every_rate_diverged_the_best_is_chosen_and_told(two_by_two: Config) -> None:
-    outcomes = [outcome(val, val, diverged=True) for val in (0.1, 0.3, 0.1, 0.3)]
-    report = summarise(two_by_two.train, outcomes)
-    assert report["learning_rate"] == 0.5
+def test_a_rate_is_reported_over_the_seeds_that_did_not_diverge() -> None:
+    rate = results.summarise_rate(0.5, [outcome(0.8, 0.6, 0.3), GONE, outcome(0.9, 0.7, 0.5)])
+    assert rate == {
+        "learning_rate": 0.5, "val_accuracy": pytest.approx(0.85),
+        "noisy_val_accuracy": pytest.approx(0.4), "test_accuracy": pytest.approx(0.65),
+        "test_accuracy_sd": pytest.approx(0.1 / math.sqrt(2)), "values": [0.6, None, 0.7],
+        "diverged": 1,
+    }  # fmt: skip
+
+
+def test_a_rate_at_which_every_seed_diverged_has_no_mean() -> None:
+    assert results.summarise_rate(0.5, [GONE, GONE]) == {
+        "learning_rate": 0.5, "val_accuracy": None, "noisy_val_accuracy": None,
+        "test_accuracy": None, "test_accuracy_sd": None, "values": [None, None], "diverged": 2,
+    }  # fmt: skip
+
+
+def test_where_seeds_diverged_at_every_rate_the_best_of_the_fewest_is_reported(
+    make_config: Any,
+) -> None:
+    train = make_config({
+        "train.learning_rates": [0.1, 0.5, 1], "train.seeds": [3, 4, 5],
+    }).train  # fmt: skip
+    outcomes = [
+        GONE, outcome(0.5, 0.4), outcome(0.9, 0.9),  # seed 3: rates 0.1, 0.5, 1
+        outcome(0.4, 0.5), GONE, GONE,  # seed 4
+        outcome(0.6, 0.7), outcome(0.7, 0.8), GONE,  # seed 5
+    ]  # fmt: skip
+    report = summarise(train, outcomes)
+    assert report["learning_rate"] == 0.5  # 0.6 against 0.5; rate 1 lost two seeds
+    assert report["val_accuracy"] == pytest.approx(0.6)
+    assert report["test_accuracy"] == pytest.approx(0.6)
+    assert report["values"] == [0.4, None, 0.8]
+    sd = math.sqrt(0.08)  # of 0.4 and 0.8: 0.2^2 + 0.2^2, over 1
+    assert (report["sd"], report["lo"], report["hi"]) == pytest.approx((sd, 0.6 - sd, 0.6 + sd))
+    assert report["diverged"] == 1
+    assert report["diverged_runs"] == [
+        {"learning_rate": 0.1, "seed": 3},
+        {"learning_rate": 0.5, "seed": 4},
+        {"learning_rate": 1, "seed": 4},
+        {"learning_rate": 1, "seed": 5},
+    ]
+    assert report["seeds_text"] == (
+        "2 of 3 seeds; 1 diverged at lr 0.5; 1 diverged at lr 0.1, not chosen; "
+        "2 diverged at lr 1, not chosen"
+    )
+
+
+def test_one_seed_that_is_left_has_a_mean_and_no_spread(make_config: Any) -> None:
+    train = make_config({"train.seeds": [0, 1]}).train
+    report = summarise(train, [GONE, outcome(0.9, 0.7)])
+    assert report["test_accuracy"] == 0.7
+    assert (report["sd"], report["lo"], report["hi"]) == (None, None, None)
+    assert report["seeds_text"] == "1 of 2 seeds; 1 diverged at lr 0.5"
+
+
+def test_where_every_run_diverged_nothing_is_reported_but_that(two_by_two: Config) -> None:
+    report = summarise(two_by_two.train, [GONE] * 4)
     assert report["diverged"] == 2
+    assert report["seeds"] == [0, 7]
+    assert report["values"] == [None, None]
+    assert [(run["learning_rate"], run["seed"]) for run in report["diverged_runs"]] == [
+        (0.1, 0), (0.5, 0), (0.1, 7), (0.5, 7),
+    ]  # fmt: skip
+    assert report["seeds_text"] == "0 of 2 seeds; all diverged at lr 0.1, 0.5"
+    empty = {"sd", "lo", "hi", "val_accuracy"}
+    for suffix in results.SELECTIONS:
+        empty |= {"test_accuracy" + suffix, "learning_rate" + suffix}
+    assert {key for key, value in report.items() if value is None} == empty
+    files.to_json(report)
+
+
+def test_a_summary_holds_no_time(two_by_two: Config) -> None:
+    """Else it would not repeat to the byte."""
+    fast, slow = (
+        [{**outcome(0.8, 0.6), "wall_seconds": seconds} for _ in range(4)] for seconds in (1, 2)
+    )
+    assert files.to_json(summarise(two_by_two.train, fast)) == files.to_json(
+        summarise(two_by_two.train, slow)
+    )
+
+
+def test_seconds_are_summed_over_runs() -> None:
+    assert results.seconds([outcome(0.8, 0.6), GONE]) == 3.0
 
 
 def test_without_validation_images_the_single_rate_is_reported(make_config: Any) -> None:
@@ -118,13 +212,47 @@ def test_a_band_stays_within_fractions(make_config: Any) -> None:
 
 def test_one_seed_has_no_spread(make_config: Any) -> None:
     report = summarise(make_config().train, [outcome(0.9, 0.7)])
-    assert report["sd"] == 0
-    assert report["lo"] == report["hi"] == report["test_accuracy"] == 0.7
+    assert report["test_accuracy"] == 0.7
+    assert (report["sd"], report["lo"], report["hi"]) == (None, None, None)
+    assert report["seeds_text"] == "1 seed"
 
 
-def test_choose_takes_the_largest_mean() -> None:
-    rates = [{"c": value, "diverged": 0} for value in (0.1, 0.7, 0.3)]
-    assert choose(rates, "c") is rates[1]
+def rates(*columns: tuple[float | None, int]) -> list[dict[str, Any]]:
+    """Return rates of three seeds by the mean in column ``c``, and how many seeds diverged."""
+    return [{"c": mean, "diverged": lost, "values": [0.5] * 3} for mean, lost in columns]
+
+
+@pytest.mark.parametrize(
+    ("given", "best"),
+    [
+        (rates((0.1, 0), (0.7, 0), (0.3, 0)), 1),
+        (rates((0.7, 0), (0.7, 0)), 0),
+        (rates((0.9, 1), (0.3, 0), (0.4, 0)), 2),
+        (rates((0.9, 2), (0.3, 1), (None, 3)), 1),
+        (rates((None, 0)), 0),  # without validation images
+        (rates((None, 2)), 0),
+    ],
+)
+def test_of_the_rates_with_the_fewest_diverged_the_largest_mean_is_chosen(
+    given: list[dict[str, Any]], best: int
+) -> None:
+    assert choose(given, "c") is given[best]
+
+
+def test_no_rate_is_chosen_where_every_seed_diverged_at_every_rate() -> None:
+    assert choose(rates((None, 3), (None, 3)), "c") is None
+
+
+@pytest.mark.parametrize(
+    ("known", "seeds", "words"),
+    [(3, 3, "3 seeds"), (2, 3, "2 of 3 seeds"), (1, 1, "1 seed"), (0, 1, "0 of 1 seed")],
+)
+def test_a_number_of_seeds_tells_how_many_were_tried(known: int, seeds: int, words: str) -> None:
+    assert results.number_of_seeds(known, seeds) == words
+
+
+def test_rates_are_listed_once_and_ascending() -> None:
+    assert results.listed([1.0, 0.05, 1.0]) == "0.05, 1"
 
 
 # --- thresholds
@@ -163,6 +291,22 @@ def test_nothing_is_extrapolated(accuracies: list[float], target: float, status:
 def test_one_size_is_never_between_two() -> None:
     assert critical_size([100], [0.5], 0.6) == (None, "not reached")
     assert critical_size([100], [0.5], 0.5) == (None, "below the grid")
+
+
+def test_a_size_that_diverged_is_no_part_of_the_fit() -> None:
+    size, status = critical_size([100, 1000, 10_000], [0.5, None, 0.9], 0.7)
+    assert (size, status) == (pytest.approx(1000), "reached")  # half way from 100 to 10,000
+    assert critical_size([100, 1000, 10_000], [0.5, 0.7, None], 0.8) == (None, "not reached")
+    assert critical_size([100, 1000, 10_000], [None, 0.7, 0.9], 0.6) == (None, "below the grid")
+
+
+@pytest.mark.parametrize(
+    "accuracies", [[0.5, None], [None, 0.9], [None, None], [None], [None, 0.9, None]]
+)
+@pytest.mark.parametrize("target", [0.4, 0.7, 0.95])
+def test_one_size_that_is_left_tells_nothing(accuracies: list[float | None], target: float) -> None:
+    sizes = [100, 1000, 10_000][: len(accuracies)]
+    assert critical_size(sizes, accuracies, target) == (None, "diverged")
 
 
 def slow_isotonic(values: list[float]) -> list[float]:
@@ -237,16 +381,149 @@ def test_the_noisy_loss_sees_true_labels_only(make_config: Any, tmp_path: Path) 
 def test_an_experiments_report_has_scalars_and_lists(two_by_two: Config, tmp_path: Path) -> None:
     todo = make_runs(two_by_two, tmp_path)
     outcomes = [outcome(0.9, 0.6), outcome(0.1, 0.1), outcome(0.9, 0.8), outcome(0.1, 0.1)]
-    report = results.report_experiment(two_by_two, todo, outcomes, "cpu")
+    report = results.report_experiment(two_by_two, todo, outcomes)
     files.to_json(report)  # and holds no NaN
     assert report["test_accuracy"] == pytest.approx(0.7)
-    assert report["test_accuracy_sd"] == pytest.approx(spread([0.6, 0.8]))
+    assert report["test_accuracy_sd"] == pytest.approx(math.sqrt(0.02))
     assert report["values"] == [0.6, 0.8]
-    assert report["examples_per_second"] == pytest.approx(4 * 320 / 6.0)
+    assert report["seeds_text"] == ["2 seeds"]
+    assert [json.loads(text) for text in report["diverged_runs"]] == [[]]
     assert report["confusion"][0] == {
         "true_class": 0, "predicted": 0, "count": 4, "fraction": pytest.approx(2 / 3),
     }  # both seeds at the chosen rate  # fmt: skip
     assert [(r["series"], r["seed"]) for r in report["curves"]] == [
         ("lr 0.1", 0), ("lr 0.5", 0), ("lr 0.1", 7), ("lr 0.5", 7),
     ]  # fmt: skip
-    assert not any(isinstance(value, dict) for value in report.values())  # DVC would flatten these
+    assert [row["val_accuracy"] for row in report["curves"]] == [0.9, 0.1, 0.9, 0.1]
+
+
+def curve(*rows: tuple[float, float | None]) -> list[dict[str, Any]]:
+    return [
+        {"examples_seen": 32 * (i + 1), "val_accuracy": accuracy, "train_loss": loss}
+        for i, (accuracy, loss) in enumerate(rows)
+    ]
+
+
+@pytest.fixture
+def some_diverged(two_by_two: Config, tmp_path: Path) -> dict[str, Any]:
+    """Return the report of an experiment whose seed 7 diverged at rate 0.1, both at rate 0.5."""
+    outcomes = [
+        {**outcome(0.8, 0.6), "curve": curve((0.4, 2.0), (0.6, 1.5), (0.8, 1.0))},
+        {**GONE, "curve": curve((0.4, 2.0), (0.5, 1.5), (0.1, 1.0))},  # only its weights tell
+        {**GONE, "curve": curve((0.3, 2.0), (0.1, None), (0.1, None))},
+        {**GONE, "curve": curve((0.1, None), (0.1, None), (0.1, None))},
+    ]
+    return results.report_experiment(two_by_two, make_runs(two_by_two, tmp_path), outcomes)
+
+
+def test_a_diverged_run_is_a_learning_curve_of_its_own_up_to_there(
+    some_diverged: dict[str, Any],
+) -> None:
+    rows = [
+        (r["series"], r["learning_rate"], r["seed"], r["val_accuracy"], r["diverged"])
+        for r in some_diverged["curves"]
+    ]
+    assert rows == [
+        ("lr 0.1", 0.1, 0, 0.4, False),
+        ("lr 0.1", 0.1, 0, 0.6, False),
+        ("lr 0.1", 0.1, 0, 0.8, False),
+        ("lr 0.5 (diverged)", 0.5, 0, 0.4, False),
+        ("lr 0.5 (diverged)", 0.5, 0, 0.5, False),
+        ("lr 0.5 (diverged)", 0.5, 0, None, True),
+        ("lr 0.1 (diverged)", 0.1, 7, 0.3, False),
+        ("lr 0.1 (diverged)", 0.1, 7, None, True),
+        ("lr 0.1 (diverged)", 0.1, 7, None, True),
+        ("lr 0.5 (diverged)", 0.5, 7, None, True),
+        ("lr 0.5 (diverged)", 0.5, 7, None, True),
+        ("lr 0.5 (diverged)", 0.5, 7, None, True),
+    ]
+
+
+def test_an_experiment_names_the_runs_that_diverged(some_diverged: dict[str, Any]) -> None:
+    assert some_diverged["learning_rate"] == 0.1
+    assert some_diverged["test_accuracy"] == 0.6
+    assert some_diverged["test_accuracy_sd"] is None
+    assert some_diverged["values"] == [0.6, None]
+    assert some_diverged["diverged"] == 1
+    assert [json.loads(text) for text in some_diverged["diverged_runs"]] == [[
+        {"learning_rate": 0.5, "seed": 0},
+        {"learning_rate": 0.1, "seed": 7},
+        {"learning_rate": 0.5, "seed": 7},
+    ]]  # fmt: skip
+    assert some_diverged["seeds_text"] == [
+        "1 of 2 seeds; 1 diverged at lr 0.1; 2 diverged at lr 0.5, not chosen"
+    ]
+
+
+def test_confusion_is_counted_over_the_seeds_that_did_not_diverge(
+    some_diverged: dict[str, Any],
+) -> None:
+    assert [row["count"] for row in some_diverged["confusion"]] == [2, 1, 0, 3]
+
+
+def test_where_every_run_diverged_the_confusion_is_a_table_of_zeros(
+    two_by_two: Config, tmp_path: Path
+) -> None:
+    report = results.report_experiment(two_by_two, make_runs(two_by_two, tmp_path), [GONE] * 4)
+    files.to_json(report)
+    assert [(row["count"], row["fraction"]) for row in report["confusion"]] == [(0, 0.0)] * 4
+    assert report["diverged"] == 2
+    assert report["test_accuracy"] is None
+    assert report["learning_rate"] is None
+
+
+def test_dvc_can_read_every_list_of_an_experiment(
+    two_by_two: Config, tmp_path: Path, some_diverged: dict[str, Any]
+) -> None:
+    """It fails on an empty list, skips rows of unequal keys, and would flatten a dictionary."""
+    whole = results.report_experiment(
+        two_by_two, make_runs(two_by_two, tmp_path), [outcome(0.9, 0.6)] * 4
+    )
+    for report in (some_diverged, whole):
+        lists = {key: value for key, value in report.items() if isinstance(value, list)}
+        assert all(lists.values())
+        tables = {key for key, rows in lists.items() if any(isinstance(r, dict) for r in rows)}
+        assert tables == {"curves", "confusion"}
+        for key in tables:
+            assert len({tuple(sorted(row)) for row in report[key]}) == 1
+        assert not any(isinstance(value, dict) for value in report.values())
+
+
+def test_an_experiments_report_repeats_whatever_time_it_took(
+    two_by_two: Config, tmp_path: Path
+) -> None:
+    todo = make_runs(two_by_two, tmp_path)
+    fast, slow = (
+        [{**outcome(0.9, 0.6), "wall_seconds": seconds} for _ in todo] for seconds in (1.0, 2.5)
+    )
+    first, second = (results.report_experiment(two_by_two, todo, given) for given in (fast, slow))
+    assert files.to_json(first) == files.to_json(second)
+    assert not {"device", "host", "hardware", "versions"} & first.keys()
+
+
+def test_the_stage_writes_report_and_times(
+    two_by_two: Config, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_runs(two_by_two, Path("data/labels/experiment"))
+    monkeypatch.setattr(train, "read_params", lambda: two_by_two)  # it has the same sections
+    monkeypatch.setattr(workers, "complete", lambda *_: ([outcome(0.9, 0.6)] * 4, "cpu"))
+    monkeypatch.setattr("sys.argv", ["train"])
+    assert train.main() == 0
+    report = files.read_json(Path("metrics/experiment.json"))
+    times = files.read_json(Path("metrics/times/experiment.json"))
+    assert report["test_accuracy"] == 0.6
+    assert times.keys() == {"wall_seconds", "examples_per_second", "hardware", "versions"}
+    assert not times.keys() & report.keys()
+
+
+def test_an_experiments_times_stand_apart(two_by_two: Config, tmp_path: Path) -> None:
+    todo = make_runs(two_by_two, tmp_path)
+    times = results.time_experiment(todo, [outcome(0.9, 0.6)] * 4, "cpu")
+    files.to_json(times)
+    assert times == {
+        "wall_seconds": 6.0,
+        "examples_per_second": pytest.approx(4 * 320 / 6.0),
+        "hardware": [hosts.hardware("cpu")],
+        "versions": [hosts.versions()],
+    }
+    assert times["hardware"][0]["device"] == "cpu"

@@ -3,8 +3,12 @@
 import hashlib
 import json
 import re
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -119,6 +123,24 @@ def test_curves_tell_above_and_below_the_grid_apart() -> None:
     assert "datum.status === 'below the grid'" in rules
 
 
+@pytest.mark.parametrize("name", ["curves", "curves_symlog", "learning"])
+def test_whoever_hovers_over_a_mean_is_told_of_how_many_seeds_it_is(name: str) -> None:
+    means = [
+        fields
+        for tooltip in pick(read(name), "tooltip")
+        if "deviation" in (fields := pick(tooltip, "field"))
+    ]
+    assert means
+    assert all("counted" in fields for fields in means)
+
+
+@pytest.mark.parametrize(("name", "layers"), [("curves", 4), ("curves_symlog", 4), ("learning", 1)])
+def test_what_diverged_has_one_shape(name: str, layers: int) -> None:
+    found = re.findall(r"M-1,-1L1,1M-1,1L1,-1", json.dumps(read(name)))
+    assert len(found) == layers
+    assert "some_diverged" in pick(read(name)["params"], "name")
+
+
 @pytest.mark.parametrize(("name", "field"), [("learning", "Y"), ("heatmap", "Y"), ("heatmap", "X")])
 def test_templates_of_merged_lists_skip_rows_of_other_lists(name: str, field: str) -> None:
     # DVC joins all lists of one JSON file row by row: the longest list has rows without the others.
@@ -159,3 +181,231 @@ def test_page_tells_a_newcomer(words: str) -> None:
 
 def test_page_is_less_than_a_mebibyte() -> None:
     assert (PLOTS / "offline.html").stat().st_size < 1 << 20
+
+
+# --- what a browser draws
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+without_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+SVG = "{http://www.w3.org/2000/svg}"
+BOTTOM = 350  # where a mark of what has no value stands: ten pixels above the lower edge
+BLUE, ORANGE, GREEN, RED = pictures.PALETTE[:4]
+
+
+@pytest.fixture
+def render(tmp_path: Path) -> Callable[..., ElementTree.Element]:
+    """Return what draws rows by a template in the offline page, as DVC would fill both."""
+
+    def draw(name: str, rows: list[dict[str, Any]], x: str, y: str) -> ElementTree.Element:
+        spec = (PLOTS / f"{name}.json").read_text(encoding="utf-8")
+        filled = {"TITLE": "T", "X": x, "Y": y, "X_LABEL": x, "Y_LABEL": y}
+        for anchor, value in filled.items():
+            spec = spec.replace(f"<DVC_METRIC_{anchor}>", value)
+        data = json.dumps([{"rev": "workspace"} | row for row in rows])
+        spec = spec.replace('"<DVC_METRIC_DATA>"', data)
+        plot = f'<div id="plot"></div><script>vegaEmbed("#plot", {spec})</script>'
+        file = tmp_path / "page.html"
+        file.write_text(page().replace("{plot_divs}", plot).replace("{refresh_tag}", ""))
+        done = subprocess.run(
+            [
+                *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+                *(f"--user-data-dir={tmp_path}", "--host-resolver-rules=MAP * ~NOTFOUND"),
+                *("--virtual-time-budget=8000", "--dump-dom", file.as_uri()),
+            ],
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
+            check=True,
+        )
+        drawn = re.search(r'<svg[^>]*class="marks".*?</svg>', done.stdout, re.DOTALL)
+        assert drawn, done.stdout[-2000:]
+        return ElementTree.fromstring(drawn.group().replace("&nbsp;", " "))  # noqa: S314
+
+    return draw
+
+
+def shapes(svg: ElementTree.Element) -> list[dict[str, str]]:
+    """Return the attributes of everything drawn but text."""
+    drawn = [path.attrib for path in svg.iter(f"{SVG}path")]
+    return [{"d": "", "stroke": "", "fill": "", "aria-label": ""} | path for path in drawn]
+
+
+def crosses(svg: ElementTree.Element) -> list[tuple[str, float, float, str]]:
+    """Return colour, place and label of each cross; the white edges below some are left out."""
+    found = []
+    for path in shapes(svg):
+        outline = re.sub(r"[\d.]+", "#", path["d"])
+        if outline == "M-#,-#L#,#M-#,#L#,-#" and path["stroke"] != "white":
+            x, y = re.findall(r"[\d.]+", path["transform"])
+            found.append((path["stroke"], float(x), float(y), path["aria-label"]))
+    return found
+
+
+def paths(svg: ElementTree.Element, kind: str, colour: str) -> list[str]:
+    """Return the shapes of all lines or areas in a colour."""
+    attribute = {"line": "stroke", "area": "fill"}[kind]
+    return [
+        path["d"]
+        for path in shapes(svg)
+        if path.get("aria-roledescription") == f"{kind} mark" and path[attribute] == colour
+    ]
+
+
+def texts(svg: ElementTree.Element) -> str:
+    return " ".join("".join(text.itertext()) for text in svg.iter(f"{SVG}text"))
+
+
+def row(series: str, x: float, y: float | None, **more: Any) -> dict[str, Any]:
+    return {
+        "series": series, "alpha": x, "test_accuracy": y, "sd": 0.01, "diverged": 0,
+        "lo": None if y is None else y - 0.01, "hi": None if y is None else y + 0.01,
+        "values": [y, y], "seeds_text": "2 seeds", "series_title": "network", "caption": "digits",
+    } | more  # fmt: skip
+
+
+def labels(svg: ElementTree.Element) -> list[str]:
+    """Return what a reader is told who hovers over something."""
+    return [path["aria-label"] for path in shapes(svg)]
+
+
+SOME = {"diverged": 1, "sd": None, "lo": None, "hi": None, "values": [0.7, None]}
+EVERY = {"diverged": 2, "sd": None, "lo": None, "hi": None, "values": [None, None]}
+
+
+@pytest.mark.slow
+@without_browser
+@pytest.mark.parametrize("name", ["curves", "curves_symlog"])
+def test_without_divergence_there_is_no_cross(render: Any, name: str) -> None:
+    svg = render(name, [row("a", 0, 0.9), row("a", 5, 0.8)], "alpha", "test_accuracy")
+    assert crosses(svg) == []
+    assert "×" not in texts(svg)
+    assert any("seeds: 2 seeds" in label for label in labels(svg))
+    assert "the band is ± one standard deviation" in texts(svg)
+
+
+@pytest.mark.slow
+@without_browser
+@pytest.mark.parametrize("name", ["curves", "curves_symlog"])
+def test_some_and_all_diverged_are_told_apart(render: Any, name: str) -> None:
+    some = "1 of 2 seeds; 1 diverged at lr 1"
+    every = "0 of 2 seeds; all diverged at lr 0.5, 1"
+    rows = [
+        row("a", 0, 0.9), row("a", 2, 0.7, **SOME, seeds_text=some), row("a", 5, 0.6),
+        row("b", 0, 0.9), row("b", 2, 0.8), row("b", 5, None, **EVERY, seeds_text=every),
+        row("b", 10, 0.5), row("b", 20, 0.5),
+    ]  # fmt: skip
+    svg = render(name, rows, "alpha", "test_accuracy")
+    on_the_point, at_the_bottom = crosses(svg)
+    assert on_the_point[0] == BLUE
+    assert on_the_point[2] < BOTTOM - 20
+    assert some in on_the_point[3]
+    assert "standard deviation: none" in on_the_point[3]
+    assert (at_the_bottom[0], at_the_bottom[2]) == (ORANGE, BOTTOM)
+    assert f"test_accuracy: diverged; seeds: {every}" in at_the_bottom[3]
+    # The line is whole where a value is of fewer seeds, and broken where there is none.
+    assert [shape.count("M") for shape in paths(svg, "line", BLUE)] == [1]
+    assert [shape.count("M") for shape in paths(svg, "line", ORANGE)] == [2]
+    # Bands reach from 0 to 2 and from 10 to 20; the points of series a have none beside them.
+    (band,) = paths(svg, "area", ORANGE)
+    assert band.count("M") == 2
+    assert "× diverged: on a point, some seeds did and are left out" in texts(svg)
+    assert "△" not in texts(svg)
+
+
+@pytest.mark.slow
+@without_browser
+def test_a_figure_of_nothing_but_diverged_points(render: Any) -> None:
+    rows = [row(name, x, None, **EVERY) for name in ("0.5", "1") for x in (0, 5)]
+    svg = render("curves", rows, "alpha", "test_accuracy")
+    marks = sorted(crosses(svg), key=lambda mark: mark[1])
+    assert [mark[0] for mark in marks] == [BLUE, ORANGE, BLUE, ORANGE]
+    assert {mark[2] for mark in marks} == {BOTTOM}
+    assert len({mark[1] for mark in marks}) == 4  # side by side
+    assert "workspace" in texts(svg)
+    assert "standard deviation" not in texts(svg)
+
+
+@pytest.mark.slow
+@without_browser
+def test_thresholds_that_diverged(render: Any) -> None:
+    more = {"status": "reached"}
+    rows = [
+        row("0.80", 2, 500, **more), row("0.80", 5, 900, **SOME | more),
+        row("0.80", 10, None, **EVERY, status="diverged"),
+        row("0.90", 2, 1500, **more), row("0.90", 5, None, **SOME, status="not reached"),
+        row("0.90", 10, None, **EVERY | {"diverged": 0}, status="not reached"),
+    ]  # fmt: skip
+    svg = render("curves", rows, "alpha", "test_accuracy")
+    assert [(colour, y) for colour, _, y, _ in crosses(svg) if y in (BOTTOM, 24)] == [
+        (BLUE, BOTTOM), (ORANGE, 24),
+    ]  # fmt: skip
+    assert len(crosses(svg)) == 3  # the third on a point
+    assert "△ not reached" in texts(svg)
+    assert sum("not reached with what was tried" in label for label in labels(svg)) == 3
+
+
+@pytest.mark.slow
+@without_browser
+def test_an_older_revision_is_drawn_beside(render: Any) -> None:
+    new = [row("a", 0, 0.9), row("a", 5, None, **EVERY, seeds_text="0 of 2 seeds")]
+    old = [
+        {key: value for key, value in row("a", x, 0.8).items() if key not in EVERY}
+        | {"rev": "main", "values": [0.8, 0.8]}
+        for x in (0, 5)
+    ]
+    for line in old:
+        del line["seeds_text"]
+    svg = render("curves", new + old, "alpha", "test_accuracy")
+    assert [mark[0] for mark in crosses(svg)] == [BLUE]
+    assert sum("seeds: 2 seeds" in label for label in labels(svg)) == 3
+    assert "workspace" in texts(svg)
+    assert "main" in texts(svg)
+
+
+@pytest.mark.slow
+@without_browser
+def test_a_diverged_run_ends_in_a_cross_and_is_in_no_mean(render: Any) -> None:
+    def curve(rate: float, seed: int, *values: float | None) -> list[dict[str, Any]]:
+        lost = None in values
+        return [
+            {
+                "series": f"lr {rate:g}{' (diverged)' * lost}", "learning_rate": rate,
+                "seed": seed, "examples_seen": 100 * (i + 1), "val_accuracy": value,
+                "diverged": value is None,
+            }
+            for i, value in enumerate(values)
+        ]  # fmt: skip
+
+    rows = [
+        *curve(0.5, 0, 0.2, 0.4, 0.6), *curve(1, 0, 0.3, None, None),
+        *curve(0.5, 1, 0.4, 0.6, 0.8), *curve(1, 1, 0.3, 0.5, 0.7),
+        *curve(0.5, 2, None, None, None),
+    ]  # fmt: skip
+    svg = render("learning", rows, "examples_seen", "val_accuracy")
+    marks = {colour: (x, label) for colour, x, y, label in crosses(svg) if y == BOTTOM}
+    assert marks.keys() == {GREEN, RED}
+    assert (marks[GREEN][0], marks[RED][0]) == (0, 310)  # the first look, and the second of 3
+    assert "seed: 2" in marks[GREEN][1]
+    names = ("lr 0.5", "lr 1", "lr 0.5 (diverged)", "lr 1 (diverged)")
+    assert all(name in texts(svg) for name in names)
+    told = [label for label in labels(svg) if "standard deviation" in label]
+    assert not any("(diverged)" in label for label in told)
+    means = [label for label in told if "_seen: 300" in label]
+    assert any("val_accuracy: 0.7" in m and "seeds: 2 of 3; 1 diverged" in m for m in means)
+    assert any("deviation: none" in m and "seeds: 1 of 2; 1 diverged" in m for m in means)
+    assert len(means) == 2
+    assert "× diverged" in texts(svg)
+
+
+@pytest.mark.slow
+@without_browser
+def test_a_confusion_of_nothing_says_why(render: Any) -> None:
+    cells = [
+        {"true_class": i, "predicted": j, "count": 0, "fraction": 0.0}
+        for i in range(2)
+        for j in range(2)
+    ]
+    svg = render("heatmap", cells, "predicted", "true_class")
+    assert "workspace: every seed diverged" in texts(svg)
+    one = render("heatmap", [cell | {"fraction": 0.5} for cell in cells], "predicted", "true_class")
+    assert "diverged" not in texts(one)

@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from stages.lib import dilution, files, hosts, noise, results, runs, studies, workers
+from stages.lib import dilution, noise, results, runs, studies, workers
 from stages.lib.params import Config
+from stages.lib.runs import Run
 from stages.lib.studies import Grid
 
 Point = dict[str, Any]
 
 
-def compute(key: str, scale: str, grid: Grid, data: Path, labels: Path) -> dict[str, Any]:
-    """Return a figure's JSON: what it is, what it was computed on, and its points.
+def compute(
+    key: str, scale: str, grid: Grid, data: Path, labels: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a figure is, with its points; and apart, what no two computations of it share.
 
     Args:
         key: the figure.
@@ -23,25 +26,35 @@ def compute(key: str, scale: str, grid: Grid, data: Path, labels: Path) -> dict[
         grid: its points.
         data: folder with one folder per data set.
         labels: the figure's diluted label sets.
+
+    Returns:
+        The contents of `paths.figure_metrics` and of `paths.figure_times`: hardware, versions, and
+        how long each trained point took. A training that points share counts at each.
     """
     figure = studies.FIGURES[key]
     band = results.BAND
+    times: list[Point] = []
     if figure.kind == "transitions":
         points, device = _transitions(key, grid, labels), "cpu"
         band = "none: probabilities, and the frequencies of one draw"
     else:
-        points, device = _trained(key, grid, data, labels)
+        points, times, device = _trained(key, grid, data, labels)
         if figure.kind == "thresholds":
             points = _thresholds(points, grid.targets)
             band = "smallest and largest of the seeds' own thresholds, where every seed has one"
     about = studies.describe(key, scale, grid)
     shared = {"series_title": figure.series_title, "caption": about["caption"]}
-    return {
+    report = {
         **about,
         "band": band,
-        "hardware": hosts.hardware(device),
-        "versions": hosts.versions(),
         "points": [{**point, **shared} for point in _with_stated(key, points)],
+    }
+    return report, {
+        "figure": key,
+        "scale": scale,
+        **results.host(device),
+        "wall_seconds": float(sum(point["wall_seconds"] for point in times)),
+        "points": times,
     }
 
 
@@ -82,35 +95,47 @@ def _folder(labels: Path, config: Config) -> Path:
     return labels / dilution.name_of(config.data, config.noise)
 
 
-def _trained(key: str, grid: Grid, data: Path, labels: Path) -> tuple[list[Point], str]:
+def expand(key: str, grid: Grid, data: Path, labels: Path) -> list[list[Run]]:
+    """Return the runs of each of a figure's points, in their order; arguments as of `compute`."""
     figure = studies.FIGURES[key]
-    expanded: list[list[runs.Run]] = []
-    for config in grid.points:
-        name = f"{figure.series(config)}, {figure.x}={_coordinates(config)[figure.x]:g}"
-        expanded.append(runs.expand(name, config, data, _folder(labels, config)))
+    return [
+        runs.expand(
+            f"{figure.series(config)}, {figure.x}={_coordinates(config)[figure.x]:g}",
+            config,
+            data,
+            _folder(labels, config),
+        )
+        for config in grid.points
+    ]
+
+
+def _trained(
+    key: str, grid: Grid, data: Path, labels: Path
+) -> tuple[list[Point], list[Point], str]:
+    """Return the trained points, how long each took, and the device."""
+    figure, expanded = studies.FIGURES[key], expand(key, grid, data, labels)
     flat, device = workers.complete([run for point in expanded for run in point], key)
-    points = []
+    points, times = [], []
     for config, todo in zip(grid.points, expanded, strict=True):
         outcomes, flat = flat[: len(todo)], flat[len(todo) :]
+        place = {"series": figure.series(config), **_coordinates(config)}
+        times.append({**place, "wall_seconds": results.seconds(outcomes)})
         points.append(
             {
-                "series": figure.series(config),
-                **_coordinates(config),
+                **place,
                 **results.summarise(config.train, outcomes),
                 **results.describe_set(todo),
                 "config": asdict(config),
             }
         )
-    return points, device
+    return points, times, device
 
 
 def _transitions(key: str, grid: Grid, labels: Path) -> list[Point]:
     """Return figure 4's cells: the label distributions of the diluted sets, and what was drawn."""
     points = []
     for config in grid.points:
-        facts = files.read_json(
-            _folder(labels, config) / f"seed-{config.train.seeds[0]}" / "noise.json"
-        )
+        facts = dilution.read_facts(_folder(labels, config) / f"seed-{config.train.seeds[0]}")
         transition = np.array(facts["transition"])
         diluted = noise.diluted_distribution(transition, config.noise.alpha)
         counts = np.array(facts["counts"])
@@ -135,19 +160,25 @@ def _transitions(key: str, grid: Grid, labels: Path) -> list[Point]:
 
 
 def _thresholds(points: list[Point], targets: tuple[float, ...]) -> list[Point]:
-    """Return figure 9's points: the originals needed for each target at each noise level."""
+    """Return figure 9's points: the originals needed for each target at each noise level.
+
+    A size at which every seed diverged is no part of a threshold; nor of a seed's own one at which
+    that seed did.
+    """
     found = []
     for alpha in sorted({point["alpha"] for point in points}):
         curve = sorted((p for p in points if p["alpha"] == alpha), key=lambda p: p["originals"])
         sizes = [point["originals"] for point in curve]
+        known = [point["originals"] for point in curve if point["test_accuracy"] is not None]
+        lost = _diverged_runs(curve)
         for target in targets:
             size, status = results.critical_size(sizes, [p["test_accuracy"] for p in curve], target)
-            seeds = [
+            values = [
                 results.critical_size(sizes, [p["values"][i] for p in curve], target)[0]
                 for i in range(len(curve[0]["values"]))
             ]
-            known = [value for value in seeds if value is not None]
-            whole = size is not None and len(known) == len(seeds)
+            own = [value for value in values if value is not None]
+            whole = size is not None and len(own) == len(values) > 1
             found.append(
                 {
                     "series": f"{target:.2f}",
@@ -155,13 +186,44 @@ def _thresholds(points: list[Point], targets: tuple[float, ...]) -> list[Point]:
                     "target": target,
                     "critical_size": size,
                     "status": status,
-                    "values": seeds,
+                    "values": values,
                     "seeds": curve[0]["seeds"],
-                    "sd": results.spread(known) if whole else None,
-                    "lo": min(known) if whole else None,
-                    "hi": max(known) if whole else None,
-                    "sizes": sizes,
+                    "sd": results.spread(own) if whole else None,
+                    "lo": min(own) if whole else None,
+                    "hi": max(own) if whole else None,
+                    "sizes": known,
+                    "diverged": len({run["seed"] for run in lost}),
+                    "diverged_runs": lost,
+                    "diverged_sizes": [n for n in sizes if n not in known],
+                    "seeds_text": _seeds_text(values, lost),
                     "config": curve[-1]["config"],
                 }
             )
     return found
+
+
+def _diverged_runs(curve: list[Point]) -> list[dict[str, Any]]:
+    """Return which runs a threshold lacks: those that diverged at the rates that it is made of."""
+    return [
+        {"originals": point["originals"], **run}
+        for point in curve
+        for run in point["diverged_runs"]
+        if point["learning_rate"] in (None, run["learning_rate"])
+    ]
+
+
+def _seeds_text(values: list[float | None], lost: list[dict[str, Any]]) -> str:
+    """Return ``3 seeds; diverged: 1 at n = 30 (lr 1)``: of how many seeds a threshold is."""
+    seeds, own = len(values), len([value for value in values if value is not None])
+    text = results.number_of_seeds(own, seeds)
+    if own < seeds:
+        text += " with a threshold of their own"
+    if not lost:
+        return text
+    parts = []
+    for n in dict.fromkeys(run["originals"] for run in lost):
+        here = [run for run in lost if run["originals"] == n]
+        number = len({run["seed"] for run in here})
+        rates = results.listed(run["learning_rate"] for run in here)
+        parts.append(f"{'all' if number == seeds else number} at n = {n:,} (lr {rates})")
+    return f"{text}; diverged: {', '.join(parts)}"

@@ -17,8 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from matplotlib.transforms import offset_copy
+from matplotlib.transforms import Transform, offset_copy
 
 Point = Mapping[str, Any]
 Picture = Mapping[str, Any]
@@ -99,11 +100,10 @@ def paper_marks(points: Sequence[Point]) -> list[tuple[str, float, float]]:
     return list(dict.fromkeys(marks))
 
 
-def drawable(points: Sequence[Point], picture: Picture, series: str) -> list[Point]:
-    """Return the points of a series that have a value, from left to right."""
-    x, y = picture["x"], picture["y"]
-    rows = [row for row in points if str(row["series"]) == series and row[y] is not None]
-    return sorted(rows, key=lambda row: row[x])
+def rows_of(picture: Picture, series: str) -> list[Point]:
+    """Return the points of a series from left to right."""
+    rows = [row for row in picture["points"] if str(row["series"]) == series]
+    return sorted(rows, key=lambda row: row[picture["x"]])
 
 
 def beyond_the_grid(picture: Picture) -> list[float]:
@@ -112,47 +112,110 @@ def beyond_the_grid(picture: Picture) -> list[float]:
     return sorted({x for _, x, _ in paper_marks(picture["points"]) if x > greatest})
 
 
+def diverged(picture: Picture) -> tuple[list[Point], list[Point]]:
+    """Return the points of which some seeds diverged, and those that have no value for it."""
+    marked = [point for point in picture["points"] if point.get("diverged")]
+    lost = [
+        point
+        for point in marked
+        if point[picture["y"]] is None and point.get("status", "diverged") == "diverged"
+    ]
+    return [point for point in marked if point not in lost], lost
+
+
 def without_value(picture: Picture) -> tuple[list[Point], list[Point]]:
-    """Return the points without a value: those above all that was tried, and those below."""
-    missing = [point for point in picture["points"] if point[picture["y"]] is None]
+    """Return the points without a value: those above all that was tried, and those below.
+
+    A point that has none because every seed diverged is neither.
+    """
+    _, lost = diverged(picture)
+    missing = [p for p in picture["points"] if p[picture["y"]] is None and p not in lost]
     below = [point for point in missing if point.get("status") == "below the grid"]
     return [point for point in missing if point not in below], below
 
 
 def notes_of_missing(picture: Picture) -> list[str]:
-    """Return a note of the points above all that was tried, and one of those below."""
+    """Return notes of the points above all that was tried, and of those below."""
     above, below = without_value(picture)
+    notes: dict[str, list[Point]] = {}
+    for point in above:
+        notes.setdefault(f"△ not reached with {_tried(point, max)}", []).append(point)
+    for point in below:
+        notes.setdefault(f"▽ reached already with {_tried(point, min)}", []).append(point)
+    return [f"{note}: {_listed(points, picture)}" for note, points in notes.items()]
+
+
+def notes_of_diverged(picture: Picture) -> list[str]:
+    """Return a note of the points of which some seeds diverged, and one of those where all did."""
+    some, lost = diverged(picture)
     notes = []
-    if above:
-        notes.append(f"△ not reached with {_tried(above, max)}: {_listed(above, picture['x'])}")
-    if below:
-        notes.append(f"▽ reached already with {_tried(below, min)}: {_listed(below, picture['x'])}")
+    if some:
+        notes.append(f"× on a point: some diverged, left out: {_listed(some, picture, _lost)}")
+    if lost:
+        notes.append(f"× at the bottom: all diverged: {_listed(lost, picture, _lost)}")
     return notes
 
 
-def _tried(points: Sequence[Point], extreme: Callable[[Sequence[float]], float]) -> str:
-    """Return at how many labels the points' sweep ended, as far as they tell."""
-    sizes = [size for point in points for size in point.get("sizes", [])]
+def _tried(point: Point, extreme: Callable[[Sequence[float]], float]) -> str:
+    """Return at how many labels a point's sweep ended, as far as it tells."""
+    sizes = point.get("sizes")
     return f"{extreme(sizes):,g} labels" if sizes else "what was tried"
 
 
-def _listed(points: Sequence[Point], x: str) -> str:
-    """Return the points as ``0.80 at α = 10, 20; 0.90 at α = 5``."""
-    symbol = {"alpha": "α", "delta": "δ"}.get(x, x)
-    places: dict[str, list[str]] = {}
+def _listed(
+    points: Sequence[Point], picture: Picture, remark: Callable[[Point, str], str] = lambda *_: ""
+) -> str:
+    """Return the points as ``0.80 at α = 10, 20; 0.90 at α = 5``, those with one remark together.
+
+    Args:
+        points: some of the figure's.
+        picture: the figure.
+        remark: of a point and its series' name.
+    """
+    x = picture["x"]
+    symbol = {"alpha": "α", "delta": "δ", "originals": "n"}.get(x, x)
+    places: dict[tuple[str, str], list[str]] = {}
     for point in points:
-        places.setdefault(str(point["series"]), []).append(f"{point[x]:g}")
-    return "; ".join(f"{name} at {symbol} = {', '.join(xs)}" for name, xs in places.items())
+        name = str(point["series"])
+        if picture["series_title"] == "learning rate":
+            name = f"lr {name}"  # a bare number would be taken for one of seeds
+        places.setdefault((name, remark(point, name)), []).append(f"{point[x]:,g}")
+    return "; ".join(
+        f"{name} at {symbol} = {', '.join(xs)}{said}" for (name, said), xs in places.items()
+    )
+
+
+def _lost(point: Point, name: str) -> str:
+    """Return how many of a point's seeds diverged, and at which sizes and learning rates.
+
+    Args:
+        point: a point of which some did.
+        name: what its series is called; a rate that it says already is left out.
+    """
+    chosen, seeds = point.get("learning_rate"), len(point["seeds"])
+    runs = [run for run in point["diverged_runs"] if chosen in (None, run["learning_rate"])]
+    sizes = sorted({run["originals"] for run in runs if "originals" in run})
+    rates = sorted({run["learning_rate"] for run in runs})
+    where = [
+        *([f"n = {', '.join(f'{size:,}' for size in sizes)}"] if sizes else []),
+        f"lr {', '.join(f'{rate:g}' for rate in rates)}",
+    ]
+    at = ", ".join(words for words in where if words != name)
+    return f" ({point['diverged']} of {seeds} seed{'s' * (seeds > 1)}{' at ' * bool(at)}{at})"
 
 
 def _draw_series(
     axes: Axes, picture: Picture, rows: Sequence[Point], label: str, colour: str, marker: str
 ) -> None:
-    """Draw one series: a line with markers, and its band where the rows have one."""
+    """Draw one series: a line with markers, its band, and × where some of the seeds diverged.
+
+    Line and band are broken at rows that have no value for them.
+    """
     xs = [row[picture["x"]] for row in rows]
+    ys = _values(rows, picture["y"])
     axes.plot(
         xs,
-        [row[picture["y"]] for row in rows],
+        ys,
         color=colour,
         marker=marker,
         markersize=5,
@@ -162,46 +225,79 @@ def _draw_series(
         label=label,
         zorder=3,
     )
-    banded = [row for row in rows if row.get("lo") is not None and row.get("hi") is not None]
     axes.fill_between(
-        [row[picture["x"]] for row in banded],
-        [row["lo"] for row in banded],
-        [row["hi"] for row in banded],
-        color=colour,
-        alpha=0.15,
-        linewidth=0,
+        xs, _values(rows, "lo"), _values(rows, "hi"), color=colour, alpha=0.15, linewidth=0
+    )
+    for x, y, row in zip(xs, ys, rows, strict=True):
+        if row.get("diverged") and not math.isnan(y):
+            _draw_cross(axes, x, y, colour, axes.transData)
+
+
+def _values(rows: Sequence[Point], column: str) -> list[float]:
+    """Return a column of the rows, NaN where there is no value."""
+    return [math.nan if row.get(column) is None else row[column] for row in rows]
+
+
+def _draw_cross(axes: Axes, x: float, y: float, colour: str, transform: Transform) -> None:
+    """Draw the mark of what diverged, edged in white to stand out from what it lies on."""
+    axes.plot(
+        [x],
+        [y],
+        transform=transform,
+        linestyle="none",
+        marker="x",
+        markersize=7,
+        markeredgecolor=colour,
+        markeredgewidth=1.5,
+        path_effects=[Stroke(linewidth=3, foreground="white"), Normal()],
+        clip_on=False,
+        zorder=5,
     )
 
 
 def _draw_missing(axes: Axes, picture: Picture, colours: Mapping[str, str]) -> None:
-    """Draw the points without a value as hollow triangles at the edge that they lie behind.
+    """Draw the points without a value at an edge: hollow triangles behind which they lie, or ×.
 
-    Those of several series stand side by side, and the y axis gets room for them above.
+    Those of several series stand side by side, and the y axis gets room for them.
     """
     root = axes.get_figure(root=True)
     above, below = without_value(picture)
+    _, lost = diverged(picture)
+    low, high = axes.get_ylim()
+    room = 0.12 * (high - low)
     if above:
-        low, high = axes.get_ylim()
-        axes.set_ylim(low, high + 0.12 * (high - low))
-    for points, marker, edge in ((above, "^", 0.965), (below, "v", 0.035)):
+        axes.set_ylim(top=high + room)
+    if lost:
+        axes.set_ylim(bottom=max(0.0, low - room))
+    for points, marker, edge, inward in (
+        (above, "^", 0.965, -9),
+        ([*below, *lost], "v", 0.035, 9),
+    ):
         for point in points:
             x, name = point[picture["x"]], str(point["series"])
             here = {str(other["series"]) for other in points if other[picture["x"]] == x}
             order = [other for other in colours if other in here]
             aside = 9 * (order.index(name) - (len(order) - 1) / 2)  # points
-            axes.plot(
-                [x],
-                [edge],
-                transform=offset_copy(axes.get_xaxis_transform(), root, aside, 0, "points"),
-                linestyle="none",
-                marker=marker,
-                markersize=7,
-                markerfacecolor="none",
-                markeredgecolor=colours[name],
-                markeredgewidth=1.4,
-                clip_on=False,
-                zorder=2,
-            )
+            place = offset_copy(axes.get_xaxis_transform(), root, aside, 0, "points")
+            if point in lost:
+                _draw_cross(axes, x, edge, colours[name], place)
+            else:
+                axes.plot(
+                    [x],
+                    [edge],
+                    transform=place,
+                    linestyle="none",
+                    marker=marker,
+                    markersize=7,
+                    markerfacecolor="none",
+                    markeredgecolor=colours[name],
+                    markeredgewidth=1.4,
+                    clip_on=False,
+                    zorder=2,
+                )
+                if point.get("diverged"):
+                    beside = offset_copy(place, root, 0, inward, "points")
+                    _draw_cross(axes, x, edge, colours[name], beside)
 
 
 def _draw_paper_marks(
@@ -271,6 +367,9 @@ def _set_scales(axes: Axes, picture: Picture) -> None:
     else:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
         axes.set_ylim(bottom=0.0)
+    if not paper_marks(points) and all(point[picture["y"]] is None for point in points):
+        axes.set_ylim(0.0, 1.0)
+        axes.set_yticks([])  # nothing is measured along this axis
 
 
 def _set_accuracy_range(axes: Axes) -> None:
@@ -322,8 +421,7 @@ def draw_curves(picture: Picture) -> Figure:
     names = series_in_order(picture["points"])
     colours = series_colours(names)
     for name, marker in zip(names, MARKERS, strict=False):
-        rows = drawable(picture["points"], picture, name)
-        _draw_series(axes, picture, rows, name, colours[name], marker)
+        _draw_series(axes, picture, rows_of(picture, name), name, colours[name], marker)
     _draw_paper_marks(axes, strip, picture, colours)
     _set_scales(axes, picture)
     _draw_missing(axes, picture, colours)
@@ -332,7 +430,9 @@ def draw_curves(picture: Picture) -> Figure:
     axes.set_xlabel(picture["x_title"])
     axes.set_ylabel(picture["y_title"])
     _add_legend(axes, strip or axes, picture)
-    _add_words(figure, picture, notes=(f"Band: {picture['band']}", *notes_of_missing(picture)))
+    banded = any(point.get("lo") is not None for point in picture["points"])
+    band = [f"Band: {picture['band']}"] if banded else []
+    _add_words(figure, picture, [*band, *notes_of_missing(picture), *notes_of_diverged(picture)])
     return figure
 
 
