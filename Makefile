@@ -8,7 +8,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SCALE = $(shell sed -n 's/^scale: *\([a-z0-9_]*\).*/\1/p' params.yaml)
 
-.PHONY: repro test test-all lint plots bench lock clean distclean setup
+.PHONY: repro test test-all lint audit plots bench lock clean distclean setup
 
 repro: setup
 	dvc repro
@@ -30,6 +30,10 @@ lint: setup
 	ruff format --check .
 	mypy
 
+# Is what is installed what is pinned, and is any of it known to be vulnerable?
+audit: setup
+	@python -m tools.audit
+
 plots: setup
 	@dvc plots show --out dvc_plots > /dev/null
 	@echo "Wrote dvc_plots/index.html"
@@ -47,22 +51,40 @@ bench: setup
 
 setup: .venv/installed
 
+# Nothing is installed whose hash is not in requirements.txt. All are wheels but one package that has
+# none: the pinned setuptools builds it, not one that pip fetches for the occasion without a hash.
+INSTALL := pip install --quiet --disable-pip-version-check
+WHEELS := $(INSTALL) --require-hashes --only-binary :all:
+SOURCE := $(INSTALL) --require-hashes --no-deps --no-build-isolation --use-pep517
+# $(call pins,NAMES) prints the pins of these names with their hashes, $(call pins,NAMES,!) the others.
+pins = awk '/^[a-z]/ { keep = $(2) /^($(1))==/ } keep' requirements.txt
+
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is older than 3.11; use make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
+	$(call pins,setuptools) > .venv/setuptools.txt
+	$(WHEELS) --requirement .venv/setuptools.txt
+	$(call pins,antlr4-python3-runtime) > .venv/source.txt
+	$(SOURCE) --requirement .venv/source.txt
 ifeq ($(TORCH_INDEX),)
-	pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(WHEELS) --requirement requirements.txt
 else
-	grep -vE '^(cuda|nvidia|triton)' requirements.txt > .venv/requirements.txt
-	pip install --quiet --disable-pip-version-check --extra-index-url $(TORCH_INDEX) \
-		--requirement .venv/requirements.txt
+	$(call pins,torch|torchvision|triton|nvidia-.*|cuda-.*,!) > .venv/requirements.txt
+	$(WHEELS) --requirement .venv/requirements.txt
+# These two go without hashes: they are other builds of the pinned versions, which only this index has
+# and may build again. Whoever names an index trusts it with these two, and with nothing else.
+	$(INSTALL) --only-binary :all: --no-deps --index-url $(TORCH_INDEX) \
+		$$($(call pins,torch|torchvision) | sed -n 's/^\(torch[a-z]*==[^ ;]*\).*/\1/p')
 endif
 	@touch $@
 
-# Renews the pins; needs uv.
+# Renews the pins, with the hashes of every platform's files; needs uv.
+LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet
+
 lock:
-	uv pip compile --universal --python-version 3.11 --no-header --quiet requirements.in -o requirements.txt
+	$(LOCK) requirements.in -o requirements.txt
+	$(LOCK) requirements-audit.in -o requirements-audit.txt
 
 # What a run makes again. Downloads, finished trainings (.points) and DVC's cache stay.
 clean:

@@ -1,24 +1,31 @@
 """Embedded, downloaded and folder data sets, with real files, servers and archives."""
 
+import datetime
 import functools
 import gzip
 import hashlib
 import http.server
 import io
+import ipaddress
 import os
 import pickle
 import socket
+import ssl
 import tarfile
 import threading
 import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -38,17 +45,56 @@ def no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DATA_MIRROR", raising=False)
 
 
-@pytest.fixture(autouse=True)
-def only_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test reach beyond files and this machine, whatever network or proxy there is."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file with a key and a certificate for this machine, which nobody else trusts."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a test")])
+    here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - day)
+        .not_valid_after(now + day)
+        .add_extension(here, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    file = tmp_path_factory.mktemp("certificate") / "both.pem"
+    file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        + made.public_bytes(serialization.Encoding.PEM)
+    )
+    return file
 
-    def open_near(request: urllib.request.Request, timeout: float) -> Any:
-        if request.type != "file" and not (request.host or "").startswith("127.0.0.1"):
+
+class OnlyHere(urllib.request.BaseHandler):
+    """Lets no request through to another machine, redirected or not."""
+
+    handler_order = 0
+
+    def http_request(self, request: urllib.request.Request) -> urllib.request.Request:
+        if not (request.host or "").startswith("127.0.0.1"):
             raise urllib.error.URLError("blocked in tests")
-        return opener.open(request, timeout=timeout)
+        return request
 
-    monkeypatch.setattr(urllib.request, "urlopen", open_near)
+    https_request = http_request
+    ftp_request = http_request
+
+
+@pytest.fixture(autouse=True)
+def handlers(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Let no test reach beyond files and this machine, whatever network or proxy there is."""
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    handlers = [
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusting), OnlyHere(),
+    ]  # fmt: skip
+    monkeypatch.setattr(downloads, "OPENER", downloads.make_opener(*handlers))
+    return handlers
 
 
 # --- embedded data sets
@@ -160,22 +206,57 @@ def put(folder: Path, content: bytes, path: str = RESOURCE.path) -> Path:
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves files, and answers ``/moved?URL`` with a redirect to the URL."""
+
+    def do_GET(self) -> None:
+        if not self.path.startswith("/moved?"):
+            super().do_GET()
+            return
+        self.send_response(302)
+        self.send_header("Location", self.path.partition("?")[2])
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         pass
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """Serve a folder over HTTP; yield its URL and the folder."""
-    folder = tmp_path / "served"
-    folder.mkdir()
+@contextmanager
+def serving(folder: Path, certificate: Path | None = None) -> Iterator[str]:
+    """Serve a folder over HTTP, or HTTPS with a certificate, and yield its URL."""
     handler = functools.partial(QuietHandler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            httpd.socket = context.wrap_socket(httpd.socket, server_side=True)
         thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield f"http://127.0.0.1:{httpd.server_port}", folder
+        yield f"http{'s' if certificate else ''}://127.0.0.1:{httpd.server_port}"
         httpd.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Path:
+    """Return the folder that `server` and `secure_server` serve."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def server(served: Path) -> Iterator[tuple[str, Path]]:
+    """Serve a folder over HTTP; yield its URL and the folder."""
+    with serving(served) as url:
+        yield url, served
+
+
+@pytest.fixture
+def secure_server(served: Path, certificate: Path) -> Iterator[tuple[str, Path]]:
+    """Serve the same folder over HTTPS; yield its URL and the folder."""
+    with serving(served, certificate) as url:
+        yield url, served
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}", "file://{}/"])
@@ -218,12 +299,12 @@ def test_a_damaged_kept_file_is_replaced(
 
 
 def test_a_wrong_mirror_is_told_and_the_network_asked(
-    server: tuple[str, Path],
+    secure_server: tuple[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    url, folder = server
+    url, folder = secure_server
     put(folder, CONTENT, "good/file.gz")
     put(tmp_path / "mirror", b"something else")
     monkeypatch.setenv("DATA_MIRROR", str(tmp_path / "mirror"))
@@ -236,9 +317,9 @@ def test_a_wrong_mirror_is_told_and_the_network_asked(
 
 
 def test_when_every_source_fails_one_line_says_all(
-    server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    secure_server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url, folder = server
+    url, folder = secure_server
     put(folder, b"<html>not here</html>", "file.gz")
     monkeypatch.setenv("DATA_MIRROR", str(tmp_path / "mirror"))
     urls = (f"{url}/file.gz", f"{url}/none.gz", "https://example.org/file.gz")
@@ -261,7 +342,9 @@ def test_when_every_source_fails_one_line_says_all(
     assert not (tmp_path / "kept").exists()
 
 
-def test_a_server_that_closes_early_is_no_source(tmp_path: Path) -> None:
+def test_a_server_that_closes_early_is_no_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
 
     def answer() -> None:
@@ -272,9 +355,9 @@ def test_a_server_that_closes_early_is_no_source(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=answer)
     thread.start()
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}/file.gz"
+    monkeypatch.setenv("DATA_MIRROR", f"http://127.0.0.1:{listener.getsockname()[1]}")
     with pytest.raises(DataError, match="ended after 3 of 16 bytes"):
-        get(Resource(RESOURCE.path, RESOURCE.md5, (url,)), tmp_path)
+        get(RESOURCE, tmp_path)
     thread.join()
     listener.close()
 
@@ -284,9 +367,9 @@ def test_a_server_that_is_silent_is_no_source(
 ) -> None:
     monkeypatch.setattr(downloads, "TIMEOUT_SECONDS", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/file.gz"
+        monkeypatch.setenv("DATA_MIRROR", f"http://127.0.0.1:{listener.getsockname()[1]}")
         with pytest.raises(DataError, match="timed out"):
-            get(Resource(RESOURCE.path, RESOURCE.md5, (url,)), tmp_path)
+            get(RESOURCE, tmp_path)
 
 
 def test_an_endless_answer_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,6 +391,66 @@ def test_other_schemes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("DATA_MIRROR", "ftp://example.org")
     with pytest.raises(DataError, match="must be a folder or start with http"):
         get(RESOURCE, tmp_path)
+
+
+@pytest.mark.parametrize("url", ["http://example.org/x", "ftp://example.org/x", "file:///x", "x"])
+def test_the_network_is_asked_over_https_only(url: str) -> None:
+    with pytest.raises(ValueError, match="must start with https://"):
+        Resource(RESOURCE.path, RESOURCE.md5, ("https://example.org/x", url))
+
+
+def test_a_certificate_that_is_not_trusted_is_no_source(
+    secure_server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, folder = secure_server
+    put(folder, CONTENT)
+    monkeypatch.setattr(downloads, "OPENER", downloads.make_opener(OnlyHere()))
+    with pytest.raises(DataError, match="CERTIFICATE_VERIFY_FAILED"):
+        get(Resource(RESOURCE.path, RESOURCE.md5, (f"{url}/{RESOURCE.path}",)), tmp_path)
+
+
+@pytest.fixture
+def addresses(server: tuple[str, Path], secure_server: tuple[str, Path]) -> dict[str, str]:
+    """Return where the true content is, by scheme; nobody answers ftp."""
+    put(server[1], CONTENT)
+    return {"http": server[0], "https": secure_server[0], "ftp": "ftp://127.0.0.1:1"}
+
+
+@pytest.mark.parametrize("target", ["https", "http", "ftp"])
+def test_a_redirect_from_https_leads_to_https_only(
+    target: str, addresses: dict[str, str], tmp_path: Path
+) -> None:
+    url = f"{addresses['https']}/moved?{addresses[target]}/{RESOURCE.path}"
+    resource = Resource(RESOURCE.path, RESOURCE.md5, (url,))
+    if target == "https":
+        assert get(resource, tmp_path / "kept") == CONTENT
+        return
+    with pytest.raises(DataError, match=f"leads from https to {target}://.* only https"):
+        get(resource, tmp_path / "kept")
+
+
+@pytest.mark.parametrize("target", ["https", "http", "ftp"])
+def test_a_redirect_from_a_mirror_of_http_leads_to_either(
+    target: str, addresses: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATA_MIRROR", f"{addresses['http']}/moved?{addresses[target]}")
+    if target != "ftp":
+        assert get(RESOURCE, tmp_path / "kept") == CONTENT
+        return
+    with pytest.raises(DataError, match="leads from http to ftp://"):
+        get(RESOURCE, tmp_path / "kept")
+
+
+def test_urllib_alone_would_follow_from_https_to_http(
+    addresses: dict[str, str],
+    handlers: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The control of the redirects above."""
+    monkeypatch.setattr(downloads, "OPENER", urllib.request.build_opener(*handlers))
+    url = f"{addresses['https']}/moved?{addresses['http']}/{RESOURCE.path}"
+    assert get(Resource(RESOURCE.path, RESOURCE.md5, (url,)), tmp_path / "kept") == CONTENT
 
 
 # --- the file formats of torchvision's data sets
@@ -382,7 +525,7 @@ def test_an_mnist_like_data_set_from_a_mirror(
     ("name", "path", "urls"),
     [
         ("mnist", "MNIST/raw/train-images-idx3-ubyte.gz", 2),
-        ("fashion_mnist", "FashionMNIST/raw/train-images-idx3-ubyte.gz", 1),
+        ("fashion_mnist", "FashionMNIST/raw/train-images-idx3-ubyte.gz", 2),
         ("kmnist", "KMNIST/raw/train-images-idx3-ubyte.gz", 1),
         ("cifar10", "cifar-10-python.tar.gz", 1),
         ("cifar100", "cifar-100-python.tar.gz", 1),
@@ -408,9 +551,25 @@ def test_without_network_and_mirror_one_line_says_what_to_do(tmp_path: Path) -> 
         load("mnist", tmp_path)
     message = str(caught.value)
     assert "DATA_MIRROR is not set" in message
-    assert message.index("https://") < message.index("http://")
+    assert message.index("ossci-datasets") < message.index("yann.lecun.com")
+    assert "http://" not in message
     assert message.count("idx1-ubyte.gz") == 2
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", [*sources.MNIST_LIKE, *sources.CIFAR_LIKE])
+def test_every_file_of_torchvision_has_an_address_of_https(name: str) -> None:
+    if name in sources.CIFAR_LIKE:
+        resources = [sources.cifar_resource(name)]
+    else:
+        resources = list(sources.mnist_resources(name).values())
+        assert len(resources) == 4
+    for resource in resources:
+        assert resource.urls
+        for url in resource.urls:
+            assert url.startswith("https://")
+            assert url.endswith(f"/{Path(resource.path).name}")
+            assert ".s3-website" not in url  # these answer http only
 
 
 # A dictionary as Python 2 and numpy 1 pickled it: {"data": an array of `length` bytes, "labels":
@@ -504,6 +663,44 @@ def test_a_cifar_from_a_mirror(
     np.testing.assert_array_equal(
         dataset.train_images[-count:], rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     )
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_nothing_is_unpickled_before_its_md5_is_right(
+    checked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torchvision.datasets
+
+    cls = torchvision.datasets.CIFAR100
+    batch, meta = make_cifar(b"fine_labels", b"fine_label_names", 100)
+    members = {f"{cls.base_folder}/{file}": batch() for file in ("train", "test")}
+    archive = tar_of({**members, f"{cls.base_folder}/meta": meta})
+    put(tmp_path / "mirror", archive, cls.filename)
+    put(tmp_path / "kept", archive, cls.filename)
+    monkeypatch.setenv("DATA_MIRROR", str(tmp_path / "mirror"))
+    if checked:
+        monkeypatch.setattr(cls, "tgz_md5", hashlib.md5(archive).hexdigest())  # noqa: S324
+    opened = []
+
+    class Watched(sources.ArrayUnpickler):
+        def load(self) -> Any:
+            opened.append(self)
+            return super().load()
+
+    monkeypatch.setattr(sources, "ArrayUnpickler", Watched)
+    monkeypatch.setattr(tarfile, "open", functools.partial(note_call, opened, tarfile.open))
+    if checked:
+        load("cifar100", tmp_path / "kept")
+        assert len(opened) == 4  # the control: the archive, two batches and the names
+    else:
+        with pytest.raises(DataError, match="has md5"):
+            load("cifar100", tmp_path / "kept")
+        assert opened == []
+
+
+def note_call(calls: list[Any], function: Callable[..., Any], /, *args: Any, **named: Any) -> Any:
+    calls.append(args)
+    return function(*args, **named)
 
 
 def test_an_archive_without_a_member_is_told() -> None:
@@ -729,6 +926,18 @@ def test_too_many_bytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(folder_images, "MOST_BYTES", 10)
     with pytest.raises(DataError, match="more than the 10 allowed"):
         load_images(as_zip(make_files(), tmp_path / "images.zip"))
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.xz", "tar.bz2"])
+def test_archives_are_never_extracted(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = MAKERS[kind](make_files(), tmp_path / "images")
+    for archive in (tarfile.TarFile, zipfile.ZipFile):
+        for method in ("extract", "extractall", "_extract_member"):
+            monkeypatch.setattr(archive, method, lambda *_args, **_named: pytest.fail("extracted"))
+    assert len(load_images(path).train_labels) == 6
+    assert [file.name for file in tmp_path.iterdir()] == ["images"]
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])

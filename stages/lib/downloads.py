@@ -9,6 +9,7 @@ import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from tqdm import tqdm
 
@@ -28,12 +29,57 @@ class Resource:
     Attributes:
         path: Where it lies below `DATA_MIRROR` and below the folder of downloads.
         md5: The hex digest of its bytes, as torchvision has it.
-        urls: Where the network has it, best first.
+        urls: Where the network has it, best first, all over https.
+
+    Raises:
+        ValueError: a URL is not one of https.
     """
 
     path: str
     md5: str
     urls: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for url in self.urls:
+            if not url.startswith("https://"):
+                raise ValueError(
+                    f"{self.path}: got {url!r}; must start with https://; name another"
+                )
+
+
+class HttpsRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to https, and from http to http; urllib goes from https to http and ftp.
+
+    What a user names as mirror may be http; what this project names never is, wherever it leads.
+    """
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """Return the request of the new address.
+
+        Raises:
+            OSError: it is not https, and not http as the old one was.
+        """
+        old, new = (urllib.parse.urlsplit(url).scheme for url in (req.full_url, newurl))
+        if new != "https" and (old, new) != ("http", "http"):
+            fp.close()
+            raise OSError(f"leads from {old} to {_shown(newurl)}; only https is followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def make_opener(*handlers: urllib.request.BaseHandler) -> urllib.request.OpenerDirector:
+    """Return what opens URLs as urllib does, but follows no redirect away from https."""
+    return urllib.request.build_opener(HttpsRedirects(), *handlers)
+
+
+OPENER = make_opener()
 
 
 def _say(message: str) -> None:
@@ -83,7 +129,7 @@ def _download(url: str, title: str) -> bytes:
     """
     headers = {"User-Agent": "massive-label-noise"}
     request = urllib.request.Request(url, headers=headers)  # noqa: S310, callers know the scheme
-    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
+    with OPENER.open(request, timeout=TIMEOUT_SECONDS) as answer:
         length = answer.headers.get("Content-Length")
         total = int(length) if length and length.isdigit() else None
         content = bytearray()

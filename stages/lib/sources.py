@@ -4,7 +4,7 @@ import gzip
 import io
 import pickle
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,14 @@ EMBEDDED_SHA256 = {
 TEST_SHARE = 5  # one image in five
 DIGITS = tuple("0123456789")
 MNIST_LIKE = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
+# Where torchvision's address has no https (S3's websites have none), others that have the very same
+# files, which their md5 proves: the authors' repository, and the copies that Keras reads.
+HTTPS_MIRRORS = {
+    "fashion_mnist": (
+        "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+        "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
+    )
+}
 CIFAR_LIKE = {"cifar10": ("CIFAR10", b"labels"), "cifar100": ("CIFAR100", b"fine_labels")}
 
 
@@ -110,10 +118,17 @@ def _torchvision_class(name: str) -> Any:
     return getattr(torchvision.datasets, name)
 
 
+def _over_https(urls: Iterable[str]) -> list[str]:
+    """Return the URLs of https, then those of http as if they were; servers mostly have both."""
+    old = "http://"
+    ordered = sorted(urls, key=lambda url: url.startswith(old))
+    return [url.replace(old, "https://", 1) if url.startswith(old) else url for url in ordered]
+
+
 def mnist_resources(name: str) -> dict[str, Resource]:
-    """Return the four files of an MNIST-like data set, as torchvision has them, https first."""
+    """Return the four files of an MNIST-like data set, as torchvision has them, over https."""
     cls = _torchvision_class(MNIST_LIKE[name])
-    mirrors = sorted(cls.mirrors, key=lambda url: not url.startswith("https://"))
+    mirrors = HTTPS_MIRRORS.get(name) or _over_https(cls.mirrors)
     return {
         file.partition("-ubyte")[0]: Resource(
             f"{MNIST_LIKE[name]}/raw/{file}", md5, tuple(mirror + file for mirror in mirrors)
@@ -125,7 +140,7 @@ def mnist_resources(name: str) -> dict[str, Resource]:
 def cifar_resource(name: str) -> Resource:
     """Return the archive of CIFAR-10 or CIFAR-100, as torchvision has it."""
     cls = _torchvision_class(CIFAR_LIKE[name][0])
-    return Resource(cls.filename, cls.tgz_md5, (cls.url,))
+    return Resource(cls.filename, cls.tgz_md5, tuple(_over_https([cls.url])))
 
 
 def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:

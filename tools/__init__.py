@@ -1,0 +1,1 @@
+"""What keeps the project in order, run as ``python -m tools.NAME``; no stage needs it."""
