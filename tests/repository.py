@@ -335,11 +335,3 @@ def tiny_scale() -> dict[str, Any]:
         "fig8_training_size": size,
         "fig9_critical_size": size | {"targets": [0.5, 0.7]},
     }
-
-
-def without_times(value: Any) -> Any:
-    """Return a report without what no two runs share: its seconds, and speeds made of them."""
-    timed = ("wall_seconds", "examples_per_second")
-    if isinstance(value, dict):
-        return {key: without_times(item) for key, item in value.items() if key not in timed}
-    return [without_times(item) for item in value] if isinstance(value, list) else value

@@ -6,11 +6,16 @@ run, what they keep and what they leave, never accuracies.
 
 import json
 import re
+import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from repository import (
@@ -22,7 +27,6 @@ from repository import (
     set_params,
     tiny_params,
     tiny_scale,
-    without_times,
 )
 
 FIGURES = (
@@ -83,8 +87,7 @@ def read_json(repository: Repository, name: str) -> Any:
 
 
 def forget_points(repository: Repository) -> None:
-    for path in repository.points.iterdir():
-        path.unlink()
+    shutil.rmtree(repository.points)
 
 
 def contents(repository: Repository, *names: str) -> dict[str, bytes]:
@@ -149,7 +152,9 @@ def test_experiment_runs_only_what_noise_decides(experiment: tuple[Repository, A
     repository, answer = experiment
     assert answer.ran == ["dilute", "train"]
     changed = repository.git("diff", "--name-only", "HEAD").split()
-    assert changed == ["dvc.lock", "metrics/experiment.json", "params.yaml"]
+    assert changed == [
+        "dvc.lock", "metrics/experiment.json", "metrics/times/experiment.json", "params.yaml",
+    ]  # fmt: skip
 
 
 def test_metrics_diff_compares_the_experiment(
@@ -160,7 +165,9 @@ def test_metrics_diff_compares_the_experiment(
     found = json.loads(answer.stdout)["metrics/experiment.json"]["test_accuracy"]
     old, new = (read_json(r, "metrics/experiment.json") for r in (first[0], repository))
     assert (found["old"], found["new"]) == (old["test_accuracy"], new["test_accuracy"])
-    assert json.loads(answer.stdout).keys() == {"metrics/experiment.json"}
+    assert json.loads(answer.stdout).keys() == {
+        "metrics/experiment.json", "metrics/times/experiment.json",
+    }  # fmt: skip
 
 
 def test_params_diff_names_the_change(experiment: tuple[Repository, Answer]) -> None:
@@ -236,7 +243,7 @@ def test_one_figure_alone(fresh: Repository) -> None:
 
 def test_killed_figure_resumes(fresh: Repository) -> None:
     """SIGKILL of everything in the middle: the next run trains what is missing, nothing else."""
-    whole = read_json(fresh, LONG_METRICS)
+    whole = contents(fresh, LONG_METRICS)
     forget_points(fresh)
     target = f"train_figure@{LONG}"
     fresh.kill_when(lambda: len(points(fresh)) >= 2, "repro", "--force", "--single-item", target)
@@ -249,7 +256,7 @@ def test_killed_figure_resumes(fresh: Repository) -> None:
     after = fresh.snapshot(".points")
     assert len(points(fresh)) == LONG_RUNS
     assert {name: after[name] for name in kept} == kept
-    assert without_times(read_json(fresh, LONG_METRICS)) == without_times(whole)
+    assert contents(fresh, LONG_METRICS) == whole
     assert fresh.succeed("repro", target).ran == []
 
 
@@ -279,13 +286,12 @@ def test_killed_experiment_resumes(fresh: Repository) -> None:
     assert trainings(answer) == {"experiment": (4, 4 - len(stored))}
     after = fresh.snapshot(".points")
     assert {name: after[name] for name in kept} == kept
-    resumed = read_json(fresh, "metrics/experiment.json")
+    resumed = contents(fresh, "metrics/experiment.json")
     forget_points(fresh)
     assert trainings(fresh.succeed("repro", "--force", "--single-item", "train")) == {
         "experiment": (4, 4)
     }
-    whole = read_json(fresh, "metrics/experiment.json")
-    assert without_times(resumed) == without_times(whole)
+    assert contents(fresh, "metrics/experiment.json") == resumed
 
 
 def test_temporary_workspace_shares_the_point_store(fresh: Repository) -> None:
@@ -349,34 +355,172 @@ FOLDER = {
     "confusion.held_out": 60,
     "train.batch_size": 20,
 }
-HOSTILE = ["$(touch pwned)", "x; touch pwned", "`touch pwned`"]
+HOSTILE = "x'; touch pwned; \"$(touch pwned)\" `touch pwned` ../../pwned '"
+TEXTS = (
+    *("data.name", "data.path", "noise.kind", "noise.order", "noise.images", "model.name"),
+    *("train.loss", "train.init", "train.device", "train.precision", "train.stacking"),
+    *("confusion.model", "scale", "figures"),
+)
+
+
+def test_every_text_of_the_params_is_planted() -> None:
+    content = tiny_params(FIGURES)
+    texts = [
+        f"{section}.{key}"
+        for section, values in content.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+        if isinstance(value, str)
+    ]
+    assert set(TEXTS) == {*texts, "data.path", "scale", "figures"}
+
+
+def plant(repository: Repository, name: str) -> None:
+    set_params(repository, {name: [HOSTILE] if name == "figures" else HOSTILE})
+    if name == "data.path":
+        set_params(repository, {"data": FOLDER["data"] | {"path": HOSTILE}})
+
+
+def assert_nothing_ran(repository: Repository, answer: Answer) -> None:
+    assert answer.status != 0
+    assert answer.text.count("ERROR: ") == 1, answer.text
+    assert "Traceback" not in answer.text
+    assert list(repository.around.rglob("*pwned*")) == []
 
 
 @pytest.mark.parametrize(
-    ("values", "target"),
+    "name",
     [
-        ({"figures": HOSTILE}, "draw"),
-        ({"scale": HOSTILE[0]}, "fetch_figures"),
-        ({"data.name": HOSTILE[0]}, "train"),
-        ({"data": FOLDER["data"] | {"path": HOSTILE[0]}}, "train"),
+        name
+        if name in ("figures", "scale", "data.name", "data.path")  # which DVC expands, or is free
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in TEXTS
     ],
-    ids=["figures", "scale", "data.name", "data.path"],
 )
-def test_no_parameter_reaches_a_shell(
-    fresh: Repository, values: dict[str, Any], target: str
+def test_no_text_of_the_params_reaches_a_shell(fresh: Repository, name: str) -> None:
+    plant(fresh, name)
+    assert_nothing_ran(fresh, fresh.dvc("repro"))
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("figures", "draw"),
+        pytest.param("figures", "train_figure", marks=pytest.mark.slow),
+        pytest.param("figures", "dilute_figure", marks=pytest.mark.slow),
+        pytest.param("scale", "fetch_figures", marks=pytest.mark.slow),
+    ],
+)
+def test_no_text_reaches_a_shell_even_when_a_stage_is_forced(
+    fresh: Repository, name: str, stage: str
 ) -> None:
-    set_params(fresh, values)
-    answer = fresh.dvc("repro", target)
-    assert answer.status != 0
-    assert "does not exist" in answer.text or len(answer.errors) == 1
-    assert list(fresh.root.rglob("*pwned*")) == []
+    """A forced stage alone runs without those before it, which would have refused the name."""
+    plant(fresh, name)
+    assert_nothing_ran(fresh, fresh.dvc("repro", "--force", "--single-item", stage))
 
 
-def test_no_parameter_reaches_a_shell_even_when_forced(fresh: Repository) -> None:
-    """A forced stage alone runs without those before it, which would have refused the figure."""
-    set_params(fresh, {"figures": HOSTILE[:1]})
-    assert fresh.dvc("repro", "--force", "--single-item", "draw").status != 0
-    assert list(fresh.root.rglob("*pwned*")) == []
+@pytest.mark.parametrize("name", ["scale", "figures"])
+def test_names_that_lead_out_of_the_repository_touch_nothing_there(
+    fresh: Repository, name: str
+) -> None:
+    """DVC deletes a stage's outputs before it runs: none may be a path of somebody else's."""
+    outside = fresh.around / "precious.json"
+    outside.write_text("precious", encoding="utf-8")
+    way_out = "../../../../precious"
+    set_params(fresh, {name: way_out if name == "scale" else [way_out]})
+    assert_nothing_ran(fresh, fresh.dvc("repro", "--force"))
+    assert outside.read_text(encoding="utf-8") == "precious"
+
+
+# --- two at once
+
+
+def start(repository: Repository, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=repository.root,
+        env=repository.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> Answer:
+    said, _ = process.communicate(timeout=300)
+    return Answer(process.returncode, said, "")
+
+
+def test_the_second_of_two_repros_is_told_what_to_do(fresh: Repository) -> None:
+    whole = contents(fresh, "metrics/figures", "plots")
+    forget_points(fresh)
+    target = f"train_figure@{LONG}"
+    first = start(fresh, "repro", "--force", "--single-item", target)
+    wait_for(lambda: bool(points(fresh)), first)
+    family = psutil.Process(first.pid).children(recursive=True)
+    for process in family:
+        process.suspend()  # so that it is still there when the second comes
+    second = ended(start(fresh, "repro", "--force", "--single-item", target))
+    for process in family:
+        process.resume()
+    assert ended(first).status == 0
+    assert second.status != 0
+    assert second.ran == []
+    assert re.search(rf"blocked by.*\(PID {first.pid}\)", second.text, re.DOTALL), second.text
+    assert contents(fresh, "metrics/figures", "plots") == whole
+    assert len(points(fresh)) == LONG_RUNS
+
+
+def wait_for(true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    while not true():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+def test_an_experiment_elsewhere_beside_a_repro_shares_points_with_it(fresh: Repository) -> None:
+    """Both train the experiment's runs, at the same time, into one store."""
+    whole = contents(fresh, "metrics/experiment.json")
+    forget_points(fresh)
+    here = start(fresh, "repro", "--force", "--single-item", "train")
+    beside = start(fresh, "exp", "run", "--temp", "--set-param", "train.seeds=[0,1,2]")
+    answers = [ended(here), ended(beside)]
+    assert [answer.status for answer in answers] == [0, 0], [answer.text for answer in answers]
+    assert contents(fresh, "metrics/experiment.json") == whole
+    kept = fresh.snapshot(".points")
+    assert len(points(fresh)) == 6
+    alone = fresh.succeed("repro", "--force", "--single-item", "train")
+    assert trainings(alone) == {"experiment": (4, 0)}  # each file is whole
+    assert fresh.snapshot(".points") == kept
+
+
+@pytest.mark.slow
+def test_two_workers_of_the_queue_share_the_point_store(fresh: Repository) -> None:
+    for alpha in (3, 4, 5):
+        fresh.succeed("exp", "run", "--queue", "--name", f"a{alpha}", "-S", f"noise.alpha={alpha}")
+    before = points(fresh)
+    fresh.succeed("queue", "start", "--jobs", "2")
+    deadline = time.monotonic() + 300
+    while "Success" not in (said := fresh.succeed("queue", "status").stdout) or (
+        "Running" in said or "Queued" in said
+    ):
+        assert time.monotonic() < deadline, said
+        time.sleep(1)
+    assert said.count("Success") == 3, said
+    assert len(points(fresh) - before) == 12
+    reference = f"refs/exps/{exp(fresh, 4)}"
+    queued = fresh.git("show", f"{reference}:metrics/experiment.json")
+    shutil.rmtree(fresh.points)
+    set_params(fresh, {"noise.alpha": 4})
+    for stage in ("dilute", "train"):
+        fresh.succeed("repro", "--force", "--single-item", stage)
+    assert (fresh.root / "metrics/experiment.json").read_text(encoding="utf-8") == queued
+
+
+def exp(repository: Repository, alpha: int) -> str:
+    """Return the rest of the reference of a queued experiment's commit."""
+    listed = repository.git("for-each-ref", "--format", "%(refname)", "refs/exps")
+    (name,) = [line for line in listed.split() if line.endswith(f"/a{alpha}")]
+    return name.removeprefix("refs/exps/")
 
 
 def write_pictures(folder: Path, classes: tuple[str, ...]) -> None:

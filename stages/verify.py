@@ -1,0 +1,120 @@
+"""Trains a sample of the recorded runs again: ``python -m stages.verify [RUNS [SEED]]``.
+
+What is compared: each run's test accuracy as the figures of ``metrics/`` have it, and where the
+point store holds the run, all of its outcome. On the machine and with the versions that recorded
+them, both must be equal to the bit.
+"""
+
+import argparse
+import random
+import secrets
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.lib import figures, files, hosts, paths, studies, workers
+from stages.lib.command import stage
+from stages.lib.errors import UserError
+from stages.lib.params import read_params
+from stages.lib.points import PointStore
+from stages.lib.runs import Run
+
+RUNS = 10
+NOT_COMPARED = ("wall_seconds",)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A run, and its test accuracy as a figure's JSON has it: None where it diverged."""
+
+    key: str
+    run: Run
+    accuracy: float | None
+
+
+def recorded(scale: str, key: str) -> Iterator[Recorded]:
+    """Yield the runs of a figure with what is recorded of them.
+
+    Raises:
+        UserError: the figure's results are of another grid than the scale describes now.
+        DamagedError: they are not what was written.
+    """
+    file = paths.figure_metrics(scale, key)
+    expanded = figures.expand(
+        key, studies.read_grid(scale, key), paths.datasets(scale), paths.figure_labels(scale, key)
+    )
+    points = files.read_json(file)["points"]
+    if len(points) != len(expanded):
+        raise UserError(f"{file}: is not of the grid in {paths.scale_file(scale)}; dvc repro first")
+    for point, runs in zip(points, expanded, strict=True):
+        values = {
+            (seed, rate["learning_rate"]): value
+            for rate in point["rates"]
+            for seed, value in zip(point["seeds"], rate["values"], strict=True)
+        }
+        for run in runs:
+            yield Recorded(key, run, values[run.seed, run.learning_rate])
+
+
+def differences(each: Recorded, again: dict[str, Any], stored: dict[str, Any] | None) -> list[str]:
+    """Return how a second training differs from what is recorded of the first, in words."""
+    found = []
+    accuracy = None if again["diverged"] else again["test_accuracy"]
+    if accuracy != each.accuracy:
+        found.append(f"test accuracy {each.accuracy} recorded, {accuracy} now")
+    if stored is not None:
+        found += [
+            f"{name} is not the stored one"
+            for name in sorted(again.keys() | stored.keys())
+            if name not in NOT_COMPARED and again.get(name) != stored.get(name)
+        ]
+    return found
+
+
+def recorded_elsewhere(scale: str, key: str, device: str) -> str | None:
+    """Return what is other here than where a figure was recorded, None where nothing is."""
+    times = files.read_json(paths.figure_times(scale, key))
+    (hardware,), (versions,) = times["hardware"], times["versions"]
+    here = {**hosts.hardware(device), **hosts.versions()}
+    there = {**hardware, **versions}
+    others = [
+        f"{name} {there.get(name)!r} there, {here.get(name)!r} here"
+        for name in ("processor", "accelerator", "device", "torch", "numpy")
+        if there.get(name) != here.get(name)
+    ]
+    return "; ".join(others) or None
+
+
+@stage
+def main() -> None:
+    """Train the sample, print each comparison, and fail where what must be equal is not."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("runs", type=int, nargs="?", default=RUNS, help="how many runs")
+    parser.add_argument("seed", type=int, nargs="?", default=secrets.randbelow(10**6))
+    arguments = parser.parse_args()
+    params = read_params()
+    trained = [key for key in params.figures if studies.FIGURES[key].kind == "trained"]
+    every = [each for key in trained for each in recorded(params.scale, key)]
+    if not 1 <= arguments.runs <= len(every):
+        raise UserError(f"got {arguments.runs} runs; accepted: 1 to {len(every)}")
+    sample = random.Random(arguments.seed).sample(every, arguments.runs)
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes, device = workers.complete([e.run for e in sample], "verify", Path(folder))
+    store, faults = PointStore(device), 0
+    for each, again in zip(sample, outcomes, strict=True):
+        found = differences(each, again, store.get(each.run.identity()))
+        elsewhere = recorded_elsewhere(params.scale, each.key, device)
+        faults += bool(found) and elsewhere is None
+        print(f"{each.key}: {each.run.name}: {'; '.join(found) or 'equal'}")
+        if found and elsewhere:
+            print(f"  recorded elsewhere: {elsewhere}")
+    print(f"{len(sample)} of {len(every)} runs trained again (sample {arguments.seed})")
+    if faults:
+        raise UserError(f"{faults} runs differ from what this machine recorded")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""Kills a running pipeline at random moments, in every way, and counts what is left.
+
+A round runs one pipeline from nothing to its end, however often it is killed on the way. Its
+results must be those of a pipeline that nobody killed.
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import psutil
+from repository import TIMEOUT_SECONDS, Repository
+
+GRACE_SECONDS = 20  # until every process has noticed that another is gone
+RESULTS = ("data", "metrics/experiment.json", "metrics/figures", "plots/figures")
+MADE = ("data", "metrics", "plots/figures", ".points", ".dvc/cache", ".dvc/tmp", "dvc.lock")
+
+
+@dataclass
+class Counts:
+    """What happened.
+
+    Attributes:
+        kills: by way of killing.
+        rounds: whole pipelines that came to their end.
+        orphans: processes that were still there `GRACE_SECONDS` after a kill.
+        lost_points: stored trainings that were gone or others after a kill.
+        differing: results that are not, to the byte, those of a pipeline that nobody killed.
+        seconds: from the first start to the last end.
+    """
+
+    kills: Counter[str] = field(default_factory=Counter)
+    rounds: int = 0
+    orphans: list[str] = field(default_factory=list)
+    lost_points: list[str] = field(default_factory=list)
+    differing: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def results(repository: Repository) -> dict[str, bytes]:
+    """Return the content of every file that must be the same after every run."""
+    found = repository.snapshot(*RESULTS)
+    return {name: content for name, (_, content) in found.items()}
+
+
+def forget(repository: Repository) -> None:
+    """Delete all that a pipeline makes."""
+    for name in MADE:
+        path = repository.root / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _group(process: psutil.Process, number: int) -> None:
+    os.killpg(process.pid, number)
+
+
+def _stage(process: psutil.Process) -> psutil.Process:
+    """Return the stage that DVC runs; DVC itself where it runs none."""
+    for child in process.children(recursive=True):
+        if child.cmdline()[1:2] == ["-m"] and child.cmdline()[2].startswith("stages."):
+            return child
+    return process
+
+
+def _worker(process: psutil.Process) -> psutil.Process:
+    """Return the youngest process below the stage: one that trains, if any does."""
+    below = _stage(process).children(recursive=True)
+    return max(below, key=lambda child: child.create_time(), default=process)
+
+
+#: ways to end: what becomes of ``dvc repro``, given its process
+WAYS: dict[str, Callable[[psutil.Process], None]] = {
+    "SIGKILL to all": lambda process: _group(process, signal.SIGKILL),
+    "SIGKILL to DVC": lambda process: process.kill(),
+    "SIGTERM to DVC": lambda process: process.terminate(),
+    "SIGTERM to all": lambda process: _group(process, signal.SIGTERM),
+    "Ctrl-C": lambda process: _group(process, signal.SIGINT),
+    "SIGKILL to the stage": lambda process: _stage(process).kill(),
+    "SIGKILL to a worker": lambda process: _worker(process).kill(),
+}
+
+
+def run_rounds(
+    repository: Repository,
+    expected: dict[str, bytes],
+    kills: int,
+    *,
+    rng: random.Random,
+    longest: float,
+    say: Callable[[str], None] = lambda _: None,
+) -> Counts:
+    """Run whole pipelines until one has ended after so many kills.
+
+    Args:
+        repository: where; all that pipelines make there is deleted first.
+        expected: `results` of a pipeline that nobody killed.
+        kills: at least so many.
+        rng: decides when and how.
+        longest: seconds from a start to a kill, at most.
+        say: told of each kill.
+    """
+    counts, started = Counts(), time.monotonic()
+    while counts.kills.total() < kills:
+        forget(repository)
+        while not _run_once(repository, counts, rng, longest, say):
+            pass
+        counts.rounds += 1
+        found = results(repository)
+        counts.differing += [
+            name for name in sorted(expected | found) if expected.get(name) != found.get(name)
+        ]
+    counts.seconds = time.monotonic() - started
+    return counts
+
+
+def _run_once(
+    repository: Repository,
+    counts: Counts,
+    rng: random.Random,
+    longest: float,
+    say: Callable[[str], None],
+) -> bool:
+    """Start ``dvc repro`` and end it at some moment; tell whether it came to its own end."""
+    before = repository.snapshot(".points")
+    log = repository.around / "killed.log"
+    with log.open("w") as stream:
+        started = subprocess.Popen(
+            [sys.executable, "-m", "dvc", "repro"],
+            cwd=repository.root,
+            env=repository.environment() | {"CHECKPOINT_SECONDS": "1"},
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
+    try:
+        status = started.wait(rng.uniform(0.0, longest))
+    except subprocess.TimeoutExpired:
+        status = None
+    if status is not None:
+        said = log.read_text(encoding="utf-8")
+        assert status == 0, said
+        return True
+    process, way = psutil.Process(started.pid), rng.choice(sorted(WAYS))
+    family = [process, *process.children(recursive=True)]
+    with suppress(psutil.Error, ProcessLookupError):  # it ended just now
+        WAYS[way](process)
+    status = started.wait(TIMEOUT_SECONDS)
+    _, left = psutil.wait_procs(family[1:], timeout=GRACE_SECONDS)
+    said = log.read_text(encoding="utf-8")
+    # Python itself answers a Ctrl-C that comes while it still imports, and a worker that was being
+    # started when the stage ended, with a traceback.
+    faulty = "Traceback" in said and f"{repository.root}/stages/" in said
+    assert not faulty or "KeyboardInterrupt" in said, said
+    counts.kills[way] += 1
+    say(f"{counts.kills.total():4} {way}, {len(before)} points, exit status {status}")
+    for other in left:
+        with suppress(psutil.Error):
+            if other.status() != psutil.STATUS_ZOMBIE:
+                counts.orphans.append(" ".join(other.cmdline()))
+                other.kill()
+    after = repository.snapshot(".points")
+    counts.lost_points += [
+        name
+        for name, content in before.items()
+        if name.endswith(".json") and after.get(name) != content
+    ]
+    return False

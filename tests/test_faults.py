@@ -1,0 +1,477 @@
+"""Faults on purpose: kills at any moment, disks that fill at any write, bytes that rot.
+
+``make test`` runs a sample; ``make test-faults`` runs everything, for about an hour on two cores,
+and prints what it counted.
+"""
+
+import errno
+import json
+import os
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import kills
+import pytest
+import yaml
+from repository import ROOT, clone, tiny_params, tiny_scale
+
+from stages import (
+    confuse,
+    confuse_figures,
+    dilute,
+    dilute_figure,
+    draw,
+    fetch,
+    fetch_figures,
+    train,
+    train_figure,
+)
+from stages.lib import (
+    checkpoints,
+    datasets,
+    dilution,
+    downloads,
+    files,
+    hosts,
+    paths,
+    points,
+    runs,
+    training,
+    workers,
+)
+from stages.lib.errors import DamagedError
+
+FIGURES = ("fig1_uniform_mnist", "fig4_noise_models", "fig5_structured", "fig9_critical_size")
+STAGES: list[tuple[ModuleType, tuple[str, ...]]] = [
+    (fetch, ()),
+    (confuse, ()),
+    (dilute, ()),
+    (train, ()),
+    (fetch_figures, ("tiny",)),
+    (confuse_figures, ("tiny",)),
+    *((stage, ("tiny", key)) for key in FIGURES for stage in (dilute_figure, train_figure, draw)),
+]
+NAMES = [" ".join([stage.__name__.partition(".")[2], *arguments]) for stage, arguments in STAGES]
+TIMES = "metrics/times"
+
+needs_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the git repository")
+
+
+# --- kills
+
+
+def tell(counts: Any) -> None:
+    """Print what was counted, where ``make test-faults`` shows it."""
+    print("\n" + json.dumps(counts if isinstance(counts, dict) else vars(counts), indent=2))
+
+
+def check(counts: kills.Counts, least: int) -> None:
+    tell(counts)
+    assert counts.kills.total() >= least
+    assert counts.rounds >= 1
+    assert (counts.orphans, counts.lost_points, counts.differing) == ([], [], [])
+
+
+@needs_git
+def test_kills_of_a_tiny_pipeline(tmp_path: Path) -> None:
+    repository = clone(tmp_path)
+    repository.write_yaml("scales/tiny.yaml", tiny_scale())
+    repository.write_yaml("params.yaml", tiny_params(FIGURES[:1]))
+    repository.commit("Tiny")
+    repository.succeed("repro")
+    expected = kills.results(repository)
+    assert len(expected) > 30
+    counts = kills.run_rounds(repository, expected, 3, rng=random.Random(0), longest=9)
+    check(counts, 3)
+
+
+@needs_git
+@pytest.mark.faults
+def test_kills_of_the_quick_pipeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole of scale ``quick``, as ``make repro`` trains it from nothing."""
+    repository = clone(tmp_path)
+    repository.succeed("repro")
+    expected = kills.results(repository)
+    with capsys.disabled():
+        counts = kills.run_rounds(
+            repository, expected, 100, rng=random.Random(1), longest=20, say=print
+        )
+        check(counts, 100)
+
+
+# --- the stages in this process, where every write can be made to fail
+
+
+class _InThisProcess:
+    """Stands for `workers._Workers`."""
+
+    def __enter__(self) -> "_InThisProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def call(self, function: Callable[[str], str], argument: str) -> str:
+        return function(argument)
+
+    def train(self, queue: list[Any], store: Any, bar: Any) -> None:
+        for stack in queue:
+            workers._train_and_store(stack, store, bar.show)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Callable[[int], int]:
+    """Return how to run a stage by its number; signals and the rest of the process stay."""
+    monkeypatch.setattr(workers, "_Workers", _InThisProcess)
+    monkeypatch.setattr(hosts, "cores", lambda: 1)
+    for name in ("answer_signals", "end_with_dvc"):
+        monkeypatch.setattr(f"stages.lib.processes.{name}", lambda: None)
+    for name in ("DVC_ROOT", "DVC_STAGE"):
+        monkeypatch.delenv(name, raising=False)
+    # Long trainings have checkpoints, and here all are long.
+    monkeypatch.setenv(checkpoints.VARIABLE, "1e-9")
+    monkeypatch.setattr(training, "CHUNK", {"cpu": 16})
+    monkeypatch.setattr(training, "CHECKPOINT_SHARE", float("inf"))
+
+    def main(number: int) -> int:
+        stage, arguments = STAGES[number]
+        for cached in (runs._digests, runs._load_dataset, runs._load_bank):
+            cached.cache_clear()  # each stage is a process of its own
+        monkeypatch.setattr("sys.argv", [stage.__name__, *arguments])
+        status: int = stage.main()
+        return status
+
+    return main
+
+
+def write_params(folder: Path) -> None:
+    (folder / "scales").mkdir(parents=True)
+    for name, content in (
+        ("scales/tiny.yaml", tiny_scale()),
+        ("params.yaml", tiny_params(FIGURES)),
+    ):
+        (folder / name).write_text(yaml.safe_dump(content), encoding="utf-8")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the content of every file that must be the same after every run."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and not name.startswith(TIMES):
+            content = path.read_bytes()
+            if path.parent.name == ".points" and not path.name.startswith("."):
+                stored = json.loads(content)
+                del stored["outcome"]["wall_seconds"], stored["seal"]
+                content = json.dumps(stored).encode()
+            found[name] = content
+    return found
+
+
+@pytest.fixture
+def before(
+    run: Callable[[int], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int], Path]:
+    """Return how to get a workspace in which the stages before one have run, and to work there."""
+    made = tmp_path / "made"
+    write_params(made)
+    done = 0
+
+    def copy(number: int) -> Path:
+        nonlocal done
+        monkeypatch.chdir(made)
+        for other in range(done, number):
+            assert run(other) == 0, NAMES[other]
+        done = max(done, number)
+        assert done == number, "ask for stages in their order"
+        folder = tmp_path / "copy"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(made, folder)
+        monkeypatch.chdir(folder)
+        return folder
+
+    return copy
+
+
+class Crash(BaseException):
+    """The machine stops: nothing is cleaned up."""
+
+
+@contextmanager
+def fault_at(write: int, kind: str) -> Iterator[list[Path]]:
+    """Make one write fail, counted from 0; yield where every write's file is noted.
+
+    ``full``: the disk is full. ``refused``: the folder may not be written. ``crash``: the machine
+    stops when the file is whole and has not its name yet. ``half``: it stops within the file.
+    """
+    begun: list[Path] = []
+    replace, unlink, flush = Path.replace, Path.unlink, files._flush
+    crashed = False
+
+    def due() -> bool:
+        return len(begun) == write + 1
+
+    def failing_flush(path: Path) -> None:
+        begun.append(path)
+        if due() and kind == "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if due() and kind == "refused":
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        flush(path)
+
+    def failing_replace(path: Path, target: Path) -> Any:
+        nonlocal crashed
+        if due() and kind in ("crash", "half"):
+            crashed = True
+            if kind == "half":
+                os.truncate(path, path.stat().st_size // 2)
+            raise Crash
+        return replace(path, target)
+
+    def idle_unlink(path: Path, missing_ok: bool = False) -> None:
+        if not crashed:
+            unlink(path, missing_ok=missing_ok)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_flush", failing_flush)
+        patch.setattr(Path, "replace", failing_replace)
+        patch.setattr(Path, "unlink", idle_unlink)
+        yield begun
+
+
+def fail_once(
+    number: int,
+    write: int,
+    kind: str,
+    run: Callable[[int], int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Run a stage whose write fails, and require one line that says so, or none after a crash."""
+    capsys.readouterr()
+    with fault_at(write, kind) as begun:
+        try:
+            status = run(number)
+        except Crash:
+            status = 1
+    said = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert status == 1, (NAMES[number], write, kind)
+    assert len(begun) >= write + 1
+    if kind in ("full", "refused"):
+        what = {"full": "no space left", "refused": "cannot be written"}[kind]
+        assert len(said) == 1, said
+        assert what in said[0]
+        assert said[0].startswith("error: ")
+
+
+def faults_at_writes(
+    choose: Callable[[int], list[tuple[int, str]]],
+    before: Callable[[int], Path],
+    run: Callable[[int], int],
+    capsys: pytest.CaptureFixture[str],
+) -> Counter[str]:
+    """Fail writes of every stage; each time the next run must come to the same end.
+
+    Args:
+        choose: returns the writes to fail, and how, for a stage's number of writes.
+        before: the fixture.
+        run: the fixture.
+        capsys: the fixture.
+    """
+    counts: Counter[str] = Counter()
+    for number, name in enumerate(NAMES):
+        folder = before(number)
+        with fault_at(-1, "none") as begun:
+            assert run(number) == 0, name
+        whole, writes = contents(folder), len(begun)
+        assert writes >= 1, name
+        for write, kind in choose(writes):
+            folder = before(number)
+            earlier = contents(folder)
+            fail_once(number, write, kind, run, capsys)
+            after = contents(folder)
+            assert {key: after.get(key) for key in earlier} == earlier, (name, write, kind)
+            assert run(number) == 0, (name, write, kind)
+            scraps = {key for key in contents(folder) if Path(key).name.startswith(".")}
+            assert {k: v for k, v in contents(folder).items() if k not in scraps} == whole
+            counts[kind] += 1
+    return counts
+
+
+KINDS = ("full", "refused", "crash", "half")
+
+
+def test_faults_at_some_writes(
+    before: Callable[[int], Path], run: Callable[[int], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = random.Random(0)
+    counts = faults_at_writes(
+        lambda writes: [(rng.randrange(writes), rng.choice(KINDS))], before, run, capsys
+    )
+    assert counts.total() == len(STAGES)
+
+
+@pytest.mark.faults
+def test_faults_at_every_write(
+    before: Callable[[int], Path], run: Callable[[int], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = faults_at_writes(
+        lambda writes: [(write, kind) for write in range(writes) for kind in KINDS],
+        before, run, capsys,
+    )  # fmt: skip
+    assert counts.total() > 400
+    with capsys.disabled():
+        tell({"faults at writes": dict(counts), "other results": 0, "lost files": 0})
+
+
+# --- rot
+
+
+def readers(folder: Path) -> dict[Path, Callable[[], Any]]:
+    """Return every file below a workspace that stages read, with what reads it."""
+    found: dict[Path, Callable[[], Any]] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if not path.is_file() or name.startswith((TIMES, "plots/", "scales/", "params.yaml")):
+            continue
+        if name.startswith("data/datasets"):
+            found[path] = lambda path=path: datasets.load(path.parent)
+        elif name.startswith("data/labels"):
+            found[path] = lambda path=path: dilution.load(path.parent)
+        elif path.suffix == ".pt":
+            found[path] = lambda path=path: checkpoints.read(path)
+        else:
+            assert path.suffix == ".json", name
+            found[path] = lambda path=path: files.read_json(path)
+    return found
+
+
+def kind_of(path: Path, folder: Path) -> str:
+    return "/".join([*path.relative_to(folder).parts[:2], path.name])
+
+
+def flip(path: Path, place: int, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def all_made(before: Callable[[int], Path], run: Callable[[int], int]) -> Path:
+    """Return a workspace in which everything has run, with a checkpoint and a download."""
+    folder = before(len(STAGES) - 1)
+    assert run(len(STAGES) - 1) == 0
+    store = points.PointStore("cpu")
+    checkpoints.write(store.checkpoint({"a": 1}), {"step": 3})
+    return folder
+
+
+def rot(
+    folder: Path, flips: int, rng: random.Random, *, one_of_a_kind: bool
+) -> tuple[Counter[str], list[str]]:
+    """Flip single bits of every file that is read; return counts by kind, and what went unseen."""
+    counts: Counter[str] = Counter()
+    unseen = []
+    for path, read in readers(folder).items():
+        kind = kind_of(path, folder)
+        if one_of_a_kind and kind in counts:
+            continue
+        read()
+        size = path.stat().st_size
+        for place in rng.sample(range(size), min(flips, size)):
+            bit = rng.randrange(8)
+            flip(path, place, bit)
+            counts[kind] += 1
+            try:
+                read()
+                unseen.append(f"{path}: bit {bit} of byte {place}")
+            except DamagedError as error:
+                if path.name not in str(error):
+                    unseen.append(f"{path}: {error}")
+            flip(path, place, bit)
+        read()
+    return counts, unseen
+
+
+def test_some_flipped_bits_are_noticed(
+    before: Callable[[int], Path], run: Callable[[int], int]
+) -> None:
+    counts, unseen = rot(all_made(before, run), 3, random.Random(0), one_of_a_kind=True)
+    assert unseen == []
+    assert counts.total() > 60
+    named = {kind.rpartition("/")[2].partition(".")[2] for kind in counts}
+    assert named == {"json", "npy", "pt"}
+
+
+@pytest.mark.faults
+@pytest.mark.filterwarnings("ignore")  # numpy's, of headers whose bits were flipped
+def test_flipped_bits_of_every_file_are_noticed(
+    before: Callable[[int], Path], run: Callable[[int], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts, unseen = rot(all_made(before, run), 60, random.Random(1), one_of_a_kind=False)
+    by_kind = Counter[str]()
+    for kind, number in counts.items():
+        by_kind["/".join(kind.split("/")[:2]) + " " + kind.rpartition(".")[2]] += number
+    with capsys.disabled():
+        tell({"flipped bits": dict(by_kind), "unseen": unseen})
+    assert unseen == []
+    assert counts.total() > 5000
+
+
+@pytest.mark.parametrize(
+    ("file", "stage"),
+    [
+        ("data/datasets/experiment/digits/test_labels.npy", "train"),
+        ("data/datasets/experiment/digits/dataset.json", "dilute"),
+        ("data/labels/experiment/seed-0/labels.npy", "train"),
+        ("data/labels/experiment/seed-1/noise.json", "train"),
+        ("data/confusion/tiny/fig5_structured.json", "dilute_figure tiny fig5_structured"),
+        ("metrics/figures/tiny/fig1_uniform_mnist.json", "draw tiny fig1_uniform_mnist"),
+        ("points", "train"),
+    ],
+)
+def test_a_stage_that_reads_what_has_rotted_says_what_to_run(
+    file: str,
+    stage: str,
+    before: Callable[[int], Path],
+    run: Callable[[int], int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, number = before(NAMES.index(stage)), NAMES.index(stage)
+    path = folder / file
+    if file == "points":
+        assert run(number) == 0
+        path = next((folder / ".points").glob("*.json"))
+    elif stage == "train":
+        shutil.rmtree(folder / ".points", ignore_errors=True)  # nothing stored spares the reading
+    if stage.startswith("dilute"):
+        shutil.rmtree(folder / "data/labels", ignore_errors=True)
+    flip(path, path.stat().st_size // 2, 0)
+    metrics = folder / paths.EXPERIMENT_METRICS
+    stamp = metrics.read_bytes() if metrics.exists() else None
+    capsys.readouterr()
+    assert run(number) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert path.name in line
+    maker = paths.maker(path)
+    assert (f"dvc repro -f {maker} " if maker else "delete it and run again") in line
+    assert (metrics.read_bytes() if metrics.exists() else None) == stamp
+
+
+def test_a_download_that_has_rotted_is_fetched_again(tmp_path: Path) -> None:
+    content = b"whole"
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / "a.gz").write_bytes(content)
+    resource = downloads.Resource("a.gz", downloads._md5(content), ())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(downloads.MIRROR_VARIABLE, str(tmp_path / "mirror"))
+        for place in range(len(content)):
+            kept = tmp_path / "kept"
+            assert downloads.obtain(resource, kept, dataset="x", layout="a.gz") == content
+            flip(kept / "a.gz", place, place % 8)
+            assert downloads.obtain(resource, kept, dataset="x", layout="a.gz") == content
+            assert (kept / "a.gz").read_bytes() == content
