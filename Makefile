@@ -8,7 +8,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SCALE = $(shell sed -n 's/^scale: *\([a-z0-9_]*\).*/\1/p' params.yaml)
 
-.PHONY: repro test test-all lint audit plots bench lock clean distclean setup
+.PHONY: repro test test-all test-faults verify lint audit plots bench lock clean distclean setup
 
 repro: setup
 	dvc repro
@@ -23,7 +23,16 @@ test: setup
 	pytest
 
 test-all: setup
-	pytest -m ""
+	pytest -m "not faults"
+
+# Kills, failing writes, rot: about an hour; prints its counts.
+test-faults: setup
+	pytest -m faults
+
+# Trains a sample of the recorded runs again and compares.
+verify: setup
+	dvc repro
+	python -m stages.verify
 
 lint: setup
 	ruff check .
@@ -40,13 +49,14 @@ plots: setup
 
 # Minutes each; every one prints JSON, and progress beside it.
 bench: setup
-	pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
+	$(WHEELS) --requirement benchmarks/requirements.txt
 	python -m benchmarks.labels
 	python -m benchmarks.training
 	python -m benchmarks.stacking
 	python -m benchmarks.choices
 	python -m benchmarks.arithmetic
 	python -m benchmarks.growth
+	python -m benchmarks.machines
 	python -m benchmarks.pipeline
 
 setup: .venv/installed
@@ -85,6 +95,7 @@ LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-
 lock:
 	$(LOCK) requirements.in -o requirements.txt
 	$(LOCK) requirements-audit.in -o requirements-audit.txt
+	$(LOCK) -c requirements.txt benchmarks/requirements.in -o benchmarks/requirements.txt
 
 # What a run makes again. Downloads, finished trainings (.points) and DVC's cache stay.
 clean:

@@ -1,4 +1,4 @@
-"""Writes the tables of ``docs/PERFORMANCE.md`` from ``benchmarks/results``.
+"""Writes the tables of ``docs/`` from ``benchmarks/results``.
 
 ``python -m benchmarks.tables``
 """
@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks import subjects
 
 RESULTS = Path(__file__).parent / "results"
-DOCUMENT = Path(__file__).parents[1] / "docs" / "PERFORMANCE.md"
+DOCUMENTS = Path(__file__).parents[1] / "docs"
 MEBI, MEGA, GIGA = 2**20, 1e6, 1e9
 
 
@@ -161,29 +161,48 @@ def choices(results: dict[str, Any]) -> str:
     return table(["measured", "way", "median and range"], rows)
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
-    function.__name__: function
-    for function in (floors, training, stacking, arithmetic, labels, pipeline, choices)
+def machines(results: dict[str, Any]) -> str:
+    """Return how runs differ with other kernels and versions, beside what other seeds do."""
+    report, rows = results["machines"], []
+    for way, found in report.items():
+        if isinstance(found, dict) and "accuracy_apart" in found:
+            apart, equal = (
+                found["accuracy_apart"],
+                f"{found['equal_to_the_bit']} of {found['runs']}",
+            )
+            rows.append([way, equal, f"{apart['mean']:.4f}", f"{apart['largest']:.4f}"])
+    seeds = report["other seeds"]
+    rows.append(["another seed", "", f"{seeds['mean']:.4f}", f"{seeds['largest']:.4f}"])
+    head = ["what is other", "runs equal to the bit", "test accuracy apart, mean", "largest"]
+    return table(head, rows)
+
+
+#: the tables of each document
+TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], ...]] = {
+    "PERFORMANCE.md": (floors, training, stacking, arithmetic, labels, pipeline, choices),
+    "REPRODUCIBILITY.md": (machines,),
 }
 
 
-def filled(document: str) -> str:
-    """Return a document with its tables as the results have them."""
+def filled(name: str, document: str) -> str:
+    """Return a document, one of `TABLES`, with its tables as the results have them."""
     found = {file.stem: file.read_text(encoding="utf-8") for file in RESULTS.glob("*.json")}
-    results = {name: json.loads(text) for name, text in found.items()}
-    for name, make in TABLES.items():
-        place = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+    results = {stem: json.loads(text) for stem, text in found.items()}
+    for make in TABLES[name]:
+        title = make.__name__
+        place = re.compile(rf"(<!-- table: {title} -->\n).*?(<!-- end -->)", re.DOTALL)
         content = make(results)
         document, count = place.subn(lambda m, c=content: f"{m[1]}\n{c}\n\n{m[2]}", document)  # type: ignore[misc]
         if count != 1:
-            raise ValueError(f"{DOCUMENT}: got {count} places for {name}; must be one; add it")
+            raise ValueError(f"{name}: got {count} places for {title}; must be one; add it")
     return document
 
 
 def main() -> None:
     """Write the tables."""
-    text = DOCUMENT.read_text(encoding="utf-8")
-    DOCUMENT.write_text(filled(text), encoding="utf-8")
+    for name in TABLES:
+        text = (DOCUMENTS / name).read_text(encoding="utf-8")
+        (DOCUMENTS / name).write_text(filled(name, text), encoding="utf-8")
 
 
 if __name__ == "__main__":

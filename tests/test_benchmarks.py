@@ -158,10 +158,12 @@ def test_arithmetic_compares_seed_by_seed(monkeypatch: pytest.MonkeyPatch, capsy
     assert got["difference"]["largest"] == pytest.approx(np.abs(differences).max())
 
 
-def test_the_document_has_the_tables_of_the_results() -> None:
-    text = tables.DOCUMENT.read_text(encoding="utf-8")
-    assert tables.filled(text) == text
-    assert set(tables.TABLES) == set(re.findall(r"<!-- table: (\w+) -->", text))
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_a_document_has_the_tables_of_the_results(name: str) -> None:
+    text = (tables.DOCUMENTS / name).read_text(encoding="utf-8")
+    assert tables.filled(name, text) == text
+    named = {make.__name__ for make in tables.TABLES[name]}
+    assert named == set(re.findall(r"<!-- table: (\w+) -->", text))
 
 
 @pytest.mark.parametrize(
