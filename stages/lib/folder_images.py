@@ -6,6 +6,7 @@ an image by its name would decompress everything before it again.)
 """
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -19,6 +20,7 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -31,19 +33,60 @@ from tqdm import tqdm
 
 from stages.lib.datasets import SPLITS, DataError, Dataset, interleave
 from stages.lib.noise import label_dtype
+from stages.lib.params import is_plain, one_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 GREY_MODES = ("1", "L", "LA", "I", "I;16")
 LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")  # left behind by file managers
 MOST_BYTES = 1 << 28  # of one file; an image is smaller, a bomb is not
+MOST_NAME_BYTES = 1 << 20  # of a member's name and properties in a tar archive
 BATCH_IMAGES, BATCH_BYTES = 64, 1 << 23  # handed to a thread at once
 MOST_THREADS = 16
+MOST_CLASSES = 1 << 16  # that labels of two bytes tell apart
 SHOWN = 5  # names in a message
 TAR_BLOCK = 512
 DECOMPRESSORS: dict[bytes, Callable[[Path], Any]] = {
     b"\x1f\x8b": gzip.GzipFile,
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ": lzma.LZMAFile,
+}
+
+#: Kinds of tar headers that hold the name of the next one, as long as they like.
+LONG_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+#: What is raised at broken archives, apart from some OSErrors.
+DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    UnicodeDecodeError,
+)
+#: What Pillow raises at broken images.
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+ORIENTATION = 0x0112  # EXIF's number of how to turn an image, and what that asks for
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
 
 File = tuple[str, Callable[[], bytes]]  # a path with slashes, and what reads the content
@@ -92,6 +135,41 @@ def _check_place(path: Path, name: str) -> None:
         _refuse(path, name, "lies outside the archive")
 
 
+class _Header(tarfile.TarInfo):
+    """A tar archive's header that cannot fill the memory with the name of the next."""
+
+    @classmethod
+    def frombuf(cls, *arguments: Any, **options: Any) -> "_Header":
+        """Return a header read from its bytes.
+
+        Raises:
+            tarfile.ReadError: it asks for more than `MOST_NAME_BYTES`.
+        """
+        header = super().frombuf(*arguments, **options)
+        if header.type in LONG_HEADERS and header.size > MOST_NAME_BYTES:
+            raise tarfile.ReadError(f"a name of {header.size:,} bytes")
+        return header
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Tell what goes wrong while an archive is read.
+
+    Raises:
+        DataError: it is damaged or no archive.
+    """
+    try:
+        yield
+    except (*DAMAGE, OSError) as error:
+        # Decompressors raise OSError without a number, and zipfile goes to places before the start.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        raise DataError(
+            f"{path}: is no whole .zip or .tar(.gz, .xz, .bz2) ({one_line(str(error))}); make or "
+            "fetch it again"
+        ) from error
+
+
 def _raise(error: OSError) -> NoReturn:
     raise error
 
@@ -115,6 +193,8 @@ def _files_of_folder(path: Path) -> Iterator[File]:
 def _files_of_zip(path: Path) -> Iterator[File]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
+            if not member.filename:
+                _refuse(path, "", "is a member without a name")
             _check_place(path, member.filename)
             if member.is_dir():
                 continue
@@ -138,7 +218,10 @@ def _open_tar(path: Path) -> Any:
 
 
 def _files_of_tar(path: Path) -> Iterator[File]:
-    with _open_tar(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+    with (
+        _open_tar(path) as stream,
+        tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as archive,
+    ):
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # else it keeps every header
             _check_place(path, member.name)
@@ -185,27 +268,15 @@ def _files(path: Path) -> Iterator[File]:
             f"folder: {str(path)!r} is not there; must be a folder, .zip or .tar(.gz, "
             ".xz, .bz2) with train/CLASS/* and test/CLASS/*; mend the path"
         )
-    try:
+    with _whole(path):
         yield from (_files_of_zip if zipfile.is_zipfile(path) else _files_of_tar)(path)
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        gzip.BadGzipFile,
-        zlib.error,
-        lzma.LZMAError,
-        EOFError,
-        NotImplementedError,
-    ) as error:
-        raise DataError(
-            f"{path}: is no whole .zip or .tar(.gz, .xz, .bz2) ({error}); make or fetch it again"
-        ) from error
 
 
 def _first(names: Iterable[str]) -> str:
     """Return the first few of the names, and how many more there are."""
     listed = sorted(names)
     more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-    return ", ".join(listed[:SHOWN]) + more
+    return ", ".join(map(one_line, listed[:SHOWN])) + more
 
 
 def _is_litter(name: str) -> bool:
@@ -220,8 +291,8 @@ def _locate(names: list[str], path: Path) -> dict[str, tuple[str, str, str]]:
         DataError: a file is no image or not at ``train/CLASS/*`` or ``test/CLASS/*``.
     """
     parts = {name: PurePosixPath(name).parts for name in names}
-    tops = {part[0] for part in parts.values()}
-    if len(tops) == 1 and tops.isdisjoint(SPLITS):
+    tops = {part[:1] for part in parts.values()}
+    if len(tops) == 1 and tops.isdisjoint((split,) for split in SPLITS):
         parts = {name: part[1:] for name, part in parts.items()}
     wrong = [
         name
@@ -241,7 +312,8 @@ def _class_names(places: Iterable[tuple[str, str, str]], path: Path) -> tuple[st
     """Return the classes, sorted.
 
     Raises:
-        DataError: training and test images have not the same classes, or fewer than two.
+        DataError: training and test images have not the same classes, or too few or many, or one
+            has control characters in its name.
     """
     found: dict[str, set[str]] = {split: set() for split in SPLITS}
     for split, class_name, _ in places:
@@ -260,10 +332,15 @@ def _class_names(places: Iterable[tuple[str, str, str]], path: Path) -> tuple[st
             f"{path}: {'; '.join(missing)}; train and test must have images of the "
             "same classes; add or remove them"
         )
-    if len(found["train"]) < 2:
+    if not 2 <= len(found["train"]) <= MOST_CLASSES:
         raise DataError(
-            f"{path}: got images of {len(found['train'])} classes; there must be at "
-            "least 2, at train/CLASS/* and test/CLASS/*; add images"
+            f"{path}: got images of {len(found['train'])} classes; there must be 2 to "
+            f"{MOST_CLASSES:,}, at train/CLASS/* and test/CLASS/*; add or remove images"
+        )
+    if unfit := [name for name in found["train"] if not is_plain(name)]:
+        raise DataError(
+            f"{path}: got control characters in the classes {_first(unfit)}; must be names that "
+            "can be written; rename them"
         )
     return tuple(sorted(found["train"]))
 
@@ -314,15 +391,17 @@ def decode(content: bytes, size: int) -> tuple[NDArray[np.uint8], bool]:
     antialiased) and what stands out of the square is cut off on both sides.
 
     Raises:
-        OSError, SyntaxError, ValueError, struct.error: Pillow cannot read it.
-        Image.DecompressionBombError: it has too many pixels (Pillow's limit).
+        UNREADABLE: one of these errors, when Pillow cannot read it or it has too many pixels.
     """
     with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
         grey = image.mode in GREY_MODES
         # A large JPEG is decoded at a half, quarter or eighth that is still twice what is needed.
         image.draft(None, (2 * size, 2 * size))
-        upright = _to_rgb(ImageOps.exif_transpose(image))
-    square = ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)
+        # ImageOps.exif_transpose fails at any odd value of other EXIF properties, to keep them.
+        turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
+        upright = image if turn is None else image.transpose(turn)
+        rgb = _to_rgb(upright)
+    square = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
     return np.asarray(square), grey
 
 
@@ -333,14 +412,7 @@ def _decode_batch(batch: list[tuple[str, bytes, NDArray[np.uint8]]], size: int) 
         try:
             place[:], grey = decode(content, size)
             all_grey &= grey
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            struct.error,
-            Image.DecompressionBombError,
-            Image.DecompressionBombWarning,
-        ) as error:
+        except UNREADABLE as error:
             reason = "no JPEG or PNG" if isinstance(error, Image.UnidentifiedImageError) else error
             failures.append(f"{name} ({reason})")
     return Decoded(all_grey, len(batch), failures)
@@ -356,7 +428,8 @@ def _batches(
         if name not in plan.rows:
             continue  # hidden
         split, row = plan.rows[name]
-        content = read()
+        with _whole(path):
+            content = read()
         batch.append((name, content, images[split][row]))
         waiting_bytes += len(content)
         if len(batch) >= BATCH_IMAGES or waiting_bytes >= BATCH_BYTES:
@@ -396,6 +469,7 @@ def _read_images(path: Path, plan: Plan, size: int) -> dict[str, NDArray[np.uint
         warnings.catch_warnings(),
         tqdm(total=len(plan.rows), desc=path.name, unit="images", disable=None) as bar,
     ):
+        warnings.simplefilter("ignore", UserWarning)  # at damaged EXIF data beside whole pixels
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for decoded in _decode_all(path, plan, images, size):
             all_grey &= decoded.all_grey

@@ -6,13 +6,17 @@ section, key, value and what is accepted.
 """
 
 import math
-import re
-from collections.abc import Callable, Hashable, Mapping
+import unicodedata
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-import yaml
+from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.composer import Composer, ComposerError
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.nodes import MappingNode, ScalarNode
 
 from stages.lib import datasets, noise, paths
 from stages.lib.architectures import ARCHITECTURES, INITS, Perceptron
@@ -23,6 +27,12 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("float32", "tf32", "bfloat16")
 STACKINGS = ("auto", "grouped", "unfold", "loop")
 NOISE_KINDS = ("uniform", "structured")
+
+MOST_CHARACTERS = 1 << 17  # of a YAML file, aliases followed; the longest here has 6,000
+MOST_LEVELS = 16  # of values within values
+LONGEST = 200  # characters of a value or a key in a message
+MOST_EXAMPLES = 2**31 - 1  # the order of examples is int32
+CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, surrogates, ends of lines
 
 
 class ParamsError(UserError):
@@ -65,6 +75,11 @@ def _integer(low: int, high: int = 2**31 - 1) -> Rule:
     return Rule(f"a whole number from {low} to {high}", parse)
 
 
+def is_plain(text: str) -> bool:
+    """Tell whether a text has no control characters, nor parts of characters."""
+    return not any(unicodedata.category(character) in CONTROL for character in text)
+
+
 def _one_of(*names: str) -> Rule:
     def parse(value: Any) -> str:
         _require(isinstance(value, str) and value in names)
@@ -75,10 +90,10 @@ def _one_of(*names: str) -> Rule:
 
 def _text() -> Rule:
     def parse(value: Any) -> str:
-        _require(isinstance(value, str) and bool(value) and "\0" not in value)
+        _require(isinstance(value, str) and bool(value) and is_plain(value))
         return str(value)
 
-    return Rule("a non-empty text", parse)
+    return Rule("a non-empty text without control characters", parse)
 
 
 def _boolean() -> Rule:
@@ -110,7 +125,7 @@ def _field(rule: Rule) -> Any:
     return field(metadata={"rule": rule})
 
 
-POSITIVE = _number(0, 1e6, above=True)
+POSITIVE = _number(1e-30, 1e6)  # neither 0 nor infinite as float32
 WIDTH = _number(0, 64, above=True)
 
 
@@ -211,46 +226,127 @@ SECTIONS: dict[str, type] = {
 Section = TypeVar("Section")
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML whose ``1e-8`` is a number, as in YAML 1.2, and whose keys may not repeat."""
+class _Composer(Composer):
+    """Reads plain data of bounded size: what is not is refused before anything is made of it.
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
+    Refused are tags, a key that stands twice or is no single value, values in values without end,
+    and aliases of aliases, which make gigabytes of a few lines.
+    """
+
+    def __init__(self, loader: Any = None) -> None:
+        super().__init__(loader)
+        self.warn_double_anchors = False  # an alias means the last one, as in DVC
+        self.extents: dict[Any, tuple[int, int]] = {}  # of nodes: characters, levels
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.parser.peek_event()
+        alias = isinstance(event, AliasEvent)
+        if not alias and event.ctag is not None:
+            _refuse(event, f"the tag {event.tag} has no place here")
+        if self.depth == MOST_LEVELS:
+            _refuse(event, f"more than {MOST_LEVELS} levels of values within values")
+        node = super().compose_node(parent, index)
+        if alias and node not in self.extents:
+            _refuse(event, f"*{event.anchor} stands within what it names")
+        if not alias:
+            self.extents[node] = self._measure(node)
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        # ruamel.yaml lets keys repeat beside a merge.
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, ScalarNode):
+                _refuse(key, "a key is no single value")
+            if (key.tag, key.value) in seen:
+                _refuse(key, f"the key {key.value!r} stands twice")
+            seen.add((key.tag, key.value))
+        return node
+
+    def _measure(self, node: Any) -> tuple[int, int]:
+        if isinstance(node, ScalarNode):
+            return len(node.value) + 1, 1
+        pairs = isinstance(node, MappingNode)
+        children = [child for pair in node.value for child in pair] if pairs else node.value
+        extents = [self.extents[child] for child in children]
+        characters = 1 + sum(extent[0] for extent in extents)
+        levels = 1 + max((extent[1] for extent in extents), default=0)
+        if characters > MOST_CHARACTERS or levels > MOST_LEVELS:
+            most = f"{MOST_CHARACTERS} characters or {MOST_LEVELS} levels"
+            _refuse(node, f"more than {most}, aliases followed")
+        return characters, levels
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
-    ),
-    list("-+.0123456789"),
-)
+def _refuse(place: Any, problem: str) -> NoReturn:
+    """Raise the error for an event or node of a YAML file."""
+    raise ComposerError(None, None, problem, place.start_mark)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def one_line(text: str) -> str:
+    """Return a text as one short line; control characters, which terminals obey, are escaped."""
+    line = " ".join(text[: 2 * LONGEST].split())
+    return _shorten("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
+
+
+def show(value: Any) -> str:
+    """Return a value for a message: in one line that is not too long."""
+    try:
+        return _shorten(repr(value))
+    except ValueError:  # Python prints 4,300 digits at most
+        return "a number of thousands of digits"
+
+
+def show_key(key: Any) -> str:
+    """Return a key for a message: as it is where that is a text to be shown, see `show`."""
+    return one_line(key) if isinstance(key, str) and key.strip() else show(key)
 
 
 def fail(file: Path | str, section: str, key: str, value: Any, accepted: str) -> NoReturn:
     """Raise the one-line error for a bad parameter."""
-    place = " ".join(".".join(part for part in (section, key) if part).split())
-    raise ParamsError(f"{file}: {place}: got {value!r}; accepted: {accepted}")
+    place = ".".join(part for part in (section, key) if part)
+    raise ParamsError(f"{file}: {place}: got {show(value)}; accepted: {accepted}")
+
+
+def _read_text(file: Path) -> str:
+    try:
+        with file.open(encoding="utf-8") as stream:
+            text = stream.read(MOST_CHARACTERS + 1)
+    except FileNotFoundError:
+        raise ParamsError(f"{file}: no such file") from None
+    except OSError as error:
+        raise ParamsError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{file}: not valid YAML: no UTF-8: {error}") from None
+    if len(text) > MOST_CHARACTERS:
+        raise ParamsError(f"{file}: got more than {MOST_CHARACTERS} characters; accepted: fewer")
+    if any(line.lstrip("\ufeff").startswith("%") for line in text.splitlines()):
+        raise ParamsError(f"{file}: not valid YAML: a line starts with %, a directive; remove it")
+    return text
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """Return the mapping at the top of a YAML file.
+    """Return the mapping at the top of a YAML file, read as DVC reads it: by YAML 1.2.
 
     Raises:
-        ParamsError: the file is missing, is no valid YAML, repeats a key, or holds no mapping.
+        ParamsError: the file cannot be read, is no valid YAML or too much of it, has a tag, repeats
+            a key, or holds no mapping.
     """
+    text = _read_text(file)
+    reader = YAML(typ="safe", pure=True)
+    reader.Composer = _Composer
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - safe
-    except FileNotFoundError:
-        raise ParamsError(f"{file}: no such file") from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
-        raise ParamsError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
+        content = reader.load(text)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1
+        told = ", ".join(part for part in (error.context, error.problem) if part)
+        raise ParamsError(f"{file}: not valid YAML: line {line}: {one_line(told)}") from None
+    except (YAMLError, ValueError, OverflowError) as error:
+        raise ParamsError(f"{file}: not valid YAML: {one_line(str(error))}") from None
     if not isinstance(content, dict):
         raise ParamsError(f"{file}: got {type(content).__name__}; accepted: a mapping of sections")
     return content
@@ -266,7 +362,8 @@ def check_keys(file: Path, section: str, content: Any, accepted: Mapping[str, An
         fail(file, section, "", content, "a mapping with the keys " + ", ".join(accepted))
     for key in content:
         if key not in accepted:
-            fail(file, section, str(key), content[key], "only the keys " + ", ".join(accepted))
+            known = "only the keys " + ", ".join(accepted)
+            fail(file, section, show_key(key), content[key], known)
     for key in accepted:
         if key not in content:
             rule = accepted[key]
@@ -325,17 +422,21 @@ def read_params(file: Path = paths.PARAMS) -> Params:
         facts = datasets.FACTS[config.data.name]
         check_confusion(confusion, facts.train_size, file, "confusion")
     scale = content["scale"]
+    known = sorted(path.stem for path in Path("scales").glob("*.yaml"))
     names = isinstance(scale, str) and paths.NAME.fullmatch(scale) and scale != paths.EXPERIMENT
-    if not names or not paths.scale_file(scale).is_file():
-        known = ", ".join(sorted(path.stem for path in Path("scales").glob("*.yaml")))
-        fail(file, "", "scale", scale, f"a file scales/SCALE.yaml; there are {known}")
+    if not names or scale not in known:
+        accepted = f"a file scales/SCALE.yaml; there are {_shorten(', '.join(known))}"
+        fail(file, "", "scale", scale, accepted)
     figures = content["figures"]
-    if not isinstance(figures, list) or not figures or len(set(map(str, figures))) < len(figures):
-        fail(file, "", "figures", figures, "a list, without repeats, of one or more figures")
-    described = read_yaml(paths.scale_file(scale))
+    accepted = "a list, without repeats, of one or more figures"
+    if not isinstance(figures, list) or not figures:
+        fail(file, "", "figures", figures, accepted)
+    described = read_yaml(paths.scale_file(scale)).keys() - {"confusion"}
     for key in figures:
         if not isinstance(key, str) or not paths.NAME.fullmatch(key) or key not in described:
             fail(file, "", "figures", key, f"figures that {paths.scale_file(scale)} describes")
+    if len(set(figures)) < len(figures):
+        fail(file, "", "figures", figures, accepted)
     return Params(
         config.data, config.noise, config.model, config.train, confusion, scale, tuple(figures)
     )
@@ -369,6 +470,11 @@ def check_config(config: Config, file: Path | str = paths.PARAMS, prefix: str = 
         fail(file, prefix + "data", "validation", data.validation, accepted)
     if train.passes == 0 and train.min_examples == 0:
         fail(file, prefix + "train", "passes", train.passes, "above 0 where min_examples is 0")
+    largest = max(data.originals, data.validation)  # validation images are diluted as well
+    if largest + noise.count_noisy(largest, config.noise.alpha) > MOST_EXAMPLES:
+        highest = MOST_EXAMPLES // largest - 1
+        accepted = f"at most {highest} with {largest} images: a set holds {MOST_EXAMPLES} examples"
+        fail(file, prefix + "noise", "alpha", config.noise.alpha, accepted)
     examples = data.originals
     if train.loss == "cross_entropy":
         examples += noise.count_noisy(data.originals, config.noise.alpha)
@@ -441,7 +547,9 @@ def check_fit(
         needs = f"uniform: {num_classes} classes leave no order among false classes"
         fail(file, prefix + "noise", "kind", wanted.kind, needs)
     largest = noise.largest_delta(wanted.alpha, num_classes)
-    if wanted.delta > largest * noise.ROUNDING:
+    # The smallest numbers are rounded up to twice what they are: the quotient alone does not do.
+    over = wanted.delta * num_classes > wanted.alpha * noise.ROUNDING
+    if over or wanted.delta > largest * noise.ROUNDING:
         shown = math.floor(largest * 1e6) / 1e6  # never rounded up
         at = f"at most {shown:.6g} at alpha {wanted.alpha:g} with {num_classes} classes"
         fail(file, prefix + "noise", "delta", wanted.delta, at)

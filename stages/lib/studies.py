@@ -4,6 +4,7 @@ A grid is written in ``scales/SCALE.yaml`` as the sections of one config and blo
 replace some of them: the figure's points are all combinations within each block.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -20,6 +21,7 @@ from stages.lib.params import (
     parse_config,
     parse_section,
     read_yaml,
+    show_key,
 )
 
 #: How data sets are called in titles.
@@ -36,6 +38,7 @@ DISPLAY = {
 ALPHA = "noisy labels per clean label, α"
 ACCURACY = "test accuracy"
 SECTIONS = ("data", "noise", "model", "train")
+MOST_POINTS = 10_000  # of a block of a grid
 
 
 @dataclass(frozen=True)
@@ -265,7 +268,7 @@ def read_scale(scale: str) -> tuple[Path, dict[str, Any]]:
     known = ("confusion", *FIGURES)
     for key in content:
         if key not in known:
-            fail(file, "", str(key), content[key], f"only the keys {', '.join(known)}")
+            fail(file, "", show_key(key), content[key], f"only the keys {', '.join(known)}")
     return file, content
 
 
@@ -300,8 +303,10 @@ def read_grid(scale: str, key: str) -> Grid:
         isinstance(targets, list)
         and targets
         and all(isinstance(t, float) and 0 < t < 1 for t in targets)
+        and len(set(targets)) == len(targets)
     ):
-        fail(file, key, "targets", targets, "a list of one or more accuracies between 0 and 1")
+        wanted = "a list of one or more accuracies between 0 and 1, none twice"
+        fail(file, key, "targets", targets, wanted)
     return Grid(tuple(dict.fromkeys(points)), tuple(targets))
 
 
@@ -309,9 +314,13 @@ def _combinations(block: Any, file: Path, key: str) -> list[dict[str, Any]]:
     if not isinstance(block, dict) or not all(isinstance(v, list) and v for v in block.values()):
         fail(file, key, "grids", block, "blocks of SECTION.KEY: [value, ...]")
     for name in block:
-        section, _, rest = str(name).partition(".")
+        section, _, rest = name.partition(".") if isinstance(name, str) else ("", "", "")
         if section not in SECTIONS or not rest:
-            fail(file, key, f"grids.{name}", block[name], f"SECTION.KEY of {', '.join(SECTIONS)}")
+            wanted = f"SECTION.KEY of {', '.join(SECTIONS)}"
+            fail(file, f"{key}.grids", show_key(name), block[name], wanted)
+    points = math.prod(len(values) for values in block.values())
+    if points > MOST_POINTS:
+        fail(file, key, "grids", points, f"blocks of at most {MOST_POINTS} points")
     return [dict(zip(block, values, strict=True)) for values in product(*block.values())]
 
 

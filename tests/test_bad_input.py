@@ -1,0 +1,391 @@
+"""Bad data: what is broken, hostile or edited by hand ends in one line, whatever its form.
+
+`tests/test_sources.py` has the ordinary cases: what is missing, too much or at the wrong place.
+"""
+
+import io
+import os
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from test_sources import (
+    MAKERS,
+    as_folder,
+    as_tar,
+    as_zip,
+    encode,
+    grey,
+    load_images,
+    make_files,
+    orange,
+)
+
+from stages.lib import dilution, files
+from stages.lib.datasets import DataError, Dataset
+from stages.lib.errors import DamagedError
+from stages.lib.folder_images import make_plan
+from stages.lib.params import DataParams, NoiseParams
+
+PLACE = "train/red/9.png"
+
+
+def error_of(path: Path, words: str) -> str:
+    """Return the message that loading raises: a line that a terminal shows, with these words."""
+    with pytest.raises(DataError) as caught:
+        load_images(path)
+    message = str(caught.value)
+    assert message.isprintable()
+    assert len(message) < 1500
+    assert words in message
+    return message
+
+
+# --- images
+
+
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    """Return a PNG file of chunks with right checksums."""
+    parts = [b"\x89PNG\r\n\x1a\n"]
+    for kind, content in chunks:
+        crc = zlib.crc32(kind + content)
+        parts.append(struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc))
+    return b"".join(parts)
+
+
+def png_of(width: int, height: int, *more: tuple[bytes, bytes]) -> bytes:
+    """Return a grey PNG whose header promises a size, and which holds a few black pixels."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return png((b"IHDR", head), *more, (b"IDAT", zlib.compress(bytes(60))), (b"IEND", b""))
+
+
+def jpeg_of(width: int, height: int) -> bytes:
+    """Return a JPEG whose header promises a size."""
+    content = bytearray(encode(Image.new("L", (8, 8)), "JPEG"))
+    start = content.index(b"\xff\xc0")
+    content[start + 5 : start + 9] = struct.pack(">HH", height, width)
+    return bytes(content)
+
+
+BOMB = zlib.compress(bytes(100_000_000), 9)  # a thousandth of its size
+
+BROKEN = {
+    "empty": (b"", "no JPEG or PNG"),
+    "text": (b"%PDF-1.4", "no JPEG or PNG"),
+    "gif": (encode(Image.new("L", (6, 6)), "GIF"), "no JPEG or PNG"),
+    "a billion pixels in a PNG": (png_of(100_000, 100_000), "decompression bomb"),
+    "a billion pixels in a JPEG": (jpeg_of(65_500, 65_500), "decompression bomb"),
+    "no pixels": (png_of(0, 6), ""),
+    "fewer pixels than promised": (png_of(60, 60), "truncated"),
+    "a text of 100 MB": (
+        png_of(6, 6, (b"zTXt", b"a\0\0" + BOMB)),
+        "Decompressed data too large",
+    ),
+    "a profile of 100 MB": (png_of(6, 6, (b"iCCP", b"a\0\0" + BOMB)), "Decompressed data too"),
+    "a chunk longer than the file": (png_of(6, 6)[:37] + b"\x7f", ""),
+}
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_images_are_named(case: str, kind: str, tmp_path: Path) -> None:
+    content, words = BROKEN[case]
+    path = MAKERS[kind](make_files() | {PLACE: content}, tmp_path / "images")
+    assert f"1 of 11 images cannot be read ({PLACE} (" in error_of(path, words)
+
+
+def test_images_of_every_mode_make_one_data_set(tmp_path: Path) -> None:
+    colour = ["RGB", "RGBA", "P", "P with transparency", "CMYK", "YCbCr"]
+    contents = [orange(mode) for mode in colour]
+    contents += [encode(grey(mode)) for mode in ("L", "LA", "I;16", "1")]
+    made = make_files() | {f"train/all/{i}.png": content for i, content in enumerate(contents)}
+    dataset = load_images(as_folder(made | {"test/all/0.png": contents[0]}, tmp_path))
+    assert dataset.image_shape == (6, 6, 3)
+    expected = [(250, 125, 0)] * 6 + [(200, 200, 200)] * 3 + [(255, 255, 255)]
+    for image, pixel in zip(dataset.train_images[dataset.train_labels == 0], expected, strict=True):
+        # Few colours and JPEG's rounding may be a little off; class 0 is "all".
+        np.testing.assert_allclose(image.reshape(-1, 3), np.tile(pixel, (36, 1)), atol=6)
+
+
+@pytest.mark.parametrize("sides", [(1, 1), (1, 500), (500, 1)])
+def test_images_of_any_sides_become_square(sides: tuple[int, int], tmp_path: Path) -> None:
+    made = make_files() | {"train/blue/0.png": encode(Image.new("RGB", sides, (7, 8, 9)))}
+    dataset = load_images(as_folder(made, tmp_path))
+    assert np.all(dataset.train_images[0] == (7, 8, 9))
+
+
+def exif(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """Return EXIF data of entries: tag, type, count, value of four bytes."""
+    packed = b"".join(struct.pack("<HHL4s", *entry) for entry in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<LH", 8, len(entries)) + packed + bytes(4)
+
+
+def turned(value: int) -> tuple[int, int, int, bytes]:
+    return 0x0112, 3, 1, struct.pack("<HH", value, 0)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_is_turned_as_pillow_turns_it(orientation: int, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(4).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    content = encode(Image.fromarray(pixels), exif=exif(turned(orientation)))
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    path = as_folder(make_files() | {"train/blue/0.png": content}, tmp_path)
+    np.testing.assert_array_equal(load_images(path).train_images[0], np.asarray(expected))
+
+
+@pytest.mark.parametrize("kind", range(1, 13))
+def test_other_properties_of_any_type_do_not_matter(kind: int, tmp_path: Path) -> None:
+    """Pillow's own turning keeps them, and fails at some."""
+    odd = [(tag, kind, 1, b"abc\0") for tag in (0x011A, 0x013E, 0x0211)]
+    image = Image.fromarray(np.arange(36, dtype=np.uint8).reshape(6, 6))
+    content = encode(image, exif=exif(turned(3), *odd))
+    path = as_folder(make_files() | {"train/blue/0.png": content}, tmp_path)
+    expected = 35 - np.arange(36).reshape(6, 6)
+    np.testing.assert_array_equal(load_images(path).train_images[0, ..., 0], expected)
+
+
+# --- names
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "\u202eder", "\u2028", "x" * 500], ids=ascii)
+def test_odd_names_of_misplaced_files_are_shown_in_one_line(
+    kind: str, name: str, tmp_path: Path
+) -> None:
+    path = MAKERS[kind](make_files() | {f"{name}.txt": b""}, tmp_path / "images")
+    error_of(path, "1 of 11 files are not images")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "a\u2029b", "\udcff"], ids=ascii)
+def test_classes_whose_names_cannot_be_written_are_refused(name: str, tmp_path: Path) -> None:
+    image = make_files()["train/red/0.png"]
+    odd = {f"{split}/{name}/0.png": image for split in ("train", "test")}
+    path = as_tar(make_files() | odd, tmp_path / "images.tar", "w")
+    error_of(path, "got control characters in the classes ")
+
+
+def test_more_classes_than_labels_can_tell_apart_are_refused() -> None:
+    names = [f"{split}/{k}/0.png" for split in ("train", "test") for k in range((1 << 16) + 1)]
+    with pytest.raises(DataError, match="got images of 65537 classes; there must be 2 to 65,536"):
+        make_plan(names, Path("x"))
+
+
+@pytest.mark.parametrize("name", ["猫　犬", "ä\u0308", "👩\u200d🔬", "a b", "a..", "$(true)"])
+def test_classes_may_be_named_in_any_language(name: str, tmp_path: Path) -> None:
+    image = make_files()["train/red/0.png"]
+    odd = {f"{split}/{name}/0.png": image for split in ("train", "test")}
+    dataset = load_images(as_zip(make_files() | odd, tmp_path / "images.zip"))
+    assert set(dataset.class_names) == {"blue", "red", name}
+
+
+@pytest.mark.parametrize("name", ["x\\..\\..\\9.png", "C:\\9.png", "train\\red\\9.png", "~/9.png"])
+def test_other_systems_paths_are_no_places(name: str, tmp_path: Path) -> None:
+    path = as_zip(make_files() | {name: b"x"}, tmp_path / "images")
+    error_of(path, "1 of 11 files are not images")
+    assert [file.name for file in tmp_path.iterdir()] == ["images"]
+
+
+@pytest.mark.parametrize("path", ["nosuch", "no\u00e4such/../x", "images.zip/x", "-rf", "$(true)"])
+def test_a_path_to_nothing_is_told(path: str, workspace: Path) -> None:
+    as_zip(make_files(), Path("images.zip"))
+    assert repr(path) in error_of(Path(path), "is not there; must be a folder")
+
+
+# --- folders
+
+
+@pytest.mark.parametrize("place", ["train/red", "train/green", "train", "more", PLACE])
+def test_links_to_folders_are_refused(place: str, tmp_path: Path) -> None:
+    as_folder(make_files(), tmp_path / "outside")
+    folder = as_folder(make_files(), tmp_path / "images")
+    link = folder / place
+    if link.exists():
+        link.rename(tmp_path / "moved")
+    link.symlink_to(tmp_path / "outside" / "train" / "blue", target_is_directory=True)
+    error_of(folder, f"{place!r} is a link or a special file")
+
+
+def test_a_link_to_the_whole_is_followed(tmp_path: Path) -> None:
+    as_folder(make_files(), tmp_path / "images")
+    (tmp_path / "link").symlink_to(tmp_path / "images")
+    assert len(load_images(tmp_path / "link").train_labels) == 6
+
+
+def test_a_pipe_in_a_folder_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    folder = as_folder(make_files(), tmp_path)
+    os.mkfifo(folder / PLACE)
+    error_of(folder, f"{PLACE!r} is a link or a special file")
+
+
+# --- archives
+
+
+def changed(path: Path, change: Callable[[bytearray], None]) -> Path:
+    content = bytearray(path.read_bytes())
+    change(content)
+    path.write_bytes(content)
+    return path
+
+
+CENTRAL = b"PK\x01\x02"  # starts a member's entry in a zip's directory
+
+
+def at_directory(offset: int, packed: bytes) -> Callable[[bytearray], None]:
+    """Return a change of the first member's entry in a zip's directory."""
+
+    def change(content: bytearray) -> None:
+        start = content.index(CENTRAL) + offset
+        content[start : start + len(packed)] = packed
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("offset", "packed", "words"),
+    [
+        (8, struct.pack("<H", 1), "is encrypted"),
+        (10, struct.pack("<H", 97), "That compression method is not supported"),
+        (16, struct.pack("<L", 0), "Bad CRC-32"),
+        (24, struct.pack("<L", (1 << 28) + 1), "more than the 268,435,456 allowed"),
+        (24, struct.pack("<L", 1), "Bad CRC-32"),
+        (42, struct.pack("<L", 7), "Bad magic number"),
+        (42, struct.pack("<L", 0xFFFFFFF0), "is no whole .zip"),
+    ],
+)
+def test_lies_in_a_zips_directory_are_told(
+    offset: int, packed: bytes, words: str, tmp_path: Path
+) -> None:
+    path = as_zip(make_files(), tmp_path / "images.zip")
+    error_of(changed(path, at_directory(offset, packed)), words)
+
+
+def test_a_zip_with_a_name_that_is_no_utf_8_is_told(tmp_path: Path) -> None:
+    def change(content: bytearray) -> None:
+        start = content.index(CENTRAL)
+        content[start + 9] |= 8  # names are UTF-8
+        content[start + 46] = 0xFF
+
+    path = as_zip(make_files(), tmp_path / "images.zip")
+    error_of(changed(path, change), "is no whole .zip or .tar")
+
+
+def test_members_without_a_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("x"), b"")
+    at_directory(46, b"\0")(content := bytearray(path.read_bytes()))
+    path.write_bytes(content)
+    error_of(path, "is a member without a name")
+    error_of(as_tar({".": b"x"}, tmp_path / "images.tar", "w"), "1 of 1 files are not images")
+
+
+def header(kind: bytes, size: int, name: str = PLACE) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "words"),
+    [
+        (tarfile.REGTYPE, 1 << 40, "1,099,511,627,776 bytes, more than the 268,435,456 allowed"),
+        (tarfile.GNUTYPE_LONGNAME, 1 << 33, "a name of 8,589,934,592 bytes"),
+        (tarfile.GNUTYPE_LONGLINK, 1 << 33, "a name of 8,589,934,592 bytes"),
+        (tarfile.XHDTYPE, 1 << 33, "a name of 8,589,934,592 bytes"),
+        (tarfile.XGLTYPE, 1 << 33, "a name of 8,589,934,592 bytes"),
+    ],
+)
+def test_a_tar_header_of_gigabytes_is_refused(
+    kind: bytes, size: int, words: str, tmp_path: Path
+) -> None:
+    """Compressed zeros would be as long as that."""
+    path = tmp_path / "images.tar"
+    path.write_bytes(header(kind, size) + bytes(1 << 16))
+    error_of(path, words)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz", "tar.xz", "tar.bz2"])
+def test_a_changed_byte_of_an_archive_is_told_or_changes_nothing(kind: str, tmp_path: Path) -> None:
+    """Each is checked by its format; that ``tar`` alone and a folder are not is theirs."""
+    path = MAKERS[kind](make_files(), tmp_path / "images")
+    whole, content = load_images(path), path.read_bytes()
+    told = 0
+    for place in range(0, len(content), max(1, len(content) // 80)):
+        changed(
+            path, lambda content, place=place: content.__setitem__(place, content[place] ^ 0x55)
+        )
+        try:
+            found = load_images(path)
+        except DataError:
+            told += 1
+        else:
+            for name in ("train_images", "train_labels", "test_images", "test_labels"):
+                np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+            assert found.class_names == whole.class_names
+        path.write_bytes(content)
+    assert told > 40
+
+
+# --- label files edited by hand
+
+
+@pytest.fixture
+def labels(make_dataset: Callable[..., Dataset], tmp_path: Path) -> Path:
+    """Return the folder of a diluted set on disk."""
+    data = DataParams("digits", None, None, 20, 5)
+    noise = NoiseParams("uniform", 2.0, 0.0, "confusing", "same")
+    dilution.save(dilution.dilute(make_dataset(), data, noise, seed=1), tmp_path)
+    return tmp_path
+
+
+def relabel(folder: Path) -> None:
+    labels = np.load(folder / "labels.npy")
+    labels[0] = (labels[0] + 1) % 10
+    np.save(folder / "labels.npy", labels)
+
+
+def recast(folder: Path) -> None:
+    np.save(folder / "labels.npy", np.load(folder / "labels.npy").astype(np.int64))
+
+
+def as_text(folder: Path) -> None:
+    (folder / "labels.npy").write_text("3\n1\n4\n", encoding="utf-8")
+
+
+def as_objects(folder: Path) -> None:
+    np.save(folder / "labels.npy", np.array([1, "two", None], dtype=object), allow_pickle=True)
+
+
+def another_seed(folder: Path) -> None:
+    file = folder / "noise.json"
+    file.write_text(file.read_text("utf-8").replace('"seed": 1', '"seed": 2'), encoding="utf-8")
+
+
+def another_digest(folder: Path) -> None:
+    """Edit the labels and the digest beside them, but not the seal."""
+    relabel(folder)
+    file = folder / "noise.json"
+    digests: dict[str, Any] = files.read_json(file)["sha256"]
+    new = files.sha256_of_array(np.load(folder / "labels.npy"))
+    text = file.read_text("utf-8").replace(digests["labels"], new)
+    file.write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "edit", [relabel, recast, as_text, as_objects, another_seed, another_digest]
+)
+def test_label_files_edited_by_hand_are_refused(edit: Callable[[Path], None], labels: Path) -> None:
+    dilution.load(labels)
+    edit(labels)
+    with pytest.raises(DamagedError) as caught:
+        dilution.load(labels)
+    message = str(caught.value)
+    assert message.startswith((f"{labels / 'labels.npy'}: ", f"{labels / 'noise.json'}: "))
+    assert message.isprintable()
