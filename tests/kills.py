@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import psutil
-from repository import TIMEOUT_SECONDS, Repository
+from repository import Repository
 
 GRACE_SECONDS = 20  # until every process has noticed that another is gone
 RESULTS = ("data", "metrics/experiment.json", "metrics/figures", "plots/figures")
@@ -74,9 +74,10 @@ def _stage(process: psutil.Process) -> psutil.Process:
 
 
 def _worker(process: psutil.Process) -> psutil.Process:
-    """Return the youngest process below the stage: one that trains, if any does."""
-    below = _stage(process).children(recursive=True)
-    return max(below, key=lambda child: child.create_time(), default=process)
+    """Return a process that trains, a child of the stage's child; the stage where none does."""
+    stage = _stage(process)
+    below = [child for child in stage.children(recursive=True) if child.ppid() != stage.pid]
+    return below[0] if below else stage
 
 
 #: ways to end: what becomes of ``dvc repro``, given its process
@@ -143,27 +144,26 @@ def _run_once(
             stderr=stream,
             start_new_session=True,
         )
-    try:
-        status = started.wait(rng.uniform(0.0, longest))
-    except subprocess.TimeoutExpired:
-        status = None
-    if status is not None:
-        said = log.read_text(encoding="utf-8")
-        assert status == 0, said
-        return True
-    process, way = psutil.Process(started.pid), rng.choice(sorted(WAYS))
-    family = [process, *process.children(recursive=True)]
-    with suppress(psutil.Error, ProcessLookupError):  # it ended just now
-        WAYS[way](process)
-    status = started.wait(TIMEOUT_SECONDS)
-    _, left = psutil.wait_procs(family[1:], timeout=GRACE_SECONDS)
+    process, family, killed = psutil.Process(started.pid), set[psutil.Process](), False
+    while (status := _ended(started, rng.uniform(0.0, longest))) is None:
+        way, killed = rng.choice(sorted(WAYS)), True
+        with suppress(psutil.Error, ProcessLookupError):  # it ended just now
+            family |= set(process.children(recursive=True))
+            WAYS[way](process)
+        counts.kills[way] += 1
+        say(f"{counts.kills.total():4} {way}, {len(before)} points at its start")
+        # A worker may have had nothing left to do: then the others go on.
+        if (status := _ended(started, GRACE_SECONDS)) is not None:
+            break
     said = log.read_text(encoding="utf-8")
+    if status == 0:
+        return True
+    assert killed, said
     # Python itself answers a Ctrl-C that comes while it still imports, and a worker that was being
     # started when the stage ended, with a traceback.
     faulty = "Traceback" in said and f"{repository.root}/stages/" in said
     assert not faulty or "KeyboardInterrupt" in said, said
-    counts.kills[way] += 1
-    say(f"{counts.kills.total():4} {way}, {len(before)} points, exit status {status}")
+    _, left = psutil.wait_procs(list(family), timeout=GRACE_SECONDS)
     for other in left:
         with suppress(psutil.Error):
             if other.status() != psutil.STATUS_ZOMBIE:
@@ -176,3 +176,10 @@ def _run_once(
         if name.endswith(".json") and after.get(name) != content
     ]
     return False
+
+
+def _ended(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """Return a process' exit status, None if it is still there after so many seconds."""
+    with suppress(subprocess.TimeoutExpired):
+        return process.wait(seconds)
+    return None
