@@ -11,6 +11,7 @@ SCALE = $(shell sed -n 's/^scale: *\([a-z0-9_]*\).*/\1/p' params.yaml)
 .PHONY: repro test test-all test-faults verify lint audit plots bench lock clean distclean setup
 
 repro: setup
+	@python -m tools.lock
 	dvc repro
 	@$(MAKE) --no-print-directory plots
 	@python -m stages.show
@@ -31,6 +32,7 @@ test-faults: setup
 
 # Trains a sample of the recorded runs again and compares.
 verify: setup
+	@python -m tools.lock
 	dvc repro
 	python -m stages.verify
 

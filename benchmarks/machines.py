@@ -1,4 +1,4 @@
-"""What seeds do not fix: the same runs with other kernels, threads and versions of PyTorch.
+"""What seeds do not fix: the same runs with other kernels and versions of PyTorch.
 
 Trains a figure's runs in processes of their own: as they are, once more (the control), with the
 kernels that PyTorch, oneDNN and MKL choose on other CPUs, and with another Python's PyTorch if one

@@ -6,13 +6,12 @@ them, both must be equal to the bit.
 """
 
 import argparse
+import json
 import random
 import secrets
 import sys
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from stages.lib import figures, files, hosts, paths, studies, workers
@@ -47,7 +46,8 @@ def recorded(scale: str, key: str) -> Iterator[Recorded]:
         key, studies.read_grid(scale, key), paths.datasets(scale), paths.figure_labels(scale, key)
     )
     points = files.read_json(file)["points"]
-    if len(points) != len(expanded):
+    configs = [json.loads(files.to_json(asdict(runs[0].config))) for runs in expanded]
+    if [point["config"] for point in points] != configs:
         raise UserError(f"{file}: is not of the grid in {paths.scale_file(scale)}; dvc repro first")
     for point, runs in zip(points, expanded, strict=True):
         values = {
@@ -82,7 +82,7 @@ def recorded_elsewhere(scale: str, key: str, device: str) -> str | None:
     there = {**hardware, **versions}
     others = [
         f"{name} {there.get(name)!r} there, {here.get(name)!r} here"
-        for name in ("processor", "accelerator", "device", "torch", "numpy")
+        for name in ("processor", "kernels", "accelerator", "device", "torch", "numpy")
         if there.get(name) != here.get(name)
     ]
     return "; ".join(others) or None
@@ -101,8 +101,8 @@ def main() -> None:
     if not 1 <= arguments.runs <= len(every):
         raise UserError(f"got {arguments.runs} runs; accepted: 1 to {len(every)}")
     sample = random.Random(arguments.seed).sample(every, arguments.runs)
-    with tempfile.TemporaryDirectory() as folder:
-        outcomes, device = workers.complete([e.run for e in sample], "verify", Path(folder))
+    with files.scratch_folder() as folder:
+        outcomes, device = workers.complete([e.run for e in sample], "verify", folder)
     store, faults = PointStore(device), 0
     for each, again in zip(sample, outcomes, strict=True):
         found = differences(each, again, store.get(each.run.identity()))

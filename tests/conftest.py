@@ -13,6 +13,7 @@ from stages.lib.datasets import Dataset
 from stages.lib.noise import label_dtype
 from stages.lib.params import Config, parse_config
 
+pytest_plugins = ["here"]
 processes.prepare()  # before anything loads torch, as workers do
 
 BASE: dict[str, Any] = {

@@ -53,6 +53,13 @@ def test_what_is_no_checkpoint_is_refused(content: bytes, tmp_path: Path) -> Non
         checkpoints.read(tmp_path / "a.pt")
 
 
+def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
+    checkpoints.write(tmp_path / "a.pt", STATE)
+    (tmp_path / "a.pt").rename(tmp_path / "b.pt")
+    with pytest.raises(DamagedError, match=r"b\.pt: is not what was written"):
+        checkpoints.read(tmp_path / "b.pt")
+
+
 class Planted:
     """What a pickle calls when it is loaded."""
 
@@ -71,7 +78,7 @@ def test_a_pickle_that_runs_something_is_refused(
     assert Path("planted").exists()  # it would run
     Path("planted").unlink()
     body = b"1\n" + stream.getvalue()
-    Path("a.pt").write_bytes(files.sha256_of_bytes(body).encode() + b"\n" + body)
+    Path("a.pt").write_bytes(files.sha256_of_bytes(b"a", body).encode() + b"\n" + body)
     with pytest.raises(DamagedError, match=r"a\.pt: holds more than tensors and plain values"):
         checkpoints.read(Path("a.pt"))
     assert not Path("planted").exists()

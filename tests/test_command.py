@@ -206,6 +206,31 @@ def test_a_stage_ends_when_dvc_is_gone(shell: tuple[str, ...], tmp_path: Path) -
     assert written(tmp_path) == set()  # it has cleaned up, too
 
 
+@pytest.mark.parametrize("shell", [(), SHELL], ids=["directly", "below a shell"])
+def test_a_stage_ends_that_dvc_has_left_before_it_looks(
+    shell: tuple[str, ...], tmp_path: Path
+) -> None:
+    """It still imports when DVC dies: its parent, or the shell's, is one that adopts orphans."""
+    late = 'import time; time.sleep(2); exec(open("script.py").read())'
+    (tmp_path / "script.py").write_text(textwrap.dedent(STAGE), encoding="utf-8")
+    dvc = subprocess.Popen(
+        [sys.executable, "-c", STAND_IN, *shell, sys.executable, "-c", late, str(tmp_path)],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "DVC_STAGE": "draw@x"},
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_until(lambda: any("time.sleep(2)" in " ".join(c.cmdline()) for c in below(dvc)))
+    family = below(dvc)
+    dvc.kill()
+    dvc.wait()
+    _, left = psutil.wait_procs(family, timeout=SECONDS)
+    assert not [process for process in left if process.status() != psutil.STATUS_ZOMBIE]
+    assert written(tmp_path) == set()
+
+
+def below(process: subprocess.Popen[Any]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
 def test_a_stage_that_was_started_by_hand_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

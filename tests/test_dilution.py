@@ -426,7 +426,9 @@ def stored(dataset: Dataset, make_dataset: MakeDataset, tmp_path: Path) -> Path:
     datasets.save(
         make_dataset("mnist5k", train=OTHERS), tmp_path / "data" / datasets.noise_folder("mnist5k")
     )
-    files.write_json(tmp_path / "confusion.json", {"counts": CONFUSION.tolist()})
+    files.write_json(
+        tmp_path / "confusion.json", {"dataset": "digits", "counts": CONFUSION.tolist()}
+    )
     return tmp_path
 
 

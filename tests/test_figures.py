@@ -38,7 +38,9 @@ def prepare(
 ) -> Callable[..., tuple[Grid, Path, Path]]:
     """Return a function that writes data and labels of a grid, and gives both folders."""
     data, labels = workspace / "data", workspace / "labels"
-    files.write_json(workspace / "confusion.json", {"counts": CONFUSION.tolist()})
+    files.write_json(
+        workspace / "confusion.json", {"dataset": "digits", "counts": CONFUSION.tolist()}
+    )
 
     def write(
         changes: list[dict[str, Any]], targets: tuple[float, ...] = (), train: int = 400

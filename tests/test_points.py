@@ -77,9 +77,9 @@ def test_another_device_torch_or_code_is_not_found(
 def test_torchs_builds_share_their_outcomes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(points.metadata, "version", lambda _: "2.9.1+cpu")
+    monkeypatch.setattr(points.metadata, "version", {"torch": "2.9.1+cpu", "numpy": "2"}.get)
     PointStore("cpu", tmp_path).put(IDENTITY, OUTCOME)
-    monkeypatch.setattr(points.metadata, "version", lambda _: "2.9.1")
+    monkeypatch.setattr(points.metadata, "version", {"torch": "2.9.1", "numpy": "2"}.get)
     assert PointStore("cpu", tmp_path).get(IDENTITY) == OUTCOME
 
 
@@ -521,11 +521,11 @@ def test_a_failing_run_is_told_and_the_others_are_kept(
     make_runs: MakeRuns, workspace: Path
 ) -> None:
     todo = make_runs({**FOUR, "train.learning_rates": [0.5]})  # ConvNets, each a stack of its own
-    labels = todo[1].labels / "labels.npy"
+    labels = todo[0].labels / "labels.npy"  # of the second that is trained
     labels.write_bytes(labels.read_bytes()[:-1] + b"\xff")
     with pytest.raises(UserError, match=r"labels\.npy: has sha256"):
         complete(todo, "failing")
-    assert list(stored(workspace)) == [PointStore("cpu").path(todo[0].identity()).name]
+    assert list(stored(workspace)) == [PointStore("cpu").path(todo[1].identity()).name]
 
 
 def test_runs_for_two_devices_are_refused(make_runs: MakeRuns) -> None:
@@ -683,6 +683,41 @@ def test_memory_that_does_not_suffice_is_told_before_any_training(
     monkeypatch.setattr(hosts, "available_memory", lambda: 180 * stacks.EXAMPLE_BYTES - 1)
     with pytest.raises(UserError, match=r"^short: needs about 0\.0 GiB of memory, 0\.0 GiB are av"):
         complete(todo, "short")
+
+
+@pytest.mark.usefixtures("_warm")
+def test_an_accelerators_sets_are_no_matter_of_the_hosts_memory(
+    make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    todo = make_runs()
+    monkeypatch.setattr(hosts, "available_memory", lambda: 0)
+    monkeypatch.setattr(workers._Workers, "call", lambda *_: "mps")
+
+    def train_stack(stack: list[Run], *_: Any, on_done: Any, **__: Any) -> None:
+        for run in stack:
+            on_done(run, OUTCOME)
+
+    monkeypatch.setattr(workers, "train_stack", train_stack)
+    assert complete(todo, "elsewhere") == ([OUTCOME], "mps")
+
+
+@pytest.mark.usefixtures("_warm", "_one_worker")
+def test_labels_of_another_run_are_told(make_runs: MakeRuns) -> None:
+    """A folder that is whole, and not the one that is asked for."""
+    (run,), (other,) = make_runs(), make_runs({"noise.alpha": 3})
+    for stranger in (replace(run, labels=other.labels), replace(run, seed=1)):
+        with pytest.raises(UserError, match=r"noise\.json: is of another config or seed"):
+            complete([stranger], "stranger")
+
+
+def _end(_: str) -> str:
+    os._exit(1)
+
+
+@pytest.mark.usefixtures("_warm", "_one_worker")
+def test_a_worker_that_is_killed_at_once_is_told(make_runs: MakeRuns) -> None:
+    with workers._Workers() as pool, pytest.raises(UserError, match="process was killed"):
+        pool.call(_end, "cpu")
 
 
 LACKING = [

@@ -1,7 +1,7 @@
 """Checkpoints: the states of trainings under way, one file for each, checked when read.
 
-A file is a line with the SHA-256 of all that follows, a line with the step, and what `torch.save`
-writes.
+A file is a line with the SHA-256 of its name and of all that follows, a line with the step, and
+what `torch.save` writes.
 """
 
 import io
@@ -48,7 +48,7 @@ def write(path: Path, state: dict[str, Any]) -> None:
     stream = io.BytesIO()
     torch.save(state, stream)
     line, body = f"{state['step']}\n".encode(), stream.getbuffer()
-    head = f"{files.sha256_of_bytes(line, body)}\n".encode() + line
+    head = f"{_digest(path, line, body)}\n".encode() + line
     with files.replacing(path, len(head) + len(body)) as scratch, scratch.open("wb") as file:
         file.write(head)
         file.write(body)
@@ -87,7 +87,11 @@ def _read(path: Path) -> tuple[int, bytes] | None:
         digest, _, rest = path.read_bytes().partition(b"\n")
     except FileNotFoundError:
         return None
-    if digest.decode("latin-1") != files.sha256_of_bytes(rest):
+    if digest.decode("latin-1") != _digest(path, rest):
         raise files.damaged(path, "is not what was written")
     line, _, body = rest.partition(b"\n")
     return int(line), body
+
+
+def _digest(path: Path, *content: bytes | memoryview) -> str:
+    return files.sha256_of_bytes(path.stem.encode(), *content)

@@ -5,7 +5,6 @@ and observing the errors it makes on a test set." Here the errors are counted on
 outside the subset, so that the test set stays unseen.
 """
 
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.lib import datasets, noise, results, runs, workers
+from stages.lib import datasets, files, noise, results, runs, workers
 from stages.lib.dilution import materialise
 from stages.lib.params import (
     Config,
@@ -86,10 +85,9 @@ def estimate(
     dataset = datasets.load(data_folder / dataset_name)
     check_confusion(params, len(dataset.train_labels), file, "confusion")
     config = config_of(params, dataset_name, start)
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder)
-        materialise(config.data, NO_NOISE, config.train.seeds, data_folder=data_folder, out=out)
-        todo = runs.expand(f"confusion {params.model}", config, data_folder, out)
+    with files.scratch_folder() as folder:
+        materialise(config.data, NO_NOISE, config.train.seeds, data_folder=data_folder, out=folder)
+        todo = runs.expand(f"confusion {params.model}", config, data_folder, folder)
         outcomes, _ = workers.complete(todo, f"confusion on {dataset_name}")
     diverged = sum(outcome["diverged"] for outcome in outcomes)
     if diverged:

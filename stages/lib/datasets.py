@@ -237,7 +237,7 @@ def load(folder: Path) -> Dataset:
         DamagedError: a file is missing or is not the one that was written; the message names it
             and the stage that makes it again.
     """
-    content = read_description(folder)
+    content = files.read_json(folder / DESCRIPTION)
     arrays = {
         name: files.read_array(folder / f"{name}.npy", content["arrays"][name]["sha256"])
         for name in ARRAYS
@@ -248,16 +248,3 @@ def load(folder: Path) -> Dataset:
         class_names=tuple(content["class_names"]),
         source=content["source"],
     )
-
-
-def read_description(folder: Path) -> dict[str, Any]:
-    """Return what `save` wrote of a data set beside its arrays, see there.
-
-    Raises:
-        DamagedError: as `load`.
-    """
-    file = folder / DESCRIPTION
-    try:
-        return files.read_json(file)
-    except FileNotFoundError:
-        raise files.damaged(file, "is missing") from None

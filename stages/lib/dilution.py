@@ -139,7 +139,7 @@ def dilute(
         for start in range(n, len(labels), noise.CHUNK):
             unknown += np.bincount(labels[start : start + noise.CHUNK], minlength=m)
     facts = {
-        "config": _config_of(data, params),
+        "config": config_of(data, params),
         "dataset": dataset.name,
         "seed": seed,
         "originals": n,
@@ -243,12 +243,15 @@ def materialise(
 
     Raises:
         ParamsError: the config does not fit the data set.
-        DataError: the data set is not as it was written.
+        DamagedError: the data set or the confusion counts are not as they were written.
     """
     dataset = datasets.load(data_folder / data.name)
     confusion = None
     if params.kind == "structured" and confusion_file is not None:
-        confusion = np.array(files.read_json(confusion_file)["counts"])
+        report = files.read_json(confusion_file)
+        if report["dataset"] != data.name:
+            raise files.damaged(confusion_file, f"is of {report['dataset']}, not of {data.name}")
+        confusion = np.array(report["counts"])
     others = 0
     if params.images == "white":
         others = data.originals
@@ -256,14 +259,15 @@ def materialise(
         others = len(datasets.load(data_folder / datasets.noise_folder(params.images)).train_labels)
     for seed in seeds:
         folder = out / f"seed-{seed}"
-        if not _is_there(folder, _config_of(data, params)):
+        if not _is_there(folder, config_of(data, params)):
             diluted = dilute(
                 dataset, data, params, seed=seed, confusion=confusion, other_images=others
             )
             save(diluted, folder)
 
 
-def _config_of(data: DataParams, params: NoiseParams) -> dict[str, Any]:
+def config_of(data: DataParams, params: NoiseParams) -> dict[str, Any]:
+    """Return what a diluted set's facts say of the config that it was drawn by."""
     described = asdict(data)
     del described["path"]  # of the user's machine; the images are told apart by their digests
     return {"data": described, "noise": asdict(params)}
@@ -305,8 +309,4 @@ def read_facts(folder: Path) -> dict[str, Any]:
     Raises:
         DamagedError: as `load`.
     """
-    file = folder / "noise.json"
-    try:
-        return files.read_json(file)
-    except FileNotFoundError:
-        raise files.damaged(file, "is missing") from None
+    return files.read_json(folder / "noise.json")

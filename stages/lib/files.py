@@ -12,10 +12,11 @@ import os
 import shutil
 import tempfile
 import time
-import tokenize
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -48,12 +49,13 @@ def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
         handle, name = tempfile.mkstemp(
             dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix
         )
-        os.close(handle)
         scratch = Path(name)
         try:
+            os.close(handle)
             yield scratch
             scratch.chmod(0o644)  # mkstemp makes it private
             _flush(scratch)
@@ -86,13 +88,22 @@ def _explained(error: OSError, path: Path, needed: int | None) -> Exception:
     return error
 
 
-def sweep(folder: Path) -> None:
-    """Delete scratch files that a killed process left in a folder long ago."""
+@cache
+def _sweep(folder: Path) -> None:
+    """Delete scratch files that killed processes left in a folder long ago; once per process."""
     oldest = time.time() - STALE_SECONDS
-    for path in folder.glob(".*"):
+    for path in folder.glob(".*.*"):
         with suppress(OSError):  # another process sweeps as well
-            if path.is_file() and path.stat().st_mtime < oldest:
-                path.unlink()
+            if path.stat().st_mtime < oldest:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield a folder in the repository that is gone when the block ends."""
+    paths.point_store().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=paths.point_store(), prefix=".scratch.") as folder:
+        yield Path(folder)
 
 
 def to_json(value: Any, *, indent: int | None = 2) -> str:
@@ -121,14 +132,15 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object that `write_json` wrote, without its seal.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        DamagedError: it is not byte for byte what was written.
+        DamagedError: it is missing, or is not byte for byte what was written.
     """
     try:
         text = path.read_bytes().decode()
         content = json.loads(text)
         seal = content.pop(SEAL)
         whole = seal == [_seal(content)] and text == to_json({**content, SEAL: seal})
+    except FileNotFoundError:
+        raise damaged(path, "is missing") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole:
@@ -179,19 +191,18 @@ def read_array(path: Path, sha256: str) -> NDArray[Any]:
     """
     try:
         with path.open("rb") as stream:
-            array: NDArray[Any] = np.load(stream, allow_pickle=False)
-            end = stream.tell()
-            trailing = stream.read(1)
+            array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+            end, trailing = stream.tell(), stream.read(1)
             stream.seek(0)
             header = stream.read(end - array.nbytes)
+        found = sha256_of_array(array)
     except FileNotFoundError:
         raise damaged(path, "is missing") from None
-    # numpy lets the last two through of a bad header, and asks for the memory that one names.
-    except (ValueError, EOFError, MemoryError, SyntaxError, tokenize.TokenError) as error:
+    # What numpy lets through of a bad header, and of one that asks for memory that there isn't.
+    except (ValueError, TypeError, EOFError, MemoryError, SyntaxError, TokenError) as error:
         raise damaged(path, f"is no whole array ({error})") from error
     if trailing or header != _header(array):
         raise damaged(path, "has not the header that was written")
-    found = sha256_of_array(array)
     if found != sha256:
         raise damaged(path, f"has sha256 {found} where {sha256} was written")
     return array

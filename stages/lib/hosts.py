@@ -50,9 +50,12 @@ def require_memory(needed: int, what: str) -> None:
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory, the host's or an accelerator's, did not suffice."""
     lacking = r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED"
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and re.search(lacking, str(error)) is not None
-    )
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and re.search(lacking, str(error))
+    ):
+        return True
+    # A graph's capture fails by an error of its own.
+    return error.__context__ is not None and is_out_of_memory(error.__context__)
 
 
 def free_gpu_memory() -> int:
@@ -77,6 +80,7 @@ def hardware(device: str) -> dict[str, str | int]:
     facts: dict[str, str | int] = {
         "cores": cores(),
         "device": device,
+        "kernels": kernels(),
         "processor": _processor(),
         "system": f"{platform.system()} {platform.machine()}",
     }
@@ -85,6 +89,12 @@ def hardware(device: str) -> dict[str, str | int]:
 
         facts["accelerator"] = torch.cuda.get_device_name()
     return facts
+
+
+def kernels() -> str:
+    """Return the widest vectors of this CPU, by which libraries choose how to sum and round."""
+    flags = _cpuinfo("flags").split()
+    return next((name for name in ("avx512f", "avx2", "sse4_2") if name in flags), "other")
 
 
 def versions() -> dict[str, str]:
@@ -99,9 +109,14 @@ def versions() -> dict[str, str]:
 
 
 def _processor() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(key: str) -> str:
+    """Return a value of the first CPU, empty where the system doesn't tell."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+            if line.startswith(key):
+                return line.partition(":")[2].strip()
+    return ""

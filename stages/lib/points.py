@@ -6,12 +6,15 @@ way have a checkpoint of the same name.
 """
 
 import ast
+import time
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from stages.lib import files, paths
+from stages.lib import files, hosts, paths
 
+STALE_SECONDS = 30 * 24 * 3600  # nobody goes on from a checkpoint as old as this
 #: The modules whose code decides a training's outcome, given its labels and images.
 DECIDING = (
     "adadelta",
@@ -55,6 +58,8 @@ class PointStore:
         self.environment = {
             "code": code_digest(),
             "device": device,
+            "kernels": hosts.kernels() if device == "cpu" else "",
+            "numpy": metadata.version("numpy"),
             "torch": metadata.version("torch").split("+")[0],
         }
 
@@ -68,11 +73,12 @@ class PointStore:
         with files.replacing(trial):
             pass
         trial.unlink(missing_ok=True)
-        for folder in (self.folder, self._checkpoints):
-            files.sweep(folder)
-        for path in self._checkpoints.glob("*.pt"):  # of a process killed between two lines of put
-            if (self.folder / f"{path.stem}.json").exists():
-                path.unlink(missing_ok=True)
+        oldest = time.time() - STALE_SECONDS
+        for path in self._checkpoints.glob("*.pt"):  # of what is done, or of other code or params
+            with suppress(OSError):
+                done = (self.folder / f"{path.stem}.json").exists()
+                if done or path.stat().st_mtime < oldest:
+                    path.unlink()
 
     @property
     def _checkpoints(self) -> Path:
@@ -97,10 +103,9 @@ class PointStore:
             DamagedError: the file is there and is not what its name says.
         """
         path = self.path(identity)
-        try:
-            content = files.read_json(path)
-        except FileNotFoundError:
+        if not path.exists():
             return None
+        content = files.read_json(path)
         if (content["identity"], content["environment"]) != (identity, self.environment):
             raise files.damaged(path, "holds another training than its name says")
         outcome: dict[str, Any] = content["outcome"]

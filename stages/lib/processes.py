@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 WATCH_SECONDS = 0.5  # between two looks whether DVC is there
 GRACE_SECONDS = 10  # for the main thread to clean up
+REAPERS = ("systemd", "init", "launchd", "tini", "dumb-init", "docker-init")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -40,8 +42,10 @@ def prepare() -> None:
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 << 20))
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2 << 30))
     # MKL rounds a product by where its matrices lie in memory, and with it by a stack's company.
-    # Whatever the user's shell says: it would change results under the same name.
+    # Whatever the user's shell says: other kernels would change results under the same name.
     os.environ["MKL_CBWR"] = "AUTO"
+    for variable in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"):
+        os.environ.pop(variable, None)
 
 
 def context(module: str) -> Any:
@@ -68,43 +72,49 @@ def end_with_dvc() -> None:
     write where the next run writes. Does nothing for a stage that was started by hand.
     """
     if "DVC_STAGE" in os.environ:
-        parent, above = os.getppid(), _parent_of_shell(os.getppid())
-        threading.Thread(target=_end_without, args=(parent, above), daemon=True).start()
+        parent = os.getppid()
+        threading.Thread(target=_end_without, args=(parent, _starter(parent)), daemon=True).start()
 
 
-def _parent_of_shell(process: int) -> "psutil.Process | None":
-    """Return who started a shell, where it is one that waits for its command."""
+def _starter(parent: int) -> "psutil.Process | None":
+    """Return who started this process: its parent, or that of a shell between; None if gone."""
     import psutil
 
     with suppress(psutil.Error):
-        shell = psutil.Process(process)
-        if shell.name().endswith("sh") and "-c" in shell.cmdline():
-            return shell.parent()
+        process = psutil.Process(parent)
+        if process.name().endswith("sh") and "-c" in process.cmdline():
+            return process.parent()
+        return process
     return None
 
 
-def _end_without(parent: int, above: "psutil.Process | None") -> None:
-    orphan = parent == 1 and not _starts_stages(parent)
-    while not orphan:
+def _end_without(parent: int, starter: "psutil.Process | None") -> None:
+    # DVC may be gone before its stage comes to look: then a process that adopts orphans is there.
+    gone = starter is None or _adopts(starter)
+    time.sleep(WATCH_SECONDS)
+    while not (gone or os.getppid() != parent or _is_gone(starter)):
         time.sleep(WATCH_SECONDS)
-        orphan = os.getppid() != parent or (above is not None and _is_gone(above))
     os.kill(os.getpid(), signal.SIGTERM)  # the main thread cleans up
     time.sleep(GRACE_SECONDS)
     os._exit(1)
 
 
-def _starts_stages(process: int) -> bool:
-    """Tell whether a process is DVC or some other Python, not the system's first process."""
+def _adopts(process: "psutil.Process") -> bool:
+    """Tell whether a process is one that orphans are given to; in a container DVC may be first."""
     import psutil
 
     with suppress(psutil.Error):
-        return any(word in psutil.Process(process).name() for word in ("python", "dvc"))
-    return False
-
-
-def _is_gone(process: "psutil.Process") -> bool:
-    import psutil
-
-    with suppress(psutil.Error):
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+        name = process.name().lower()
+        return name in REAPERS or (process.pid == 1 and not re.search("python|dvc", name))
     return True
+
+
+def _is_gone(process: "psutil.Process | None") -> bool:
+    import psutil
+
+    try:
+        return not process or not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:  # it is there, and somebody else's
+        return False

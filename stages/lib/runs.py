@@ -87,9 +87,15 @@ class Run:
         return ("same" if wanted == "unique" else wanted), 0, 0
 
     def identity(self) -> dict[str, Any]:
-        """Return all that decides the outcome besides code and device: numbers and digests."""
+        """Return all that decides the outcome besides code and device: numbers and digests.
+
+        Raises:
+            DamagedError: the diluted set is another run's, or a file is not as it was written.
+        """
         train, wanted = self.config.train, self.config.noise
-        data = self.config.data
+        data, facts = self.config.data, dilution.read_facts(self.labels)
+        if (facts["config"], facts["seed"]) != (dilution.config_of(data, wanted), self.seed):
+            raise files.damaged(self.labels / "noise.json", "is of another config or seed")
         other: Any = None
         if wanted.alpha == 0:
             other = None  # no noisy example shows one
@@ -113,13 +119,13 @@ class Run:
             "seed": self.seed,
             "data": _digests(self.data / data.name),
             "other_images": other,
-            "labels": dilution.read_facts(self.labels)["sha256"],
+            "labels": facts["sha256"],
         }
 
 
 @lru_cache(maxsize=8)
 def _digests(folder: Path) -> dict[str, str]:
-    arrays = datasets.read_description(folder)["arrays"]
+    arrays = files.read_json(folder / datasets.DESCRIPTION)["arrays"]
     return {name: array["sha256"] for name, array in arrays.items()}
 
 

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import pairwise
 
-from stages.lib import datasets, hosts
+from stages.lib import datasets, files, hosts
 from stages.lib.architectures import ARCHITECTURES, ConvNet, Perceptron, ResNet
 from stages.lib.runs import Run
 
@@ -77,7 +77,7 @@ def cpu_members(name: str, shape: tuple[int, int, int], num_classes: int, width:
 def _members(group: list[Run], device: str) -> int:
     """Return how many of a group's runs, the longest first, may share a stack."""
     run = group[0]
-    facts = datasets.read_description(run.data / run.config.data.name)
+    facts = files.read_json(run.data / run.config.data.name / datasets.DESCRIPTION)
     shape = facts["height"], facts["width"], facts["channels"]
     model, classes = run.config.model, facts["num_classes"]
     if device == "cpu":

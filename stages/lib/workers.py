@@ -8,7 +8,7 @@ trained beside what, changes no outcome on a CPU.
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +20,11 @@ from stages.lib import checkpoints, hosts, processes, stacks
 from stages.lib.errors import UserError
 from stages.lib.points import PointStore
 from stages.lib.runs import Run, train_stack
+
+KILLED = (
+    "a training process was killed, perhaps for want of memory; what was finished is kept: "
+    "run again"
+)
 
 
 def complete(
@@ -56,7 +61,8 @@ def complete(
             store.prepare()
         started = {run: checkpoints.step(store.checkpoint(run.identity())) for run in missing}
         queue = stacks.form(missing, device, started)
-        hosts.require_memory(stacks.host_memory(queue), title)
+        if device == "cpu":  # else the sets lie on the accelerator
+            hosts.require_memory(stacks.host_memory(queue), title)
         with tqdm(
             total=sum(run.steps for run in missing),
             initial=sum(started.values()),
@@ -176,30 +182,37 @@ class _Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
+        if kind is not None:
             self.open.close()  # which ends them in the middle of their work
         try:
             self.pool.shutdown(wait=True, cancel_futures=True)
         finally:
             self.open.close()
 
+    def _submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        try:
+            return self.pool.submit(function, *arguments)
+        except (BrokenProcessPool, EOFError):  # the latter where no process could be started
+            raise UserError(KILLED) from None
+
     def call(self, function: Callable[[str], str], argument: str) -> str:
-        return self.pool.submit(function, argument).result()
+        return str(_result(self._submit(function, argument)))
 
     def train(self, queue: list[list[Run]], store: PointStore, bar: _Bar) -> None:
-        open_ = {self.pool.submit(_train_in_worker, stack, store) for stack in queue}
+        open_ = {self._submit(_train_in_worker, stack, store) for stack in queue}
         while open_:
             done, open_ = wait(open_, timeout=0.5, return_when=FIRST_COMPLETED)
             while not self.events.empty():
                 bar.show(*self.events.get())
             for future in done:
-                try:
-                    future.result()
-                except BrokenProcessPool:
-                    raise UserError(
-                        "a training process was killed, perhaps for want of memory; what was "
-                        "finished is kept: run again"
-                    ) from None
+                _result(future)
+
+
+def _result(future: Future[Any]) -> Any:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise UserError(KILLED) from None
 
 
 _events: Any = None  # set once in each worker process, never in the parent
