@@ -26,7 +26,7 @@ test: setup
 test-all: setup
 	pytest -m "not faults"
 
-# Kills, failing writes, rot: about an hour; prints its counts.
+# Kills, failing writes, rot: about 40 minutes; prints its counts.
 test-faults: setup
 	pytest -m faults
 
