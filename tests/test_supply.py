@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from tools import audit
 
 REPOSITORY = Path(__file__).parents[1]
-PIN_FILES = ["requirements.txt", "requirements-audit.txt"]
+PIN_FILES = ["requirements.txt", "requirements-audit.txt", "benchmarks/requirements.txt"]
 HASH = "sha256:" + "0123456789abcdef" * 4
 
 
@@ -44,7 +44,7 @@ def names(text: str) -> list[str]:
 @pytest.mark.parametrize("file", PIN_FILES)
 def test_every_requirement_is_one_version_with_hashes(file: str) -> None:
     found = stanzas((REPOSITORY / file).read_text())
-    assert len(found) > 20
+    assert len(found) > 2
     for head, rest in found.items():
         assert re.fullmatch(r"[a-z0-9-]+==[0-9a-z.]+( ; [a-z_]+ [^\\]+)?", head)
         lines = [line for line in rest.split("\n") if not re.match(r" +#", line)]
