@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 from repository import Repository
 
-from tools.lock import is_whole
+from tools.lock import mend
 
 GRACE_SECONDS = 20  # until every process has noticed that another is gone
 RESULTS = ("data", "metrics/experiment.json", "metrics/figures", "plots/figures")
@@ -35,7 +35,7 @@ class Counts:
         kills: by way of killing.
         rounds: whole pipelines that came to their end.
         orphans: processes that were still there `GRACE_SECONDS` after a kill.
-        cut_locks: times that ``dvc.lock`` was killed while DVC wrote it.
+        cut_locks: times that DVC was killed while it wrote ``dvc.lock`` or its table of locks.
         lost_points: stored trainings that were gone or others after a kill.
         differing: results that are not, to the byte, those of a pipeline that nobody killed.
         seconds: from the first start to the last end.
@@ -168,10 +168,8 @@ def _run_once(
     said = log.read_text(encoding="utf-8")
     if status == 0:
         return True
-    lock = repository.root / "dvc.lock"
-    if lock.exists() and not is_whole(lock):
-        # DVC writes it in place; `make repro` and a user who is told of it do this.
-        lock.unlink()
+    if mend(repository.root):
+        # DVC writes them in place; `make repro` does this, and so would a user who is told.
         counts.cut_locks += 1
         return False
     assert killed, said

@@ -104,7 +104,7 @@ def test_a_folder_that_may_not_be_written_is_told(
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(files.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(Path, "touch", refuse)
     with pytest.raises(UserError) as caught:
         files.write_json(tmp_path / "a.json", {})
     assert str(caught.value).startswith(f"{tmp_path}: cannot be written ({os.strerror(number)});")

@@ -1,34 +1,61 @@
-"""Puts a cut ``dvc.lock`` aside: ``python -m tools.lock``, which ``make repro`` does first.
+"""Puts files aside that a kill has cut: ``python -m tools.lock``, which ``make repro`` does first.
 
-DVC writes the file in place. A kill at that moment leaves half of it, and DVC then refuses to run.
-Without it every stage runs again, and finds its finished trainings.
+DVC writes ``dvc.lock`` and its table of locks in place. A kill at that moment leaves half of one,
+and DVC then refuses to run. Without the first every stage runs again, and finds its finished
+trainings; the second names processes that are gone.
 """
 
+import json
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
 from voluptuous import MultipleInvalid
 
-LOCK = Path("dvc.lock")
+AGAIN_SECONDS = 1.0  # a file that a living DVC writes is whole when looked at again
 
 
-def is_whole(file: Path) -> bool:
-    """Tell whether DVC will read a lock file."""
+def _read_lock(text: str) -> None:
+    COMPILED_LOCKFILE_SCHEMA(parse_yaml(text, "dvc.lock"))
+
+
+#: what reads each file, as DVC does
+READERS: dict[str, Callable[[str], object]] = {
+    "dvc.lock": _read_lock,
+    ".dvc/tmp/rwlock": json.loads,
+}
+
+
+def _is_whole(file: Path, read: Callable[[str], object]) -> bool:
     try:
-        COMPILED_LOCKFILE_SCHEMA(parse_yaml(file.read_text(encoding="utf-8"), str(file)))
-    except (YAMLFileCorruptedError, MultipleInvalid, UnicodeDecodeError):
+        read(file.read_text(encoding="utf-8"))
+    except (YAMLFileCorruptedError, MultipleInvalid, ValueError):
         return False
+    except FileNotFoundError:
+        return True
     return True
 
 
+def mend(root: Path) -> list[str]:
+    """Rename the files that DVC cannot read; return their names."""
+    cut = []
+    for name, read in READERS.items():
+        file = root / name
+        if not _is_whole(file, read):
+            time.sleep(AGAIN_SECONDS)
+            if not _is_whole(file, read):
+                file.replace(file.with_name(f"{file.name}.cut"))
+                cut.append(name)
+    return cut
+
+
 def main() -> None:
-    """Rename a lock file that is not whole."""
-    if LOCK.exists() and not is_whole(LOCK):
-        aside = LOCK.with_suffix(".lock.cut")
-        LOCK.replace(aside)
-        print(f"{LOCK} was cut by a kill: it is {aside} now, and made again", file=sys.stderr)
+    """Mend the repository that this is called in."""
+    for name in mend(Path()):
+        print(f"{name} was cut by a kill: it is {name}.cut now, and made again", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -50,14 +51,11 @@ def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix
-        )
-        scratch = Path(name)
+        # The name is there before the file: whatever interrupts the next lines finds it.
+        scratch = path.parent / f".{path.name}.{secrets.token_hex(6)}{path.suffix}"
         try:
-            os.close(handle)
+            scratch.touch(mode=0o644, exist_ok=False)
             yield scratch
-            scratch.chmod(0o644)  # mkstemp makes it private
             _flush(scratch)
             scratch.replace(path)
         finally:
