@@ -20,11 +20,14 @@ repro: setup
 	@echo "Interactive page:         dvc_plots/index.html"
 	@echo "All numbers:              metrics/experiment.json, metrics/figures/$(SCALE)/"
 
+# On two cores; a module stays in one process, for what its tests share.
+TESTS := pytest --numprocesses 2 --dist loadfile
+
 test: setup
-	pytest
+	$(TESTS)
 
 test-all: setup
-	pytest -m "not faults"
+	$(TESTS) -m "not faults"
 
 # Kills, failing writes, rot: about 40 minutes; prints its counts.
 test-faults: setup

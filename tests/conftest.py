@@ -1,5 +1,7 @@
 """What several test modules share: small data sets, configs, and an empty workspace."""
 
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -15,6 +17,8 @@ from stages.lib.params import Config, parse_config
 
 pytest_plugins = ["here"]
 processes.prepare()  # before anything loads torch, as workers do
+# A shell's background job ignores Ctrl-C, and so would what it starts: here it never does.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BASE: dict[str, Any] = {
     "data": {"name": "digits", "path": None, "size": None, "originals": 60, "validation": 20},
@@ -104,11 +108,18 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Compute as a worker does, which decides the order of sums; and undo what a run sets."""
+    """Compute as a worker does, which decides the order of sums."""
     import torch  # which takes seconds: most tests do without it
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-    torch.set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True)
+def _denormals() -> Iterator[None]:
+    """Undo what a run sets for its process, where hypothesis and numpy want all numbers."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)

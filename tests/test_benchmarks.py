@@ -113,7 +113,6 @@ def test_rates_are_of_all_members_and_without_the_start(monkeypatch: pytest.Monk
     threads = torch.get_num_threads()
     assert rates.rate_of_one(stack, 10) == pytest.approx(3 * 10)
     torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.5])
@@ -147,7 +146,6 @@ def test_arithmetic_compares_seed_by_seed(monkeypatch: pytest.MonkeyPatch, capsy
         "--device", "cpu", "--model", "perceptron", "--steps", "30", "--seeds", "2",
     )  # fmt: skip
     torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
     alone = report["float32, alone"]["accuracies"]
     # On a CPU dense networks don't depend on their company.
     assert report["float32, stacked: grouped"]["accuracies"] == alone

@@ -474,10 +474,10 @@ def test_idx_files_are_read(shape: tuple[int, ...]) -> None:
     [
         (b"plain", "no whole gzip"),
         (idx(np.zeros(9, np.uint8))[:-9], "no whole gzip"),
-        (gzip.compress(b""), "got 0 bytes"),
-        (gzip.compress(b"\0\0\x08\x03\0\0"), "IDX"),
-        (gzip.compress(b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0"), "IDX file of uint8"),
-        (gzip.compress(b"\0\0\x08\x01\0\0\0\x03\0\0"), "IDX file of uint8, whole"),
+        (gzip.compress(b"", mtime=0), "got 0 bytes"),
+        (gzip.compress(b"\0\0\x08\x03\0\0", mtime=0), "IDX"),
+        (gzip.compress(b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0", mtime=0), "IDX file of uint8"),
+        (gzip.compress(b"\0\0\x08\x01\0\0\0\x03\0\0", mtime=0), "IDX file of uint8, whole"),
     ],
 )
 def test_damaged_idx_files_are_told(content: bytes, words: str) -> None:
