@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from repository import Repository
+from repository import TIMEOUT_SECONDS, Repository
 
 from tools.lock import mend
 
@@ -100,6 +100,52 @@ WAYS: dict[str, Callable[[psutil.Process], None]] = {
     "SIGKILL to the stage": lambda process: _stage(process).kill(),
     "SIGKILL to a worker": lambda process: _worker(process).kill(),
 }
+
+
+#: whom of a queue's processes: what its command line has
+IN_QUEUE = {"stage": "stages.train", "DVC": "exec-run", "worker": "queue-worker", "all": ""}
+
+
+def kill_in_queue(
+    repository: Repository, whom: str
+) -> tuple[dict[str, tuple[int, bytes]], list[str]]:
+    """Start the queue and kill some of its processes in the middle of its first trainings.
+
+    Returns:
+        The trainings that were stored before, and the processes that are left without DVC.
+    """
+    subprocess.run(
+        [sys.executable, "-m", "dvc", "queue", "start"],
+        cwd=repository.root,
+        env=repository.environment() | {"CHECKPOINT_SECONDS": "1"},
+        stdout=subprocess.DEVNULL,  # which the worker keeps open until its end
+        check=True,
+    )
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not any(repository.points.glob("*.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    family, kept = _inside(repository.root), repository.snapshot(".points")
+    for process in family:
+        with suppress(psutil.Error):
+            if IN_QUEUE[whom] in " ".join(process.cmdline()):
+                process.kill()
+    if whom == "worker":  # DVC and its stage go on without it, to their end
+        psutil.wait_procs(family, timeout=TIMEOUT_SECONDS)
+    _, left = psutil.wait_procs(family, timeout=GRACE_SECONDS)
+    orphans = [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    stored = {name: content for name, content in kept.items() if name.endswith(".json")}
+    return stored, [" ".join(process.cmdline()) for process in orphans]
+
+
+def _inside(folder: Path) -> list[psutil.Process]:
+    """Return the processes whose working folder lies in a folder."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if Path(process.cwd()).is_relative_to(folder):
+                found.append(process)
+    return found
 
 
 def run_rounds(

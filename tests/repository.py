@@ -116,6 +116,12 @@ class Repository:
         assert answer.status == 0, answer.text
         return answer.stdout
 
+    def of_experiment(self, experiment: str, file: str) -> str:
+        """Return a file's content in an experiment's commit."""
+        listed = self.git("for-each-ref", "--format", "%(refname)", "refs/exps")
+        (name,) = [line for line in listed.split() if line.endswith(f"/{experiment}")]
+        return self.git("show", f"{name}:{file}")
+
     def commit(self, message: str) -> None:
         """Commit everything that is not ignored."""
         self.git("add", "--all")

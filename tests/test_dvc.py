@@ -507,20 +507,12 @@ def test_two_workers_of_the_queue_share_the_point_store(fresh: Repository) -> No
         time.sleep(1)
     assert said.count("Success") == 3, said
     assert len(points(fresh) - before) == 12
-    reference = f"refs/exps/{exp(fresh, 4)}"
-    queued = fresh.git("show", f"{reference}:metrics/experiment.json")
+    queued = fresh.of_experiment("a4", "metrics/experiment.json")
     shutil.rmtree(fresh.points)
     set_params(fresh, {"noise.alpha": 4})
     for stage in ("dilute", "train"):
         fresh.succeed("repro", "--force", "--single-item", stage)
     assert (fresh.root / "metrics/experiment.json").read_text(encoding="utf-8") == queued
-
-
-def exp(repository: Repository, alpha: int) -> str:
-    """Return the rest of the reference of a queued experiment's commit."""
-    listed = repository.git("for-each-ref", "--format", "%(refname)", "refs/exps")
-    (name,) = [line for line in listed.split() if line.endswith(f"/a{alpha}")]
-    return name.removeprefix("refs/exps/")
 
 
 def write_pictures(folder: Path, classes: tuple[str, ...]) -> None:

@@ -78,6 +78,33 @@ def test_kills_of_the_quick_pipeline(tmp_path: Path, capsys: pytest.CaptureFixtu
         check(counts, 100)
 
 
+# Convolutions train one after another: some of the runs are stored, others under way.
+LONG = {"model.name": "conv2", "model.width": 0.1, "train.min_examples": 64_000}
+VALUES = [part for key, value in LONG.items() for part in ("-S", f"{key}={value}")]
+
+
+@needs_git
+@pytest.mark.slow
+def test_kills_in_a_queue(tmp_path: Path) -> None:
+    """Of the stage, of DVC above it, of the queue's worker above that, and of all of them."""
+    repository = clone(tmp_path)
+    repository.write_yaml("scales/tiny.yaml", tiny_scale())
+    repository.write_yaml("params.yaml", tiny_params(FIGURES[:1]))
+    repository.commit("Tiny")
+    repository.succeed("exp", "run", "--name", "whole", *VALUES)
+    result = "metrics/experiment.json"
+    expected = repository.of_experiment("whole", result)
+    for whom in kills.IN_QUEUE:
+        shutil.rmtree(repository.points)
+        repository.succeed("exp", "run", "--queue", "--name", f"killed-{whom}", *VALUES)
+        kept, orphans = kills.kill_in_queue(repository, whom)
+        assert orphans == []
+        assert len(kept) >= 1
+        repository.succeed("exp", "run", "--temp", "--name", f"after-{whom}", *VALUES)
+        assert repository.of_experiment(f"after-{whom}", result) == expected
+        assert kept.items() <= repository.snapshot(".points").items()
+
+
 # --- writes that fail
 
 
