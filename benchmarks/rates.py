@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks import reports, subjects
-from stages.lib import hosts, processes, training
+from stages.lib import hosts, plans, processes, runs
 from stages.lib.architectures import ARCHITECTURES
 from stages.lib.params import PRECISIONS
 from stages.lib.stacks import GPU_MEMBERS, GPU_STACKING, cpu_members
@@ -79,27 +79,14 @@ def timed(function: Callable[[], object], device: str) -> float:
 
 
 def rate_of_one(stack: Stack, steps: int) -> float:
-    """Return a stack's steps per second, all members together, in this process.
-
-    Measured from the first look at the members to the last, a tenth of the steps to all of them:
-    without building networks, and without the capture of a step.
-    """
-    if stack.device == "cpu":  # as `runs.train_stack`
-        torch.set_num_threads(1)
-        torch.set_flush_denormal(True)
+    """Return a stack's steps per second, all members together, in this process."""
+    runs.settle(stack.device)
     bank = subjects.bank(subjects.SHAPES[stack.name]).to(stack.device)
     members = subjects.members(bank, stack.members, steps)
-    looks: list[tuple[int, float]] = []
+    recipe = subjects.recipe(stack.name, precision=stack.precision)
     if _barrier is not None:
         _barrier.wait(PATIENCE)
-    training.train(
-        subjects.recipe(stack.name, precision=stack.precision),
-        members,
-        stacking=stack.stacking,
-        on_evaluation=lambda _, step, __: looks.append((step, time.perf_counter())),
-    )
-    (first, started), (last, ended) = looks[0], looks[-1]
-    return stack.members * (last - first) / (ended - started)
+    return plans.rate_of(recipe, members, stack.stacking)
 
 
 _barrier: Any = None  # set once in each worker process, where they wait for each other

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks import arithmetic, growth, labels, plain, rates, subjects, tables, training
-from stages.lib import models, stacks
+from stages.lib import models, plans, stacks
 
 
 @pytest.mark.parametrize("name", subjects.SHAPES)
@@ -107,8 +107,8 @@ def test_rates_are_of_all_members_and_without_the_start(monkeypatch: pytest.Monk
             for k in range(len(members)):
                 on_evaluation(k, step, None)
 
-    monkeypatch.setattr(rates.training, "train", train)
-    monkeypatch.setattr(rates.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr("stages.lib.training.train", train)
+    monkeypatch.setattr(plans.time, "perf_counter", lambda: now[0])
     stack = rates.Stack("perceptron", 3, "cpu", "grouped")
     threads = torch.get_num_threads()
     assert rates.rate_of_one(stack, 10) == pytest.approx(3 * 10)

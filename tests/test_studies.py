@@ -333,3 +333,111 @@ def test_an_unknown_figure_in_a_scale_is_told(key: str, shown: str | None, works
     words = f"{shown}: got {{}}; accepted: only the keys confusion" if shown else "a key is no"
     with pytest.raises(ParamsError, match=re.escape(words)):
         studies.read_grid("odd", "fig1_uniform_mnist")
+
+
+# --- the paper's own grids, restated
+
+MNIST_NETWORKS = {"perceptron", "mlp1", "mlp2", "conv2", "conv4"}
+RATES = {(0.01, 0.05, 0.1, 0.5)}  # section 3.4
+HELD_OUT = 5_000  # ours: the paper's 60,000 and 50,000 originals less these
+#: figure -> what its points vary: a set of all values, or (first, last) of a range.
+PAPER: dict[str, dict[str, Any]] = {
+    "fig1_uniform_mnist": {
+        "data.name": {"mnist"}, "noise.kind": {"uniform"}, "noise.images": {"same"},
+        "model.name": MNIST_NETWORKS, "noise.alpha": (0, 100), "train.learning_rates": RATES,
+        "data.originals": {60_000 - HELD_OUT}, "train.batch_size": {128},
+    },
+    "fig2_uniform_cifar10": {
+        "data.name": {"cifar10"}, "noise.kind": {"uniform"}, "noise.images": {"same"},
+        "model.name": {"conv4", "conv6", "resnet20"}, "noise.alpha": (0, 10),
+        "train.learning_rates": RATES, "data.originals": {50_000 - HELD_OUT},
+    },
+    "fig4_noise_models": {
+        "data.name": {"mnist"}, "noise.kind": {"uniform", "structured"},
+        "noise.order": {"confusing", "reverse", "random"},
+    },
+    "fig5_structured": {
+        "data.name": {"mnist"}, "noise.kind": {"structured"}, "noise.alpha": {20},
+        "noise.order": {"confusing", "reverse", "random"}, "noise.delta": (0.0, 1.0),
+        "model.name": {"conv4"}, "train.learning_rates": RATES,
+    },
+    "fig6_sources": {
+        "data.name": {"cifar10"}, "noise.images": {"same", "cifar100", "white"},
+        "noise.alpha": (0, 10), "model.name": {"conv6"}, "train.learning_rates": RATES,
+    },
+    "fig7_unique_images": {
+        "data.name": {"mnist"}, "data.originals": {2500}, "noise.images": {"same", "unique"},
+        "noise.alpha": (0, 20), "train.learning_rates": RATES,
+    },
+    "fig8_training_size": {
+        "data.name": {"mnist"}, "noise.alpha": {10, 20, 50, 100},
+        "data.originals": (100, 60_000 - HELD_OUT), "train.learning_rates": RATES,
+    },
+    "fig9_critical_size": {
+        "data.name": {"mnist"}, "noise.alpha": {10, 20, 50, 100},
+        "data.originals": (100, 60_000 - HELD_OUT), "train.learning_rates": RATES,
+    },
+    "fig11_batch_size": {
+        "data.name": {"mnist"}, "model.name": {"conv2"}, "noise.alpha": (0, 100),
+        "train.batch_size": {32, 64, 128, 256}, "train.loss": {"cross_entropy", "noisy_loss"},
+    },
+    "fig12_learning_rate": {
+        "data.name": {"cifar10"}, "model.name": {"conv4"}, "noise.alpha": (0, 10),
+        "train.learning_rates": {(rate,) for rate in (0.01, 0.05, 0.1, 0.5, 1.0)},
+    },
+}  # fmt: skip
+LEAST_VALUES = 5  # of a range
+
+
+def varied(grid: Grid, name: str) -> set[Any]:
+    section, _, key = name.partition(".")
+    return set(values(grid, section, key))
+
+
+@pytest.mark.parametrize("key", FIGURES)
+def test_the_grids_of_scale_paper_are_the_papers(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    grid = read_grid("paper", key)
+    for name, wanted in PAPER[key].items():
+        found = varied(grid, name)
+        if isinstance(wanted, set):
+            assert found == wanted, name
+        else:
+            assert (min(found), max(found), len(found) >= LEAST_VALUES) == (*wanted, True), name
+    if key != "fig4_noise_models":  # which draws its labels once
+        assert {len(seeds) >= 3 for seeds in varied(grid, "train.seeds")} == {True}
+        assert varied(grid, "train.rho") == {0.95}
+        assert varied(grid, "model.width") == {1.0}
+
+
+def test_figures_8_and_9_share_their_points_and_9_has_the_papers_targets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert read_grid("paper", "fig8_training_size").points == read_grid("paper", THRESHOLDS).points
+    targets = read_grid("paper", THRESHOLDS).targets
+    assert (min(targets), max(targets), 0.9 in targets) == (0.8, 0.98, True)
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "value"),
+    [
+        ("fig11_batch_size", "train.batch_size", 128),
+        ("fig11_batch_size", "train.loss", "noisy_loss"),
+        ("fig8_training_size", "noise.alpha", 100),
+        ("fig6_sources", "noise.images", "cifar100"),
+        ("fig5_structured", "noise.order", "random"),
+        ("fig1_uniform_mnist", "model.name", "perceptron"),
+    ],
+)
+def test_each_curve_of_the_paper_has_the_whole_range(
+    key: str, name: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A grid of several blocks might give a curve to some of the abscissas only."""
+    monkeypatch.chdir(ROOT)
+    grid, x = read_grid("paper", key), "noise.alpha"
+    if key in ("fig8_training_size", "fig5_structured"):
+        x = {"fig8_training_size": "data.originals", "fig5_structured": "noise.delta"}[key]
+    section, _, rest = name.partition(".")
+    curve = [point for point in grid.points if getattr(getattr(point, section), rest) == value]
+    assert varied(Grid(tuple(curve)), x) == varied(grid, x)

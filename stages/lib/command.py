@@ -68,13 +68,36 @@ def figure_arguments() -> tuple[str, str]:
     return scale, key
 
 
+def plan_arguments() -> tuple[str, str] | None:
+    """Return the scale, of the arguments or of ``params.yaml``, and the key after ``--plan``.
+
+    Returns:
+        None where the first argument is another: then nothing is only planned.
+
+    Raises:
+        UserError: they are no names.
+    """
+    if sys.argv[1:2] != ["--plan"]:
+        return None
+    given = sys.argv[2:]
+    if len(given) == 1:
+        given = [read_params().scale, *given]
+    scale, key = _names(given, "--plan KEY", "--plan SCALE KEY")
+    return scale, key
+
+
 def _arguments(*wanted: str) -> list[str]:
     given = sys.argv[1:]
     key = os.environ.get("DVC_STAGE", "").partition("@")[2]
     if not given and (key or "KEY" not in wanted):
         given = [read_params().scale, key][: len(wanted)]
-    if len(given) != len(wanted):
-        raise UserError(f"got {len(given)} arguments; accepted: {' '.join(wanted)}")
+    return _names(given, " ".join(wanted))
+
+
+def _names(given: list[str], *accepted: str) -> list[str]:
+    """Return arguments if they are names, as many as the last form that is accepted."""
+    if len(given) != sum(word.isupper() for word in accepted[-1].split()):
+        raise UserError(f"got {len(given)} arguments; accepted: {' or '.join(accepted)}")
     for name in given:  # it becomes a path
         if not NAME.fullmatch(name):
             raise UserError(f"got {name!r}; accepted: a name, {NAME.pattern}")

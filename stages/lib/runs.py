@@ -20,7 +20,7 @@ from stages.lib.streams import stream
 if TYPE_CHECKING:
     import torch
 
-    from stages.lib.training import Member, State, TrainingData
+    from stages.lib.training import Member, Recipe, State, TrainingData
 
 
 @dataclass(frozen=True)
@@ -168,27 +168,11 @@ def train_stack(
         on_evaluation: called now and then with a run, steps done and validation accuracy.
         on_done: called with a run and its outcome when it is done.
     """
-    import torch
+    from stages.lib.training import train
 
-    from stages.lib.training import Recipe, train
-
-    if device == "cpu":
-        torch.set_num_threads(1)  # sums in another order round differently
-        # AdaDelta's averages of gradients that stay zero decay to denormal numbers, which some
-        # CPUs compute with slowly.
-        torch.set_flush_denormal(True)
-    params = stack[0].config.train
-    recipe = Recipe(
-        model=stack[0].config.model,
-        init=params.init,
-        zero_output=params.zero_output,
-        rho=params.rho,
-        epsilon=params.epsilon,
-        batch_size=params.batch_size,
-        precision=params.precision,
-    )
+    settle(device)
     return train(
-        recipe,
+        recipe(stack[0].config),
         [_member(run, device) for run in stack],
         stacking=stacking,
         states=states,
@@ -196,6 +180,32 @@ def train_stack(
         on_checkpoint=lambda k, state: on_checkpoint(stack[k], state),
         on_evaluation=lambda k, steps, accuracy: on_evaluation(stack[k], steps, accuracy),
         on_done=lambda k, outcome: on_done(stack[k], outcome),
+    )
+
+
+def settle(device: str) -> None:
+    """Have this process compute as every run on a device is computed."""
+    import torch
+
+    if device == "cpu":
+        torch.set_num_threads(1)  # sums in another order round differently
+        # AdaDelta's averages of gradients that stay zero decay to denormal numbers, which some
+        # CPUs compute with slowly.
+        torch.set_flush_denormal(True)
+
+
+def recipe(config: Config) -> "Recipe":
+    """Return what the runs of a config share."""
+    from stages.lib.training import Recipe
+
+    return Recipe(
+        model=config.model,
+        init=config.train.init,
+        zero_output=config.train.zero_output,
+        rho=config.train.rho,
+        epsilon=config.train.epsilon,
+        batch_size=config.train.batch_size,
+        precision=config.train.precision,
     )
 
 

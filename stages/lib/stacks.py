@@ -7,7 +7,7 @@ and a stack is as large as its memory allows.
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import pairwise
 
 from stages.lib import datasets, files, hosts
@@ -24,8 +24,20 @@ GPU_STACKING = {Perceptron: "grouped", ConvNet: "grouped", ResNet: "grouped"}
 RELATIVE_COST = {Perceptron: 1.0, ConvNet: 30.0, ResNet: 100.0}  # of an example
 
 
+Seen = tuple[tuple[int, int, int], int]  # (height, width, channels) of an image, and classes
+
+
+def fetched(run: Run) -> Seen:
+    """Return the shape of a run's images and the number of classes, as `fetch` found them."""
+    facts = files.read_json(run.data / run.config.data.name / datasets.DESCRIPTION)
+    return (facts["height"], facts["width"], facts["channels"]), facts["num_classes"]
+
+
 def form(
-    runs: Sequence[Run], device: str, started: Mapping[Run, int] | None = None
+    runs: Sequence[Run],
+    device: str,
+    started: Mapping[Run, int] | None = None,
+    seen: Callable[[Run], Seen] = fetched,
 ) -> list[list[Run]]:
     """Return stacks of runs, the costliest first, so that no worker is left with a long one.
 
@@ -36,6 +48,7 @@ def form(
         device: ``cpu``, ``cuda`` or ``mps``.
         started: the steps that runs have done already, if any have: the members of a stack are
             always at the same step.
+        seen: what is known of a run's images.
     """
     done = started or {}
     groups: dict[Hashable, list[Run]] = defaultdict(list)
@@ -43,7 +56,7 @@ def form(
         groups[run.stack_key, done.get(run, 0)].append(run)
     stacks = []
     for group in groups.values():
-        size = _members(group, device)
+        size = _members(group, device, *seen(group[0]))
         # In equal parts: a last stack of one would take as long as a full one.
         size = math.ceil(len(group) / math.ceil(len(group) / size))
         stacks += [group[start : start + size] for start in range(0, len(group), size)]
@@ -74,31 +87,40 @@ def cpu_members(name: str, shape: tuple[int, int, int], num_classes: int, width:
     return max(1, min(CPU_MEMBERS, CPU_WEIGHTS // weights))
 
 
-def _members(group: list[Run], device: str) -> int:
-    """Return how many of a group's runs, the longest first, may share a stack."""
-    run = group[0]
-    facts = files.read_json(run.data / run.config.data.name / datasets.DESCRIPTION)
-    shape = facts["height"], facts["width"], facts["channels"]
-    model, classes = run.config.model, facts["num_classes"]
-    if device == "cpu":
-        most = cpu_members(model.name, shape, classes, model.width)
-        return max(1, min(most, len(group) // hosts.cores()))
-    if device != "cuda":
-        return 1
+def memory(run: Run, examples: int, device: str, shape: tuple[int, int, int], classes: int) -> int:
+    """Return about how many bytes a member of a stack needs: its network and its diluted set.
+
+    Args:
+        run: the member.
+        examples: of its diluted set.
+        device: ``cpu``, ``cuda`` or ``mps``.
+        shape: (height, width, channels) of an image.
+        classes: number of classes.
+    """
     from stages.lib.models import sizes  # torch takes seconds to import, and a CPU needs none here
     from stages.lib.training import CHUNK
 
+    model, batch_size = run.config.model, run.config.train.batch_size
     weights, outputs = sizes(model.name, shape, classes, width=model.width)
-    examples = max(each.examples for each in group)
     # Floats: weights, gradients twice, AdaDelta's two averages and update, mean weights, a
     # snapshot, what a captured step starts from again; each layer's output, its gradient and a copy
     # in another order, or its patches. Bytes: labels, indices, orders and their drawing; two int64
     # for each example that is looked up ahead.
     copies = 16 if stacking(run, device) == "unfold" else 4
-    floats = 12 * weights + copies * run.config.train.batch_size * outputs
-    ahead = 16 * CHUNK[device] * run.config.train.batch_size
-    free = hosts.free_gpu_memory() * GPU_MEMORY
-    return max(1, min(GPU_MEMBERS, int(free / (4 * floats + EXAMPLE_BYTES * examples + ahead))))
+    floats = 12 * weights + copies * batch_size * outputs
+    return 4 * floats + EXAMPLE_BYTES * examples + 16 * CHUNK[device] * batch_size
+
+
+def _members(group: list[Run], device: str, shape: tuple[int, int, int], classes: int) -> int:
+    """Return how many of a group's runs, the longest first, may share a stack."""
+    run = group[0]
+    if device == "cpu":
+        most = cpu_members(run.config.model.name, shape, classes, run.config.model.width)
+        return max(1, min(most, len(group) // hosts.cores()))
+    if device != "cuda":
+        return 1
+    needed = memory(run, max(each.examples for each in group), device, shape, classes)
+    return max(1, min(GPU_MEMBERS, int(hosts.free_gpu_memory() * GPU_MEMORY / needed)))
 
 
 def _cost(run: Run) -> float:

@@ -1,0 +1,288 @@
+"""What a figure would take, before anything runs: runs, examples, memory, and time on this device.
+
+Time comes from a short measurement: of each kind of stack that the figure would train, one on every
+core of a CPU, or one on the accelerator, for some seconds, on random images and labels.
+"""
+
+import time
+from collections.abc import Hashable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stages.lib import datasets, figures, hosts, noise, paths, processes, runs, stacks, studies
+from stages.lib.errors import UserError
+from stages.lib.runs import Run
+from stages.lib.stacks import Seen
+from stages.lib.streams import stream
+
+if TYPE_CHECKING:  # torch takes seconds to import, and what is asked for may be refused
+    from stages.lib.training import Member, Recipe
+
+SECONDS = 2.0  # of a measurement, about
+FIRST_STEPS = 20  # of the one before, which says how many steps that takes
+MOST_IMAGES = 4000  # in a measurement
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Runs that train alike.
+
+    Attributes:
+        run: one of them.
+        members: of the largest of their stacks.
+        runs: how many there are.
+        steps: of all of them together.
+        examples: that all of them see.
+        rate: steps per second, of all that trains at the same time together.
+    """
+
+    run: Run
+    members: int
+    runs: int
+    steps: int
+    examples: int
+    rate: float
+
+    @property
+    def seconds(self) -> float:
+        """How long they take, about."""
+        return self.steps / self.rate
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a figure would take.
+
+    Attributes:
+        points: of the figure.
+        runs: of all points: every seed at every learning rate.
+        largest: examples of the largest diluted set.
+        memory: bytes for images, diluted sets and networks that are there at the same time, without
+            the libraries themselves.
+        kinds: of runs.
+        device: what was measured.
+    """
+
+    points: int
+    runs: int
+    largest: int
+    memory: int
+    kinds: tuple[Kind, ...]
+    device: str
+
+    @property
+    def examples(self) -> int:
+        """What all runs see together."""
+        return sum(kind.examples for kind in self.kinds)
+
+    @property
+    def seconds(self) -> float:
+        """How long training takes, about."""
+        return sum(kind.seconds for kind in self.kinds)
+
+
+def known(run: Run) -> Seen:
+    """Return the shape of a run's images and the number of classes, before they are fetched.
+
+    Raises:
+        UserError: only their folder tells, and it has not been read yet.
+    """
+    wanted = run.config.data
+    facts = datasets.FACTS.get(wanted.name)
+    if facts is None:
+        if not (run.data / wanted.name / datasets.DESCRIPTION).exists():
+            raise UserError(
+                f"data.name: {wanted.name} says its classes only once it is fetched; run first: "
+                "dvc repro fetch_figures"
+            )
+        return stacks.fetched(run)
+    size = (wanted.size, wanted.size) if wanted.size else (facts.height, facts.width)
+    return (*size, facts.channels), facts.num_classes
+
+
+def make(key: str, scale: str) -> Plan:
+    """Return what a figure would take at a scale on this machine; takes some seconds for each kind.
+
+    Raises:
+        UserError: a param is not as it must be, or the device isn't there.
+    """
+    from stages.lib.training import resolve_device
+
+    grid = studies.read_grid(scale, key)
+    device = resolve_device(grid.points[0].train.device)
+    expanded: list[list[Run]] = []
+    if studies.FIGURES[key].kind != "transitions":  # whose label sets nothing is trained on
+        folders = paths.datasets(scale), paths.figure_labels(scale, key)
+        expanded = figures.expand(key, grid, *folders)
+    every = [run for point in expanded for run in point]
+    queue = stacks.form(every, device, seen=known)
+    sizes = [(point.data.originals, point.noise.alpha) for point in grid.points]
+    return Plan(
+        points=len(grid.points),
+        runs=len(every),
+        largest=max(n + noise.count_noisy(n, alpha) for n, alpha in sizes),
+        memory=_memory(queue, device),
+        kinds=tuple(_kind(group, device) for group in _alike(queue)),
+        device=device,
+    )
+
+
+def _alike(queue: Sequence[list[Run]]) -> list[list[list[Run]]]:
+    """Return the stacks in groups whose steps take equally long."""
+    groups: dict[Hashable, list[list[Run]]] = {}
+    for stack in queue:
+        run, train = stack[0], stack[0].config.train
+        cost = run.config.model, known(run), train.batch_size, train.precision, train.stacking
+        groups.setdefault((cost, run.alpha > 0), []).append(stack)
+    return list(groups.values())
+
+
+def _memory(queue: Sequence[list[Run]], device: str) -> int:
+    """Return about how many bytes are needed at the same time: by the largest, one a process."""
+    side_by_side = hosts.cores() if device == "cpu" else 1
+    needed = []
+    for stack in queue:
+        shape, classes = known(stack[0])
+        needed.append(sum(stacks.memory(r, r.examples, device, shape, classes) for r in stack))
+    banks = [_bank(stack[0]) for stack in queue]
+    return sum(sorted(needed)[-side_by_side:]) + side_by_side * max(banks, default=0)
+
+
+def _bank(run: Run) -> int:
+    """Return the bytes of a run's images: its data set's, and those that noise is drawn on."""
+    shape, _ = known(run)
+    wanted, noisy = run.config.data.name, run.config.noise.images
+    facts = datasets.FACTS.get(wanted)
+    images = facts.train_size + facts.test_size if facts else 0
+    if noisy in datasets.FACTS:
+        images += datasets.FACTS[noisy].train_size
+    elif noisy == "white":
+        images += run.examples - run.config.data.originals
+    return images * int(np.prod(shape))
+
+
+def _kind(group: list[list[Run]], device: str) -> Kind:
+    largest = max(group, key=len)
+    alike = [run for stack in group for run in stack]
+    return Kind(
+        run=largest[0],
+        members=len(largest),
+        runs=len(alike),
+        steps=sum(run.steps for run in alike),
+        examples=sum(run.steps * run.config.train.batch_size for run in alike),
+        rate=_rate(largest, device),
+    )
+
+
+def _rate(stack: list[Run], device: str) -> float:
+    """Return steps per second of a stack; on a CPU of one on every core, as workers train."""
+    shape, classes = known(stack[0])
+    if device != "cpu":
+        return _measure(stack, device, shape, classes)
+    cores = hosts.cores()
+    with ProcessPoolExecutor(cores, processes.context("stages.lib.training")) as pool:
+        waiting = [pool.submit(_measure, stack, device, shape, classes) for _ in range(cores)]
+        return sum(future.result() for future in waiting)
+
+
+def _measure(stack: list[Run], device: str, shape: tuple[int, int, int], classes: int) -> float:
+    """Return steps per second of all members together, in this process."""
+    import torch
+
+    from stages.lib.training import Member, TrainingData
+
+    pixels = np.random.default_rng(0).integers(0, 256, (MOST_IMAGES, *shape), dtype=np.uint8)
+    images = torch.from_numpy(pixels).to(device)
+    none = torch.empty(0, dtype=torch.int64, device=device)
+    data = TrainingData(
+        bank=images,
+        labels=torch.arange(MOST_IMAGES, dtype=torch.int32, device=device) % classes,
+        images=torch.arange(MOST_IMAGES, dtype=torch.int32, device=device),
+        validation=none,
+        validation_labels=none,
+        validation_votes=none.new_zeros((0, classes)),
+        test_images=images[:1],
+        test_labels=none.new_zeros(1),
+    )
+
+    def rate(steps: int) -> float:
+        members = [
+            Member(
+                data=data,
+                learning_rate=run.learning_rate,
+                steps=steps,
+                average=run.config.train.average,
+                alpha=run.alpha,
+                init=stream(k, "init"),
+                shuffle=stream(k, "shuffle"),
+            )
+            for k, run in enumerate(stack)
+        ]
+        return rate_of(runs.recipe(stack[0].config), members, stacks.stacking(stack[0], device))
+
+    runs.settle(device)
+    first = rate(FIRST_STEPS) / len(stack)
+    return rate(max(FIRST_STEPS, round(SECONDS * first)))
+
+
+def rate_of(recipe: "Recipe", members: Sequence["Member"], stacking: str) -> float:
+    """Return the steps per second of members side by side, from the first look at them to the last.
+
+    That leaves out building networks, and the capture of a step.
+
+    Args:
+        recipe: what they share.
+        members: of equally many steps, at least two.
+        stacking: how their convolutions are computed, see `models.Network`.
+    """
+    from stages.lib.training import train
+
+    looks: list[tuple[int, float]] = []
+    train(
+        recipe,
+        members,
+        stacking=stacking,
+        on_evaluation=lambda _, step, __: looks.append((step, time.perf_counter())),
+    )
+    (first, started), (last, ended) = looks[0], looks[-1]
+    return len(members) * (last - first) / (ended - started)
+
+
+def show(key: str, scale: str, plan: Plan) -> list[str]:
+    """Return the lines in which a plan is printed."""
+    hardware = hosts.hardware(plan.device)
+    where = hardware.get("accelerator") or f"{hardware['cores']} cores of {hardware['processor']}"
+    lines = [
+        f"{key} at scale {scale}, on {plan.device} ({where})",
+        f"  points                 {plan.points:,}",
+        f"  runs                   {plan.runs:,}, fewer where some are in the point store",
+        f"  examples to be seen    {plan.examples:,}",
+        f"  largest diluted set    {plan.largest:,} examples",
+        f"  memory                 about {_bytes(plan.memory)}, besides PyTorch itself",
+    ]
+    if not plan.kinds:
+        return [*lines, "  time                   none: nothing is trained"]
+    lines.append(f"  time                   about {_duration(plan.seconds)}, measured just now:")
+    for kind in plan.kinds:
+        model, batch_size = kind.run.config.model, kind.run.config.train.batch_size
+        (height, width, channels), _ = known(kind.run)
+        lines.append(
+            f"    {model.name:11} width {model.width:<5g} {height}x{width}x{channels} "
+            f"batch {batch_size:<4} {kind.runs:5} runs  {kind.steps:>12,} steps  "
+            f"{kind.rate:>9,.0f} steps/s  {_duration(kind.seconds)}"
+        )
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -1,0 +1,211 @@
+"""Plans: what a figure would take, before anything runs."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from repository import tiny_params, tiny_scale
+
+from stages import train_figure
+from stages.lib import datasets, paths, plans, stacks, studies
+from stages.lib.errors import UserError
+
+KEY, DRAWN = "fig1_uniform_mnist", "fig4_noise_models"
+RATE = 50.0
+
+
+@pytest.fixture
+def write(workspace: Path) -> Callable[..., None]:
+    """Return how to write a scale with changes of figure 1, and params that name it."""
+
+    def scale(**changes: Any) -> None:
+        content = tiny_scale()
+        for section, values in changes.items():
+            content[KEY][section] = (
+                content[KEY][section] | values if isinstance(values, dict) else values
+            )
+        (workspace / "scales").mkdir(exist_ok=True)
+        (workspace / "scales/tiny.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+        params = yaml.safe_dump(tiny_params([KEY]))
+        (workspace / "params.yaml").write_text(params, encoding="utf-8")
+
+    scale()
+    return scale
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
+    """Return the stacks that were measured; each did `RATE` steps per second."""
+    found: list[list[Any]] = []
+
+    def rate(stack: list[Any], device: str) -> float:
+        found.append(stack)
+        return RATE
+
+    monkeypatch.setattr(plans, "_rate", rate)
+    return found
+
+
+def test_a_plan_counts_what_the_figure_trains(
+    write: Callable[..., None], measured: list[list[Any]]
+) -> None:
+    write(train={"learning_rates": [0.1, 1.0], "seeds": [0, 1, 2], "passes": 7.0})
+    plan = plans.make(KEY, "tiny")
+    # Two networks at alpha 0 and 2: 200 and 600 examples, at least 1,600 of them, in batches of 32.
+    runs = 2 * 3
+    steps = {0: 50, 2: 132}  # ceil(max(7 * examples, 1600) / 32)
+    assert (plan.points, plan.runs, plan.largest) == (4, 4 * runs, 600)
+    assert sorted(kind.run.config.model.name for kind in plan.kinds) == ["conv2", "perceptron"]
+    for kind in plan.kinds:
+        assert (kind.runs, kind.steps) == (2 * runs, runs * sum(steps.values()))
+        assert kind.examples == 32 * kind.steps
+        assert kind.seconds == kind.steps / RATE
+    assert plan.examples == 2 * 32 * runs * sum(steps.values())
+    assert plan.seconds == sum(kind.seconds for kind in plan.kinds)
+    assert len(measured) == 2
+
+
+def test_what_trains_at_another_speed_is_measured_apart(
+    write: Callable[..., None], measured: list[list[Any]]
+) -> None:
+    write(grids=[{"train.batch_size": [8, 16]}, {"model.width": [0.5]}, {"train.seeds": [[5]]}])
+    plan = plans.make(KEY, "tiny")
+    found = {(k.run.config.train.batch_size, k.run.config.model.width) for k in plan.kinds}
+    assert found == {(8, 1.0), (16, 1.0), (32, 0.5), (32, 1.0)}
+
+
+def test_where_nothing_is_trained_nothing_is_measured(
+    write: Callable[..., None], measured: list[list[Any]]
+) -> None:
+    plan = plans.make(DRAWN, "tiny")
+    assert (plan.points, plan.runs, plan.examples, plan.seconds, plan.kinds) == (4, 0, 0, 0, ())
+    assert plan.largest == 2200
+    assert "nothing is trained" in plans.show(DRAWN, "tiny", plan)[-1]
+    assert measured == []
+
+
+def test_memory_holds_images_and_grows_with_the_set(
+    write: Callable[..., None], measured: list[list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans.hosts, "cores", lambda: 1)
+    images = 1797 * 64
+    plain = plans.make(KEY, "tiny").memory
+    assert plain > images
+    write(noise={"images": "mnist5k"}, grids=[{"model.name": ["perceptron", "conv2"]}])
+    assert plans.make(KEY, "tiny").memory == plain + 4000 * 64
+    write(grids=[{"model.name": ["perceptron", "conv2"], "noise.alpha": [1000]}])
+    more = plans.make(KEY, "tiny").memory - plain
+    assert more == stacks.EXAMPLE_BYTES * (200 * 1001 - 600)
+    monkeypatch.setattr(plans.hosts, "cores", lambda: 2)
+    assert plans.make(KEY, "tiny").memory > 2 * images
+
+
+@pytest.mark.parametrize(("size", "shape"), [(None, (8, 8, 1)), (12, (12, 12, 1))])
+def test_images_are_known_before_they_are_fetched(
+    size: int | None, shape: tuple[int, int, int], write: Callable[..., None], measured: Any
+) -> None:
+    write(data={"size": size})
+    (first, _) = plans.make(KEY, "tiny").kinds
+    assert plans.known(first.run) == (shape, 10)
+
+
+def test_a_folder_is_known_once_it_is_fetched(
+    write: Callable[..., None], measured: Any, make_dataset: Any
+) -> None:
+    write(data={"name": "folder", "path": "pictures", "size": 8})
+    with pytest.raises(UserError, match="run first: dvc repro fetch_figures"):
+        plans.make(KEY, "tiny")
+    datasets.save(make_dataset(num_classes=7), paths.datasets("tiny") / "folder")
+    assert plans.known(plans.make(KEY, "tiny").kinds[0].run) == ((8, 8, 1), 7)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_rate_is_of_all_members_and_without_the_start(
+    write: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a training that takes a second to start and a tenth for each step."""
+    from stages.lib import training
+
+    now, stack = [0.0], list(stacks_of(KEY)[0])
+
+    def train(_: Any, members: Any, *, on_evaluation: Any, **__: Any) -> None:
+        now[0] += 1
+        for step in range(1, 11):
+            now[0] += 0.1
+            for k in range(len(members)):
+                on_evaluation(k, step, None)
+
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(plans.time, "perf_counter", lambda: now[0])
+    assert plans._measure(stack, "cpu", (8, 8, 1), 10) == pytest.approx(10 * len(stack))
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("which", [0, -1], ids=["conv2", "perceptron"])
+def test_a_real_measurement(
+    which: int, write: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "SECONDS", 0.05)
+    stack = stacks_of(KEY)[which]
+    assert 10 < plans._measure(stack, "cpu", (8, 8, 1), 10) < 1e6
+
+
+def stacks_of(key: str) -> list[list[Any]]:
+    grid = studies.read_grid("tiny", key)
+    expanded = plans.figures.expand(key, grid, Path("none"), Path("none"))
+    return stacks.form([r for point in expanded for r in point], "cpu", seen=plans.known)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 seconds"), (119, "119 seconds"), (120, "2.0 minutes"), (5400, "90.0 minutes"),
+     (7200, "2.0 hours"), (172_800, "2.0 days")],
+)  # fmt: skip
+def test_durations(seconds: float, said: str) -> None:
+    assert plans._duration(seconds) == said
+
+
+@pytest.mark.parametrize("arguments", [[KEY], ["tiny", KEY]])
+def test_the_command_prints_and_computes_nothing(
+    arguments: list[str], write: Callable[..., None], measured: Any, workspace: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for name in ("answer_signals", "end_with_dvc"):
+        monkeypatch.setattr(f"stages.lib.processes.{name}", lambda: None)
+    before = sorted(workspace.rglob("*"))
+    monkeypatch.setattr(sys, "argv", ["train_figure", "--plan", *arguments])
+    assert train_figure.main() == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{KEY} at scale tiny, on cpu (")
+    counts = [
+        "points                 4\n",
+        "runs                   8,",
+        "12,800\n",
+        "600 examples\n",
+    ]
+    for words in [*counts, "MiB", "seconds, measured just now:\n    ", "8x8x1 batch 32"]:
+        assert words in said
+    assert sorted(workspace.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "got 0 arguments; accepted: --plan KEY or --plan SCALE KEY"),
+        (["a", "b", "c"], "got 3 arguments; accepted: --plan KEY or --plan SCALE KEY"),
+        (["../x"], "got '../x'; accepted: a name, [a-z0-9][a-z0-9_]*"),
+        (["fig55"], "figures: got 'fig55'; accepted: fig1_uniform_mnist, "),
+    ],
+)
+def test_a_figure_that_is_not_there_is_told(
+    arguments: list[str], line: str, write: Callable[..., None], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for name in ("answer_signals", "end_with_dvc"):
+        monkeypatch.setattr(f"stages.lib.processes.{name}", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["train_figure", "--plan", *arguments])
+    assert train_figure.main() == 1
+    assert capsys.readouterr().err.startswith(f"error: {line}")
