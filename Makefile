@@ -61,6 +61,7 @@ bench: setup
 	python -m benchmarks.choices
 	python -m benchmarks.arithmetic
 	python -m benchmarks.growth
+	python -m benchmarks.lengths
 	python -m benchmarks.machines
 	python -m benchmarks.pipeline
 

@@ -1,6 +1,7 @@
 """What measurements rest on: that both sides train the same networks, and counts by hand."""
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import arithmetic, growth, labels, plain, rates, subjects, tables, training
+from benchmarks import arithmetic, growth, labels, lengths, plain, rates, subjects, tables, training
 from stages.lib import models, plans, stacks
 
 
@@ -170,3 +171,27 @@ def test_a_document_has_the_tables_of_the_results(name: str) -> None:
 )
 def test_numbers_in_tables(value: float, text: str) -> None:
     assert tables.number(value) == text
+
+
+def test_an_order_that_changes_with_length_is_listed() -> None:
+    def point(series: str, alpha: int, accuracy: float) -> dict[str, Any]:
+        return {"series": series, "alpha": alpha, "test_accuracy": accuracy, "sd": 0.01}
+
+    first = [point("a", 0, 0.9), point("b", 0, 0.8), point("a", 5, 0.5), point("b", 5, 0.6)]
+    second = [point("a", 0, 0.9), point("b", 0, 0.7), point("a", 5, 0.7), point("b", 5, 0.6)]
+    found = lengths.compare("alpha", "test_accuracy", first, second)
+    (swapped,) = found["pairs_swapped"]
+    assert (swapped["series"], swapped["alpha"]) == (["a", "b"], 5)
+    assert swapped["gap"] == pytest.approx(0.1)
+    assert (found["points"], found["pairs"]) == (4, 2)
+    wanted = {"mean": 0.025, "smallest": -0.1, "largest": 0.2}
+    assert found["change"] == pytest.approx(wanted)
+    assert found["mean_sd_of_seeds"] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(("alpha", "classes"), [(0.0, 10), (10.0, 10), (50.0, 4)])
+def test_the_entropy_of_noisy_labels(alpha: float, classes: int) -> None:
+    true = (1 + alpha / classes) / (1 + alpha)
+    false = alpha / classes / (1 + alpha)
+    others = (classes - 1) * false * math.log(false) if false else 0.0
+    assert lengths.entropy(alpha, classes) == pytest.approx(-true * math.log(true) - others)

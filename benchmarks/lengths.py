@@ -1,0 +1,167 @@
+"""What training length decides: whether a figure is long enough, and what very long training does.
+
+- ``longer``: a figure's points as they are, and trained half as long again: how far the accuracies
+  lie apart, beside the spread of their seeds, and which pairs of series change their order at the
+  same abscissa, with how far apart they were.
+- ``very_long``: the experiment's network at several alphas, trained many times as long: accuracy on
+  clean validation images against examples seen, and the training loss beside the entropy of the
+  noisy labels. A loss below that entropy can only be reached by memorising single labels.
+
+Needs the figure's images and label sets, and the experiment's images: ``dvc repro`` first. Finished
+trainings are kept in the point store. Prints JSON.
+``python -m benchmarks.lengths [--figure KEY] [--factor 1.5] [--examples 2560000]``
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from statistics import mean, stdev
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from benchmarks import reports
+from stages.lib import dilution, figures, noise, paths, runs, studies, workers
+from stages.lib.params import Config, read_params
+from stages.lib.studies import Grid
+
+ALPHAS = (0.0, 10.0, 50.0)
+
+
+def lengthened(grid: Grid, factor: float) -> Grid:
+    """Return a grid whose points train so many times as long."""
+    return replace(
+        grid,
+        points=tuple(
+            replace(
+                point,
+                train=replace(
+                    point.train,
+                    passes=point.train.passes * factor,
+                    min_examples=round(point.train.min_examples * factor),
+                ),
+            )
+            for point in grid.points
+        ),
+    )
+
+
+def trained(key: str, scale: str, grid: Grid) -> list[dict[str, Any]]:
+    """Return a figure's points."""
+    folders = paths.datasets(scale), paths.figure_labels(scale, key)
+    points: list[dict[str, Any]] = figures.compute(key, scale, grid, *folders)[0]["points"]
+    return points
+
+
+def compare(
+    x: str, y: str, first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return how far points lie apart, and which pairs of series change their order at one place.
+
+    Args:
+        x: key of the abscissa.
+        y: key of the ordinate.
+        first: a figure's points.
+        second: the same points, computed otherwise.
+    """
+    after = {(p["series"], p[x]): p[y] for p in second}
+    apart = [after[p["series"], p[x]] - p[y] for p in first]
+    pairs = [(a, b) for a, b in combinations(first, 2) if a[x] == b[x]]
+    swapped = [
+        {"series": [a["series"], b["series"]], x: a[x], "gap": abs(a[y] - b[y])}
+        for a, b in pairs
+        if (a[y] - b[y]) * (after[a["series"], a[x]] - after[b["series"], b[x]]) < 0
+    ]
+    return {
+        "points": len(first),
+        "change": {"mean": mean(apart), "smallest": min(apart), "largest": max(apart)},
+        "mean_sd_of_seeds": mean(p["sd"] for p in first if p["sd"] is not None),
+        "pairs": len(pairs),
+        "pairs_swapped": swapped,
+    }
+
+
+def entropy(alpha: float, classes: int) -> float:
+    """Return the entropy of a diluted set's label given the true class, uniform noise, in nats."""
+    label = noise.diluted_distribution(np.full((classes, classes), 1 / classes), alpha)[0]
+    label = label[label > 0]
+    return float(-(label * np.log(label)).sum())
+
+
+def very_long(config: Config, alphas: Sequence[float], examples: int) -> list[dict[str, Any]]:
+    """Return the learning curves of long training, means and standard deviations over seeds."""
+    rows = []
+    with TemporaryDirectory() as folder:
+        for alpha in alphas:
+            point = replace(
+                config,
+                noise=replace(config.noise, kind="uniform", delta=0.0, alpha=alpha),
+                train=replace(
+                    config.train,
+                    learning_rates=config.train.learning_rates[:1],
+                    passes=0.0,
+                    min_examples=examples,
+                ),
+            )
+            data, labels = paths.datasets(paths.EXPERIMENT), Path(folder) / f"alpha-{alpha:g}"
+            seeds = point.train.seeds
+            dilution.materialise(point.data, point.noise, seeds, data_folder=data, out=labels)
+            outcomes, _ = workers.complete(
+                runs.expand(f"α = {alpha:g}", point, data, labels), f"α = {alpha:g}"
+            )
+            curves = [outcome["curve"] for outcome in outcomes]
+            rows.append(
+                {
+                    "alpha": alpha,
+                    "learning_rate": point.train.learning_rates[0],
+                    "seeds": len(seeds),
+                    "entropy": entropy(alpha, len(outcomes[0]["test_confusion"])),
+                    "test_accuracy": mean(outcome["test_accuracy"] for outcome in outcomes),
+                    "curve": [_look(looks) for looks in zip(*curves, strict=True)],
+                }
+            )
+    return rows
+
+
+def _look(looks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return one moment of several seeds' curves."""
+    accuracies = [look["val_accuracy"] for look in looks]
+    return {
+        "examples_seen": looks[0]["examples_seen"],
+        "val_accuracy": mean(accuracies),
+        "val_accuracy_sd": stdev(accuracies) if len(accuracies) > 1 else None,
+        "train_loss": mean(look["train_loss"] for look in looks),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--figure", default="fig1_uniform_mnist")
+    parser.add_argument("--factor", type=float, default=1.5)
+    parser.add_argument("--examples", type=int, default=2_560_000)
+    told = parser.parse_args()
+    params = read_params()
+    experiment = Config(params.data, params.noise, params.model, params.train)
+    key, grid = told.figure, studies.read_grid(params.scale, told.figure)
+    figure = studies.check_key(key)
+    first = trained(key, params.scale, grid)
+    second = trained(key, params.scale, lengthened(grid, told.factor))
+    print(f"{key}: done", file=sys.stderr)
+    reports.emit(
+        {
+            "figure": key,
+            "scale": params.scale,
+            "factor": told.factor,
+            "longer": compare(figure.x, figure.y, first, second),
+            "very_long": very_long(experiment, ALPHAS, told.examples),
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()
