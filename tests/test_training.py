@@ -23,11 +23,17 @@ from stages.lib.training import Member, Order, Recipe, TrainingData, train
 
 M, N, V, T = 4, 240, 60, 200
 Outcome = dict[str, Any]
+
+
+def sized(name: str, width: float) -> ModelParams:
+    return ModelParams(name, width, batch_norm=False)
+
+
 PERCEPTRON = Recipe(
-    model=ModelParams("perceptron", 1.0), init="torch", zero_output=False, rho=0.95, epsilon=1e-6,
-    batch_size=32, precision="float32",
+    model=sized("perceptron", 1.0), init="torch", zero_output=False, rho=0.95, epsilon=1e-6,
+    batch_size=32, weight_decay=0.0, augmentation="none", precision="float32",
 )  # fmt: skip
-MLP = replace(PERCEPTRON, model=ModelParams("mlp1", 0.125), init="he", zero_output=True)
+MLP = replace(PERCEPTRON, model=sized("mlp1", 0.125), init="he", zero_output=True)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -62,8 +68,9 @@ def make_data(
 def member(data: TrainingData, seed: int = 0, **numbers: Any) -> Member:
     """Return a member; ``numbers`` are other ones than these."""
     whole = {"learning_rate": 1.0, "steps": 40, "average": 0.0, "alpha": 0.0, **numbers}
-    streams = (np.random.SeedSequence((seed, number)) for number in range(2))
-    return Member(data, init=next(streams), shuffle=next(streams), **whole)
+    names = ("init", "shuffle", "augment")
+    streams = {name: np.random.SeedSequence((seed, k)) for k, name in enumerate(names)}
+    return Member(data, **streams, **whole)
 
 
 def train_alone(recipe: Recipe, one: Member, **how: Any) -> Outcome:
@@ -155,7 +162,7 @@ def test_how_many_are_taken_at_once_does_not_matter(parts: list[int]) -> None:
 def test_steps_that_are_looked_up_at_once_do_not_matter(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = replace(MLP, model=ModelParams(name, 0.125))
+    recipe = replace(MLP, model=sized(name, 0.125))
     one = member(make_data(noise=0.3), steps=7)
     outcomes = []
     for chunk in (64, 1, 3, 7):
@@ -332,7 +339,7 @@ def test_the_curve_looks_at_the_mean_as_soon_as_there_is_one() -> None:
 def test_averaging_takes_batch_norms_statistics_along(
     reported: dict[int, models.Network],
 ) -> None:
-    recipe, data = replace(MLP, model=ModelParams("resnet20", 0.25)), make_data()
+    recipe, data = replace(MLP, model=sized("resnet20", 0.25)), make_data()
     outcome = train_alone(recipe, member(data, steps=30, average=0.25))
     assert outcome["test_accuracy"] > 0.8
     path = []
@@ -350,7 +357,7 @@ def test_averaging_takes_batch_norms_statistics_along(
 
 @pytest.mark.parametrize("name", ["perceptron", "mlp1", "conv2"])
 def test_an_easy_task_is_learnt_through_noise(name: str) -> None:
-    recipe = replace(MLP, model=ModelParams(name, 0.1))
+    recipe = replace(MLP, model=sized(name, 0.1))
     outcome = train_alone(recipe, member(make_data(noise=0.5), steps=80))
     assert outcome["test_accuracy"] > 0.9
     assert outcome["val_accuracy"] > 0.9
@@ -373,7 +380,7 @@ def test_the_noisy_loss_alone_learns_too() -> None:
 
 @pytest.mark.parametrize("name", ["mlp2", "conv2", "resnet20"])
 def test_seeds_repeat_to_the_bit_and_others_differ(name: str) -> None:
-    recipe = replace(MLP, model=ModelParams(name, 0.1), zero_output=False)
+    recipe = replace(MLP, model=sized(name, 0.1), zero_output=False)
     (one,), (same,), (other,) = (
         train_to_the_bit(recipe, [member(make_data(noise=0.3), seed, steps=12, average=0.5)])
         for seed in (0, 0, 1)
@@ -442,7 +449,7 @@ def test_the_training_losses_are_those_of_their_own_steps(monkeypatch: pytest.Mo
 def test_looking_changes_nothing(
     name: str, average: float, trained: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, data = replace(MLP, model=ModelParams(name, 0.125)), make_data(noise=0.3)
+    recipe, data = replace(MLP, model=sized(name, 0.125)), make_data(noise=0.3)
     often = trained(recipe, data, steps=8, average=average)
     monkeypatch.setattr(training, "EVALUATIONS", 1)
     np.testing.assert_array_equal(trained(recipe, data, steps=8, average=average), often)
@@ -460,7 +467,7 @@ def test_accuracies_and_confusion_are_those_of_a_slow_loop(
     name: str, steps: int, parameters: int, reported: dict[int, models.Network]
 ) -> None:
     data = make_data(noise=0.5)
-    outcome = train_alone(replace(MLP, model=ModelParams(name, 0.125)), member(data, steps=steps))
+    outcome = train_alone(replace(MLP, model=sized(name, 0.125)), member(data, steps=steps))
     network = reported[0].eval()
 
     def classify(images: Tensor) -> list[int]:
@@ -518,7 +525,14 @@ def test_a_training_that_blows_up_is_told(steps: int, rate: float, average: floa
 def test_prediction_goes_in_parts_and_leaves_the_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
     network = models.build(
-        "resnet20", (8, 8, 1), M, width=0.25, init="he", zero_output=False, generators=generators
+        "resnet20",
+        (8, 8, 1),
+        M,
+        width=0.25,
+        batch_norm=False,
+        init="he",
+        zero_output=False,
+        generators=generators,
     )
     bank = make_data().bank
     index = torch.randint(0, len(bank), (2, 10), generator=torch.Generator().manual_seed(0))
@@ -618,7 +632,7 @@ def alone(name: str, k: int, smooth: bool = False, shortened: int = 1) -> Outcom
 
 
 def of(name: str) -> Recipe:
-    return replace(MLP, model=ModelParams(name, 0.125), zero_output=False)
+    return replace(MLP, model=sized(name, 0.125), zero_output=False)
 
 
 @pytest.fixture
@@ -702,7 +716,7 @@ def three_of(data: TrainingData) -> list[Member]:
 
 def test_company_changes_no_bit_at_real_size() -> None:
     """mlp2 as in the paper's figures: 28x28, 512 units, batches of 128, ten classes."""
-    recipe = replace(MLP, model=ModelParams("mlp2", 1.0), batch_size=128, init="torch")
+    recipe = replace(MLP, model=sized("mlp2", 1.0), batch_size=128, init="torch")
     members = three_of(ten_classes(28))
     together = train_to_the_bit(recipe, members)
     for one, outcome in zip(members, together, strict=True):
@@ -750,7 +764,7 @@ def convolutional_alone(recipe: Recipe, steps: int) -> list[Outcome]:
 @pytest.mark.parametrize("name", ["conv2", "conv4", "resnet20"])
 def test_stacked_convolutions_train_as_well_as_alone(name: str, stacking: str) -> None:
     """They round otherwise, so weights part slowly: first losses agree, and what is learnt."""
-    recipe = replace(of(name), model=ModelParams(name, 0.25 if name == "resnet20" else 0.125))
+    recipe = replace(of(name), model=sized(name, 0.25 if name == "resnet20" else 0.125))
     for steps in (4, 40):
         together = train(recipe, convolutional_members(steps), stacking=stacking)
         for one, other in zip(convolutional_alone(recipe, steps), together, strict=True):
@@ -905,7 +919,7 @@ def test_the_time_is_shared_among_the_members() -> None:
     members = [
         member(make_data(), k, steps=steps) for k, steps in enumerate([600, 100, 600, 600, 50])
     ]
-    recipe = replace(PERCEPTRON, model=ModelParams("mlp1", 0.5))
+    recipe = replace(PERCEPTRON, model=sized("mlp1", 0.5))
     train(recipe, [replace(members[0], steps=2)])  # what is done once per process
     started = time.perf_counter()
     seconds = [outcome["wall_seconds"] for outcome in train(recipe, members)]
@@ -935,7 +949,7 @@ def test_bfloat16_learns_as_well(name: str, reported: dict[int, models.Network])
 
 def test_logits_are_float32_at_every_precision() -> None:
     network = models.build(
-        "conv2", (8, 8, 1), M, width=0.25, init="he", zero_output=False,
+        "conv2", (8, 8, 1), M, width=0.25, batch_norm=False, init="he", zero_output=False,
         generators=[torch.Generator().manual_seed(seed) for seed in (0, 1)],
     )  # fmt: skip
     images = make_data().bank[torch.arange(20).view(2, 10)]

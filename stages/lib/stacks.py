@@ -11,7 +11,13 @@ from collections.abc import Hashable, Mapping, Sequence
 from itertools import pairwise
 
 from stages.lib import datasets, files, hosts
-from stages.lib.architectures import ARCHITECTURES, ConvNet, Perceptron, ResNet
+from stages.lib.architectures import (
+    ARCHITECTURES,
+    ConvNet,
+    Perceptron,
+    ResNet,
+    TorchvisionResNet,
+)
 from stages.lib.runs import Run
 
 CPU_MEMBERS = 4  # of dense networks
@@ -20,8 +26,14 @@ GPU_MEMBERS = 128  # at most; not measured yet
 EXAMPLE_BYTES = 40  # of a diluted set in training: label, index, order and its drawing; an estimate
 GPU_MEMORY = 0.8  # the share of what is free that a stack may fill
 #: How ``train.stacking: auto`` computes convolutions on a GPU; not measured yet.
-GPU_STACKING = {Perceptron: "grouped", ConvNet: "grouped", ResNet: "grouped"}
-RELATIVE_COST = {Perceptron: 1.0, ConvNet: 30.0, ResNet: 100.0}  # of an example
+GPU_STACKING = {
+    Perceptron: "grouped",
+    ConvNet: "grouped",
+    ResNet: "grouped",
+    TorchvisionResNet: "loop",  # however it is asked for
+}
+#: Of an example.
+RELATIVE_COST = {Perceptron: 1.0, ConvNet: 30.0, ResNet: 100.0, TorchvisionResNet: 5000.0}
 
 
 def form(
@@ -88,15 +100,19 @@ def _members(group: list[Run], device: str) -> int:
     from stages.lib.models import sizes  # torch takes seconds to import, and a CPU needs none here
     from stages.lib.training import CHUNK
 
-    weights, outputs = sizes(model.name, shape, classes, width=model.width)
+    weights, outputs = sizes(
+        model.name, shape, classes, width=model.width, batch_norm=model.batch_norm
+    )
+    if run.config.train.augmentation != "none":
+        outputs += 4 * math.prod(shape)  # as floats, where they are looked for, and what is found
     examples = max(each.examples for each in group)
     # Floats: weights, gradients twice, AdaDelta's two averages and update, mean weights, a
     # snapshot, what a captured step starts from again; each layer's output, its gradient and a copy
     # in another order, or its patches. Bytes: labels, indices, orders and their drawing; two int64
-    # for each example that is looked up ahead.
+    # and a box for each example that is looked up ahead.
     copies = 16 if stacking(run, device) == "unfold" else 4
     floats = 12 * weights + copies * run.config.train.batch_size * outputs
-    ahead = 16 * CHUNK[device] * run.config.train.batch_size
+    ahead = (16 + 4 * 5) * CHUNK[device] * run.config.train.batch_size
     free = hosts.free_gpu_memory() * GPU_MEMORY
     return max(1, min(GPU_MEMBERS, int(free / (4 * floats + EXAMPLE_BYTES * examples + ahead))))
 
