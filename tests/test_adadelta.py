@@ -169,5 +169,5 @@ def test_a_member_that_is_lost_takes_no_other_along() -> None:
 def test_gradients_are_left_as_they_are() -> None:
     (gradient,) = gradients(steps=1)
     before = [part.clone() for part in gradient]
-    AdaDelta(start(), torch.ones(K, dtype=torch.float64), 0.95, 1e-6).step(gradient)
+    AdaDelta(start(), torch.ones(K, dtype=torch.float64), 0.95, 1e-6, 0.1).step(gradient)
     assert all(torch.equal(a, b) for a, b in zip(before, gradient, strict=True))

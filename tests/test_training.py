@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from sklearn.metrics import top_k_accuracy_score
 from torch import Tensor
 
 from stages.lib import files, models, training
+from stages.lib.augmentation import AUGMENTATIONS, Boxes, augment
 from stages.lib.errors import UserError
 from stages.lib.params import PRECISIONS, ModelParams
 from stages.lib.training import Member, Order, Recipe, TrainingData, train
@@ -158,11 +160,14 @@ def test_how_many_are_taken_at_once_does_not_matter(parts: list[int]) -> None:
     assert torch.equal(torch.cat([examples.take(part) for part in parts]), whole[:28])
 
 
-@pytest.mark.parametrize("name", ["perceptron", "resnet20"])
+@pytest.mark.parametrize(
+    ("name", "augmentation"),
+    [("perceptron", "none"), ("perceptron", "flip_crop"), ("resnet20", "resized_crop")],
+)
 def test_steps_that_are_looked_up_at_once_do_not_matter(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, augmentation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = replace(MLP, model=sized(name, 0.125))
+    recipe = replace(MLP, model=sized(name, 0.125), augmentation=augmentation)
     one = member(make_data(noise=0.3), steps=7)
     outcomes = []
     for chunk in (64, 1, 3, 7):
@@ -189,7 +194,7 @@ def slow_adadelta(
     for _ in range(steps):
         p = np.exp(x @ w)
         p /= p.sum(axis=1, keepdims=True)
-        gradient = x.T @ (p - q) / N
+        gradient = x.T @ (p - q) / N + recipe.weight_decay * w
         squares = recipe.rho * squares + (1 - recipe.rho) * gradient**2
         step = gradient * np.sqrt(updates + recipe.epsilon) / np.sqrt(squares + recipe.epsilon)
         updates = recipe.rho * updates + (1 - recipe.rho) * step**2
@@ -203,6 +208,7 @@ def slow_adadelta(
         {},
         {"learning_rate": 0.1},
         {"rho": 0.5, "epsilon": 1e-4},
+        {"weight_decay": 0.1},
         {"alpha": 10.0},
         {"steps": 1},
     ],
@@ -217,7 +223,14 @@ def test_steps_are_those_of_adadelta_in_numpy(change: dict[str, Any], trained: A
 
 
 @pytest.mark.parametrize(
-    "change", [{"rho": 0.9}, {"epsilon": 1e-5}, {"learning_rate": 0.9}, {"alpha": 1.0}]
+    "change",
+    [
+        {"rho": 0.9},
+        {"epsilon": 1e-5},
+        {"learning_rate": 0.9},
+        {"alpha": 1.0},
+        {"weight_decay": 0.1},
+    ],
 )
 def test_other_numbers_fail_the_same_test(change: dict[str, Any], trained: Any) -> None:
     data = make_data(noise=0.5)
@@ -389,11 +402,101 @@ def test_seeds_repeat_to_the_bit_and_others_differ(name: str) -> None:
     assert one["curve"] != other["curve"]
 
 
-@pytest.mark.parametrize("which", ["init", "shuffle"])
-def test_weights_and_order_have_streams_of_their_own(which: str) -> None:
-    recipe, one = replace(MLP, zero_output=False), member(make_data(), steps=5)
+@pytest.mark.parametrize("which", ["init", "shuffle", "augment"])
+def test_what_is_drawn_has_streams_of_its_own(which: str) -> None:
+    recipe = replace(MLP, zero_output=False, augmentation="flip_crop")
+    one = member(make_data(), steps=5)
     other = replace(one, **{which: np.random.SeedSequence(99)})
     assert train_alone(recipe, other)["curve"] != train_alone(recipe, one)["curve"]
+
+
+# --- augmentation
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_a_batch_is_its_images_each_in_a_box_of_its_own(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order of the examples is what it is without; only training images are changed."""
+    shown: list[tuple[Tensor, Tensor]] = []
+
+    def note(which: str, images: Tensor, boxes: Tensor) -> Tensor:
+        assert which == name
+        shown.append((images, boxes))
+        return augment(which, images, boxes)
+
+    monkeypatch.setattr(training, "augment", note)
+    recipe, one = replace(MLP, augmentation=name), member(make_data(), steps=20)
+    changed = train_alone(recipe, one)
+    assert len(shown) == 20
+    examples = Order(N, one.shuffle, torch.device("cpu")).take(20 * 32)
+    generator = torch.Generator().manual_seed(int(one.augment.generate_state(1, np.uint64)[0] >> 1))
+    boxes = Boxes(name, (8, 8), generator, torch.device("cpu")).take(20 * 32)
+    assert torch.equal(torch.cat([images[0] for images, _ in shown]), one.data.bank[examples])
+    assert torch.equal(torch.cat([own[0] for _, own in shown]), boxes)
+    shown.clear()
+    plain = train_alone(replace(recipe, augmentation="none"), one)
+    assert not shown
+    assert plain["curve"] != changed["curve"]
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_company_changes_no_bit_of_augmented_training(name: str) -> None:
+    recipe, members = replace(of("mlp2"), augmentation=name), company(shortened=4)[:4]
+    for one, outcome in zip(members, train_to_the_bit(recipe, members), strict=True):
+        assert train_to_the_bit(recipe, [one]) == [outcome]
+
+
+# --- top-5
+
+
+def test_top_5_is_scikit_learns() -> None:
+    """With ties, of which scikit-learn takes the last class first: it is asked from the end."""
+    generator = torch.Generator().manual_seed(0)
+    true = torch.randint(0, 12, (300,), generator=generator)
+    smooth = torch.randn(2, 300, 12, generator=generator)
+    for logits in (smooth, smooth.round(), torch.zeros(2, 300, 12)):
+        found = training.ranks(logits, true)
+        for k in (1, 5, 11):
+            expected = [
+                top_k_accuracy_score(11 - true, own.flip(1), k=k, labels=np.arange(12))
+                for own in logits
+            ]
+            assert (found < k).double().mean(dim=1).tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_class_has_the_rank_that_a_slow_loop_gives_it() -> None:
+    logits = torch.tensor([[[1.0, 3, 3, 0], [2, 2, 2, 2], [math.nan] * 4, [math.inf, 1, 0, 0]]])
+    ranks = [[2, 0, 1, 3], [0, 1, 2, 3], [4, 4, 4, 4], [4, 1, 2, 3]]
+    for true in range(4):
+        found = training.ranks(logits, torch.tensor([true] * 4))
+        assert found.tolist() == [[row[true] for row in ranks]]
+
+
+def test_the_test_sets_top_5_is_reported(reported: dict[int, models.Network]) -> None:
+    data = ten_classes(8)
+    members = [member(data, seed, steps=1) for seed in range(2)]
+    outcomes = train(of("mlp1"), members)
+    for k, outcome in enumerate(outcomes):
+        logits = reported[k].eval()(data.test_images[None])[0].detach()
+        expected = top_k_accuracy_score(data.test_labels, logits, k=5, labels=np.arange(10))
+        assert outcome["test_top5_accuracy"] == pytest.approx(expected, abs=1e-12)
+        assert outcome["test_accuracy"] < outcome["test_top5_accuracy"] < 1
+
+
+def test_of_five_classes_or_fewer_there_is_no_top_5() -> None:
+    assert train_alone(MLP, member(make_data(), steps=2))["test_top5_accuracy"] is None
+
+
+@pytest.mark.parametrize("limit", [9, 10])
+def test_of_many_classes_no_confusion_is_counted(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "MOST_CONFUSED", limit)
+    outcome = train_alone(MLP, member(ten_classes(8), steps=2))
+    for key in ("val_confusion", "test_confusion"):
+        assert (outcome[key] is None) is (limit < 10)
+    assert outcome["test_accuracy"] > 0
 
 
 def test_neither_global_generators_nor_data_are_touched() -> None:
@@ -808,12 +911,24 @@ def checkpointed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, training.St
 
 
 @pytest.mark.parametrize(
-    ("name", "shortened"), [("perceptron", 1), ("mlp2", 2), ("conv2", 4), ("resnet20", 8)]
+    ("name", "shortened", "change"),
+    [
+        ("perceptron", 1, {}),
+        ("mlp2", 2, {}),
+        ("conv2", 4, {}),
+        ("resnet20", 8, {}),
+        ("mlp2", 4, {"augmentation": "flip_crop", "weight_decay": 1e-3}),
+        ("conv2", 8, {"augmentation": "resized_crop"}),
+    ],
 )
 def test_a_training_goes_on_from_a_checkpoint_to_the_bit(
-    name: str, shortened: int, checkpointed: list[tuple[int, training.State]]
+    name: str,
+    shortened: int,
+    change: dict[str, Any],
+    checkpointed: list[tuple[int, training.State]],
 ) -> None:
     """Members of all lengths, rates and averages, before and after the stack has shrunk."""
+    recipe = replace(of(name), **change)
     members = company(smooth=True, shortened=shortened)
 
     def note(k: int, state: training.State) -> None:
@@ -823,20 +938,20 @@ def test_a_training_goes_on_from_a_checkpoint_to_the_bit(
         checkpointed.append((k, torch.load(stream, weights_only=True)))
 
     whole = train_to_the_bit(
-        of(name), members, stacking="loop", checkpoint_seconds=0.0, on_checkpoint=note
+        recipe, members, stacking="loop", checkpoint_seconds=0.0, on_checkpoint=note
     )
-    assert whole == train_to_the_bit(of(name), members, stacking="loop")
+    assert whole == train_to_the_bit(recipe, members, stacking="loop")
     steps = sorted({state["step"] for _, state in checkpointed})
     assert steps == list(range(8, max(one.steps for one in members), 8))
     for step in steps[:: max(1, len(steps) // 3)]:
         left = {k: state for k, state in checkpointed if state["step"] == step}
         assert set(left) == {k for k, one in enumerate(members) if one.steps > step}
         resumed = train_to_the_bit(
-            of(name), [members[k] for k in left], stacking="loop", states=list(left.values())
+            recipe, [members[k] for k in left], stacking="loop", states=list(left.values())
         )
         assert resumed == [whole[k] for k in left]
         alone = next(iter(left))  # whatever trained beside it before
-        again = train_to_the_bit(of(name), [members[alone]], stacking="loop", states=[left[alone]])
+        again = train_to_the_bit(recipe, [members[alone]], stacking="loop", states=[left[alone]])
         assert again == [whole[alone]]
 
 

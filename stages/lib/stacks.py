@@ -103,16 +103,18 @@ def _members(group: list[Run], device: str) -> int:
     weights, outputs = sizes(
         model.name, shape, classes, width=model.width, batch_norm=model.batch_norm
     )
-    if run.config.train.augmentation != "none":
-        outputs += 4 * math.prod(shape)  # as floats, where they are looked for, and what is found
     examples = max(each.examples for each in group)
     # Floats: weights, gradients twice, AdaDelta's two averages and update, mean weights, a
     # snapshot, what a captured step starts from again; each layer's output, its gradient and a copy
     # in another order, or its patches. Bytes: labels, indices, orders and their drawing; two int64
-    # and a box for each example that is looked up ahead.
+    # for each example that is looked up ahead.
     copies = 16 if stacking(run, device) == "unfold" else 4
     floats = 12 * weights + copies * run.config.train.batch_size * outputs
-    ahead = (16 + 4 * 5) * CHUNK[device] * run.config.train.batch_size
+    ahead = 16 * CHUNK[device] * run.config.train.batch_size
+    if run.config.train.augmentation != "none":
+        # Images as floats, where their pixels are looked for, what is found; five int32 ahead.
+        floats += 6 * run.config.train.batch_size * math.prod(shape)
+        ahead += 20 * CHUNK[device] * run.config.train.batch_size
     free = hosts.free_gpu_memory() * GPU_MEMORY
     return max(1, min(GPU_MEMBERS, int(free / (4 * floats + EXAMPLE_BYTES * examples + ahead))))
 
