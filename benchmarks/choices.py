@@ -31,7 +31,7 @@ CONV4 = "from benchmarks import rates as r; print(r.rate_of_one(r.usual('conv4',
 def weights(name: str) -> int:
     """Return a network's number of weights at full width."""
     shape = subjects.SHAPES[name]
-    return models.sizes(name, shape, subjects.CLASSES, width=1.0)[0]
+    return models.sizes(name, shape, subjects.CLASSES, width=1.0, batch_norm=False)[0]
 
 
 def turns(calls: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Any]:

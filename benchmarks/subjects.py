@@ -49,12 +49,14 @@ def data(bank: torch.Tensor, seed: int, *, examples: int = 60_000) -> TrainingDa
 def recipe(name: str, *, width: float = 1.0, precision: str = "float32") -> Recipe:
     """Return the paper's recipe for a network; AdaDelta's constants are the experiment's."""
     return Recipe(
-        model=ModelParams(name, width),
+        model=ModelParams(name, width, batch_norm=False),
         init="he",
         zero_output=True,
         rho=0.95,
         epsilon=1e-8,
         batch_size=BATCH,
+        weight_decay=0.0,
+        augmentation="none",
         precision=precision,
     )
 
@@ -74,4 +76,5 @@ def member(data: TrainingData, k: int, steps: int, *, average: float = 0.0) -> M
         alpha=0.0,
         init=stream(k, "init"),
         shuffle=stream(k, "shuffle"),
+        augment=stream(k, "augmentation"),
     )

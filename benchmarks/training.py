@@ -63,7 +63,7 @@ def bytes_moved(name: str) -> int:
     written, and read twice. Caches can keep some of it from memory.
     """
     shape = subjects.SHAPES[name]
-    weights, outputs = models.sizes(name, shape, subjects.CLASSES, width=1.0)
+    weights, outputs = models.sizes(name, shape, subjects.CLASSES, width=1.0, batch_norm=False)
     pixels = math.prod(shape)
     each = 4 * 5 * (outputs - pixels) + 13 * pixels
     return 4 * 10 * weights + subjects.BATCH * each

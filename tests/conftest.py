@@ -25,11 +25,11 @@ BASE: dict[str, Any] = {
     "noise": {
         "kind": "uniform", "alpha": 2, "delta": 0.0, "order": "confusing", "images": "same",
     },
-    "model": {"name": "perceptron", "width": 1.0},
+    "model": {"name": "perceptron", "width": 1.0, "batch_norm": False},
     "train": {
         "loss": "cross_entropy", "learning_rates": [0.5], "batch_size": 16, "rho": 0.95,
         "epsilon": 1e-6, "init": "he", "zero_output": False, "passes": 0.0, "min_examples": 320,
-        "average": 0.0, "seeds": [0], "device": "cpu",
+        "weight_decay": 0.0, "augmentation": "none", "average": 0.0, "seeds": [0], "device": "cpu",
         "precision": "float32", "stacking": "auto",
     },
     "confusion": {

@@ -279,7 +279,7 @@ def tiny_config(**train: Any) -> dict[str, dict[str, Any]]:
             "order": "confusing",
             "images": "same",
         },
-        "model": {"name": "perceptron", "width": 1.0},
+        "model": {"name": "perceptron", "width": 1.0, "batch_norm": False},
         "train": {
             "loss": "cross_entropy",
             "learning_rates": [0.5, 1.0],
@@ -290,6 +290,8 @@ def tiny_config(**train: Any) -> dict[str, dict[str, Any]]:
             "zero_output": True,
             "passes": 0.0,
             "min_examples": 1600,
+            "weight_decay": 0.0,
+            "augmentation": "none",
             "average": 0.0,
             "seeds": [0, 1],
             "device": "cpu",

@@ -34,20 +34,22 @@ def gradients(dtype: torch.dtype = torch.float64, steps: int = STEPS) -> list[li
     return [[draw(shape) for shape in SHAPES] for _ in range(steps)]
 
 
-def stepped(rates: list[float], rho: float, epsilon: float) -> Tensor:
+def stepped(rates: list[float], rho: float, epsilon: float, decay: float = 0.0) -> Tensor:
     """Return a stack's parameters after all steps."""
     parameters = start()
-    optimizer = AdaDelta(parameters, torch.tensor(rates, dtype=torch.float64), rho, epsilon)
+    optimizer = AdaDelta(parameters, torch.tensor(rates, dtype=torch.float64), rho, epsilon, decay)
     for gradient in gradients():
         optimizer.step(gradient)
     return parameters
 
 
-def stepped_alone(k: int, rate: float, rho: float, epsilon: float) -> Tensor:
+def stepped_alone(k: int, rate: float, rho: float, epsilon: float, decay: float = 0.0) -> Tensor:
     """Return a member's parameters after torch's optimizer had it alone."""
     parts = start()[k].split(SIZES)
     own = [part.clone().view(shape) for part, shape in zip(parts, SHAPES, strict=True)]
-    optimizer = torch.optim.Adadelta(own, lr=rate, rho=rho, eps=epsilon, foreach=False)
+    optimizer = torch.optim.Adadelta(
+        own, lr=rate, rho=rho, eps=epsilon, weight_decay=decay, foreach=False
+    )
     for gradient in gradients():
         for parameter, whole in zip(own, gradient, strict=True):
             parameter.grad = whole[k].clone()
@@ -55,9 +57,11 @@ def stepped_alone(k: int, rate: float, rho: float, epsilon: float) -> Tensor:
     return torch.cat([parameter.flatten() for parameter in own])
 
 
-def furthest(rates: list[float], rho: float, epsilon: float, expected: list[Tensor]) -> float:
+def furthest(
+    rates: list[float], rho: float, epsilon: float, expected: list[Tensor], decay: float = 0.0
+) -> float:
     """Return the largest difference of a parameter's whole way, relative to that way."""
-    got, begin = stepped(rates, rho, epsilon), start()
+    got, begin = stepped(rates, rho, epsilon, decay), start()
     ways = torch.stack(expected) - begin
     return float(((got - begin - ways).abs() / ways.abs().clamp(min=1e-12)).max())
 
@@ -83,6 +87,15 @@ def test_other_numbers_fail_the_same_comparison(
 ) -> None:
     expected = [stepped_alone(k, rate, 0.95, 1e-6) for k, rate in enumerate(RATES)]
     assert furthest(rates, rho, epsilon, expected) > 1e-4
+
+
+@pytest.mark.parametrize("decay", [1e-4, 0.1])
+def test_weights_decay_as_in_torchs_optimizer(decay: float) -> None:
+    expected = [stepped_alone(k, rate, 0.95, 1e-6, decay) for k, rate in enumerate(RATES)]
+    assert furthest(RATES, 0.95, 1e-6, expected, decay) < 1e-9
+    # Another decay, or none, is another way.
+    assert furthest(RATES, 0.95, 1e-6, expected, 1.1 * decay) > 1e-6
+    assert furthest(RATES, 0.95, 1e-6, expected) > 1e-5
 
 
 def test_gradients_of_another_member_fail_it_too() -> None:
@@ -111,7 +124,7 @@ def test_blocks_change_no_bit(
 @pytest.mark.parametrize("rows", [[3, 1], [4], [0, 1, 2, 3, 4], [2, 0, 4]])
 def test_selected_members_go_on_as_in_the_whole(rows: list[int]) -> None:
     whole = start(torch.float32)
-    optimizer = AdaDelta(whole, torch.tensor(RATES), 0.95, 1e-6)
+    optimizer = AdaDelta(whole, torch.tensor(RATES), 0.95, 1e-6, 0.01)
     steps = gradients(torch.float32)
     for gradient in steps[:20]:
         optimizer.step(gradient)
@@ -156,5 +169,5 @@ def test_a_member_that_is_lost_takes_no_other_along() -> None:
 def test_gradients_are_left_as_they_are() -> None:
     (gradient,) = gradients(steps=1)
     before = [part.clone() for part in gradient]
-    AdaDelta(start(), torch.ones(K, dtype=torch.float64), 0.95, 1e-6).step(gradient)
+    AdaDelta(start(), torch.ones(K, dtype=torch.float64), 0.95, 1e-6, 0.1).step(gradient)
     assert all(torch.equal(a, b) for a, b in zip(before, gradient, strict=True))

@@ -21,7 +21,7 @@ def test_the_plain_script_trains_the_same_network(name: str) -> None:
     """With our weights copied into its layers, the plain model gives our logits."""
     shape = subjects.SHAPES[name]
     ours = models.build(
-        name, shape, 10, width=1.0, init="torch", zero_output=False,
+        name, shape, 10, width=1.0, batch_norm=False, init="torch", zero_output=False,
         generators=[torch.Generator().manual_seed(0)],
     )  # fmt: skip
     theirs = plain.model(name)

@@ -359,6 +359,7 @@ HOSTILE = "x'; touch pwned; \"$(touch pwned)\" `touch pwned` ../../pwned '"
 TEXTS = (
     *("data.name", "data.path", "noise.kind", "noise.order", "noise.images", "model.name"),
     *("train.loss", "train.init", "train.device", "train.precision", "train.stacking"),
+    "train.augmentation",
     *("confusion.model", "scale", "figures"),
 )
 

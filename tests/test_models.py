@@ -3,12 +3,15 @@
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.models import resnet
 
 from stages.lib import models
 from stages.lib.architectures import ARCHITECTURES, INITS
@@ -16,8 +19,12 @@ from stages.lib.models import Convolution, Dense, Maps, Network, Norm, Pixels
 from stages.lib.params import STACKINGS as PARAMETERS
 
 SHAPES = [(8, 8, 1), (14, 14, 1), (28, 28, 1), (32, 32, 3)]
-DEEP = [name for name in ARCHITECTURES if name != "perceptron"]
-CONVOLUTIONAL = ["conv2", "conv4", "conv6", "resnet20"]
+IMAGENET = ["resnet18", "resnet34", "resnet50", "resnet101"]
+#: A network of every kind for small images; resnet32 and resnet56 are resnet20 with more blocks.
+NETWORKS = [*ARCHITECTURES.keys() - IMAGENET - {"resnet32", "resnet56"}]
+NETWORKS.sort(key=list(ARCHITECTURES).index)
+DEEP = [name for name in NETWORKS if name != "perceptron"]
+CONVOLUTIONAL = ["conv2", "conv4", "conv6", "resnet20", "resnet18_small"]
 STACKINGS = [stacking for stacking in PARAMETERS if stacking != "auto"]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,11 +47,13 @@ def build(
     zero_output: bool = False,
     seeds: Sequence[int] = (0,),
     stacking: str = "grouped",
+    batch_norm: bool = False,
 ) -> Network:
     """Return a stack with a member for every seed."""
     return models.build(
-        name, shape, num_classes, width=width, init=init, zero_output=zero_output,
-        generators=[torch.Generator().manual_seed(seed) for seed in seeds], stacking=stacking,
+        name, shape, num_classes, width=width, batch_norm=batch_norm, init=init,
+        zero_output=zero_output, stacking=stacking,
+        generators=[torch.Generator().manual_seed(seed) for seed in seeds],
     )  # fmt: skip
 
 
@@ -104,6 +113,18 @@ COUNTS = [
     # convolutions: 432 + 32; six of 2,304 + 32; 4,608 + 64 and five of 9,216 + 64; 18,432 + 128 and
     # five of 36,864 + 128; 64 -> 10: 650
     ("resnet20", (32, 32, 3), 269_722),
+    # 0.46 and 0.85 million: two or six blocks more in each stage, each of 2 * (2,304 + 32),
+    # 2 * (9,216 + 64) or 2 * (36,864 + 128)
+    ("resnet32", (32, 32, 3), 269_722 + 2 * (4_672 + 18_560 + 73_984)),
+    ("resnet56", (32, 32, 3), 269_722 + 6 * (4_672 + 18_560 + 73_984)),
+    # resnet18's on 10 classes, with a first convolution of 3x3 in place of 7x7
+    ("resnet18_small", (32, 32, 3), 11_689_512 - 990 * 513 - 40 * 3 * 64),
+    # as torchvision has them; by its documentation, for the 1,000 classes of ImageNet, beside which
+    # 10 lack 990 outputs of 512 or 2,048 weights and a bias each
+    ("resnet18", (64, 64, 3), 11_689_512 - 990 * 513),
+    ("resnet34", (64, 64, 3), 21_797_672 - 990 * 513),
+    ("resnet50", (64, 64, 3), 25_557_032 - 990 * 2_049),
+    ("resnet101", (64, 64, 3), 44_549_160 - 990 * 2_049),
 ]
 
 
@@ -111,7 +132,9 @@ COUNTS = [
 def test_parameters_are_as_many_as_counted_by_hand(
     name: str, shape: tuple[int, int, int], count: int
 ) -> None:
-    assert weights(build(name, shape, width=1.0)).shape == (1, count)
+    assert models.sizes(name, shape, 10, width=1.0, batch_norm=False)[0] == count
+    if name not in IMAGENET:  # of which building takes seconds
+        assert weights(build(name, shape, width=1.0)).shape == (1, count)
 
 
 def test_every_architecture_is_counted() -> None:
@@ -139,9 +162,9 @@ def test_width_scales_units_and_channels(name: str, width: float, count: int) ->
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_sizes_tells_the_number_of_parameters(name: str, shape: tuple[int, int, int]) -> None:
-    counted, _ = models.sizes(name, shape, 7, width=0.25)
+    counted, _ = models.sizes(name, shape, 7, width=0.25, batch_norm=False)
     network = build(name, shape, num_classes=7)
     assert counted == sum(parameter.numel() for parameter in network.parameters())
 
@@ -161,15 +184,15 @@ def test_sizes_tells_the_number_of_parameters(name: str, shape: tuple[int, int, 
 def test_sizes_tells_the_outputs_of_all_layers(
     name: str, shape: tuple[int, int, int], width: float, outputs: int
 ) -> None:
-    assert models.sizes(name, shape, 10, width=width)[1] == outputs
+    assert models.sizes(name, shape, 10, width=width, batch_norm=False)[1] == outputs
 
 
 def test_sizes_of_a_network_beyond_the_memory_are_counted() -> None:
-    assert models.sizes("mlp1", (1024, 1024, 3), 10, width=64.0)[0] > 1e11
+    assert models.sizes("mlp1", (1024, 1024, 3), 10, width=64.0, batch_norm=False)[0] > 1e11
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_logits_have_a_column_for_every_class(name: str, shape: tuple[int, int, int]) -> None:
     logits = build(name, shape, num_classes=7, seeds=(0, 1))(images_of(shape, members=2))
     assert logits.shape == (2, 4, 7)
@@ -252,11 +275,11 @@ def test_blocks_of_convolutions_end_in_pooling(name: str, blocks: list[int]) -> 
     np.testing.assert_allclose(model(images)[0].detach(), x.detach(), rtol=1e-4, atol=1e-5)
 
 
-def slow_resnet(model: Network, images: Tensor, widths: list[int]) -> Tensor:
-    """Compute ResNet-20 from its list of parameters and buffers alone, in float64."""
+def slow_resnet(model: Network, images: Tensor, widths: list[int], blocks: int) -> Tensor:
+    """Compute a CIFAR ResNet from its list of parameters and buffers alone, in float64."""
     convolutions = [m for m in model.modules() if isinstance(m, Convolution)]
     norms = norms_of(model)
-    assert len(convolutions) == len(norms) == 19
+    assert len(convolutions) == len(norms) == 6 * blocks + 1
 
     def convolve(x: Tensor, i: int, stride: int) -> Tensor:
         x = functional.conv2d(x, convolutions[i].weight[0].double(), stride=stride, padding=1)
@@ -271,7 +294,7 @@ def slow_resnet(model: Network, images: Tensor, widths: list[int]) -> Tensor:
     x = convolve(images[0].permute(0, 3, 1, 2).double() / 255, 0, 1).relu()
     i = 1
     for stage, width in enumerate(widths):
-        for block in range(3):
+        for block in range(blocks):
             stride = 2 if stage > 0 and block == 0 else 1
             branch = convolve(convolve(x, i, stride).relu(), i + 1, 1)
             shortcut = torch.zeros_like(branch)
@@ -283,12 +306,161 @@ def slow_resnet(model: Network, images: Tensor, widths: list[int]) -> Tensor:
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("shape", [(8, 8, 1), (14, 14, 1), (32, 32, 3)])
-def test_resnet_20_is_wired_as_he_et_al_say(shape: tuple[int, int, int], training: bool) -> None:
-    model, images = shake(build("resnet20", shape), [1]), images_of(shape)
+@pytest.mark.parametrize(
+    ("name", "shape", "blocks"),
+    [
+        ("resnet20", (8, 8, 1), 3),
+        ("resnet20", (14, 14, 1), 3),
+        ("resnet20", (32, 32, 3), 3),
+        ("resnet32", (32, 32, 3), 5),
+        ("resnet56", (32, 32, 3), 9),
+    ],
+)
+def test_cifar_resnets_are_wired_as_he_et_al_say(
+    name: str, shape: tuple[int, int, int], blocks: int, training: bool
+) -> None:
+    model, images = shake(build(name, shape), [1]), images_of(shape)
     model.train(training)
-    expected = slow_resnet(model, images, [4, 8, 16])
+    expected = slow_resnet(model, images, [4, 8, 16], blocks)
     np.testing.assert_allclose(model(images)[0].detach(), expected.detach(), rtol=1e-3, atol=1e-4)
+
+
+class OfWidth(resnet.ResNet):
+    """Torchvision's ResNet-18 with other numbers of channels."""
+
+    def _make_layer(
+        self, block: Any, planes: int, blocks: int, stride: int = 1, dilate: bool = False
+    ) -> nn.Sequential:
+        return super()._make_layer(block, planes // 4, blocks, stride, dilate)
+
+
+def torchvisions(name: str, channels: int, num_classes: int) -> nn.Module:
+    """Return torchvision's network for images of so many channels."""
+    if name == "resnet18_small":
+        other = OfWidth(resnet.BasicBlock, [2, 2, 2, 2])
+        other.inplanes = 16  # after the first convolution
+        for stage, planes in enumerate((64, 128, 256, 512)):
+            layer = other._make_layer(resnet.BasicBlock, planes, 2, 2 if stage else 1)
+            setattr(other, f"layer{stage + 1}", layer)
+        other.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+        other.bn1, other.maxpool = nn.BatchNorm2d(16), nn.Identity()
+        other.fc = nn.Linear(128, num_classes)
+        return other
+    other = getattr(torchvision.models, name)(weights=None, num_classes=num_classes)
+    if channels != 3:
+        other.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+    return other
+
+
+def hand_over(model: Network, k: int, other: nn.Module) -> None:
+    """Give torchvision's network the parameters and buffers of a member, in their order."""
+    mine = [layer for layer in model.modules() if list(layer.parameters(recurse=False))]
+    theirs = [layer for layer in other.modules() if list(layer.parameters(recurse=False))]
+    for own, copy in zip(mine, theirs, strict=True):
+        for key, tensor in (*own.named_parameters(), *own.named_buffers()):
+            turned = tensor[k].T if isinstance(own, Dense) and key == "weight" else tensor[k]
+            target = getattr(copy, key)
+            assert target.shape == turned.shape
+            target.data.copy_(turned.detach())
+
+
+@pytest.mark.usefixtures("_float64")
+@pytest.mark.parametrize(
+    ("name", "shape", "seeds"),
+    [
+        ("resnet18_small", (32, 32, 3), (3, 1)),
+        ("resnet18_small", (9, 11, 1), (3, 1)),
+        ("resnet18", (64, 72, 1), (3, 1)),
+        ("resnet50", (64, 64, 3), (3,)),
+    ],
+)
+def test_larger_resnets_are_torchvisions_own_module(
+    name: str, shape: tuple[int, int, int], seeds: tuple[int, ...]
+) -> None:
+    """Logits, gradients and running statistics of each member of a stack, then its evaluation."""
+    model = shake(build(name, shape, seeds=seeds), seeds)
+    others = [torchvisions(name, shape[2], 10) for _ in seeds]
+    for k, other in enumerate(others):
+        hand_over(model, k, other)
+    images = images_of(shape, count=3, members=len(seeds))
+    weighing = torch.linspace(-1, 1, 10)
+    got = model(images)
+    (got * weighing).sum().backward()
+    for k, other in enumerate(others):
+        x = images[k].permute(0, 3, 1, 2) / 255
+        expected = other(x)
+        (expected * weighing).sum().backward()
+        np.testing.assert_allclose(got[k].detach(), expected.detach(), rtol=1e-8, atol=1e-9)
+        mine = torch.cat([p.grad[k].flatten().sort()[0] for p in model.parameters()])
+        theirs = torch.cat([p.grad.flatten().sort()[0] for p in other.parameters()])
+        scale = float(theirs.abs().max())
+        np.testing.assert_allclose(mine, theirs, rtol=1e-7, atol=1e-9 * scale)
+        statistics = [b for b in other.buffers() if b.is_floating_point()]
+        for buffer, own in zip(model.buffers(), statistics, strict=True):
+            np.testing.assert_allclose(buffer[k], own, rtol=1e-9, atol=1e-12)
+        evaluated = other.eval()(x).detach()
+        np.testing.assert_allclose(
+            model.select([k]).eval()(images[k : k + 1])[0].detach(), evaluated, rtol=1e-8, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("stacking", STACKINGS)
+def test_torchvisions_members_are_computed_one_by_one_to_the_bit(stacking: str) -> None:
+    shape = (64, 64, 1)
+    whole = build("resnet18", shape, seeds=(3, 1), stacking=stacking)
+    images = images_of(shape, count=2, members=2)
+    together = computed(whole, images)
+    for k, seed in enumerate((3, 1)):
+        alone = build("resnet18", shape, seeds=[seed], stacking=stacking)
+        for mine, theirs in zip(together, computed(alone, images[k : k + 1]), strict=True):
+            assert torch.equal(mine[k], theirs[0])
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_torchvisions_networks_start_as_the_others(init: str) -> None:
+    before = torch.random.get_rng_state()
+    network = build("resnet18", (64, 64, 3), init=init, zero_output=True)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    assert len(convolutions) == 20
+    for layer in convolutions:
+        weight = layer.weight.detach()[0]
+        fan_in, fan_out = weight[0].numel(), weight.numel() // weight.shape[1]
+        variance = {"he": 2 / fan_in, "glorot": 2 / (fan_in + fan_out), "torch": 1 / (3 * fan_in)}
+        # Of 4,096 weights or more: five standard deviations of a normal's mean square.
+        spread = 5 * math.sqrt(2 / weight.numel())
+        assert float(weight.square().mean()) == pytest.approx(variance[init], rel=spread)
+    for norm in (layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)):
+        assert (norm.weight == 1).all()
+        assert (norm.running_var == 1).all()
+        assert (norm.bias == 0).all()
+        assert (norm.running_mean == 0).all()
+    assert (network(images_of((64, 64, 3), count=2)) == 0).all()
+
+
+def test_torchvisions_networks_need_larger_images() -> None:
+    with pytest.raises(ValueError, match="resnet18 needs images of 64x64 or more, got 32x"):
+        build("resnet18", (32, 32, 3))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_of_a_convnet_stands_between_convolution_and_relu(training: bool) -> None:
+    shape = (9, 11, 3)
+    model = shake(build("conv4", shape, batch_norm=True), [1]).train(training)
+    images, layers, norms = images_of(shape), iter(weighted(model)), norms_of(model)
+    assert len(norms) == 4
+    x = images[0].permute(0, 3, 1, 2) / 255
+    for i, norm in enumerate(norms):
+        layer = next(layers)
+        assert layer.bias is None
+        x = functional.conv2d(x, layer.weight[0], padding=1)
+        own = (norm.running_mean[0].clone(), norm.running_var[0].clone())
+        x = functional.batch_norm(x, *own, norm.weight[0], norm.bias[0], training=training).relu()
+        x = functional.max_pool2d(x, 2) if i % 2 else x
+    first, last = layers
+    x = x.permute(0, 2, 3, 1).flatten(1)
+    x = (x @ first.weight[0] + first.bias[0]).relu() @ last.weight[0] + last.bias[0]
+    np.testing.assert_allclose(model(images)[0].detach(), x.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_batch_norm_starts_at_the_identity() -> None:
@@ -308,7 +480,7 @@ def test_batch_norm_is_torchs_for_each_member(training: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     stack, alone = Norm(3, 4).train(training), [nn.BatchNorm2d(4).train(training) for _ in range(3)]
     for k, own in enumerate(alone):
-        stack.reset(k)
+        models.reset(stack, k)
         for theirs, mine in ((own.weight, stack.weight), (own.bias, stack.bias)):
             theirs.data.normal_(generator=generator)
             mine.data[k] = theirs.data
@@ -353,7 +525,7 @@ def computed(network: Network, images: Tensor) -> list[Tensor]:
 @pytest.mark.usefixtures("_float64")
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("stacking", STACKINGS)
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("shape", [(8, 8, 1), (9, 11, 3)])
 def test_each_member_computes_what_it_does_alone(
     shape: tuple[int, int, int], name: str, stacking: str, training: bool
@@ -372,8 +544,8 @@ def test_each_member_computes_what_it_does_alone(
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
     ("name", "stacking"),
-    [(name, "loop") for name in ARCHITECTURES]
-    + [(name, "grouped") for name in ARCHITECTURES if name not in CONVOLUTIONAL],
+    [(name, "loop") for name in NETWORKS]
+    + [(name, "grouped") for name in NETWORKS if name not in CONVOLUTIONAL],
 )
 def test_loops_and_dense_layers_do_it_to_the_bit(name: str, stacking: str, training: bool) -> None:
     whole, alone = pair(name, (8, 8, 1), stacking, training)
@@ -385,7 +557,7 @@ def test_loops_and_dense_layers_do_it_to_the_bit(name: str, stacking: str, train
 
 
 @pytest.mark.parametrize("stacking", STACKINGS)
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_member_alone_is_the_same_in_every_stacking(name: str, stacking: str) -> None:
     images = images_of((8, 8, 1))
     expected = computed(build(name), images)
@@ -417,7 +589,7 @@ def test_stacked_convolutions_are_vmap_over_torchs(
     np.testing.assert_allclose(got.detach(), expected.detach(), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_parameters_are_views_of_the_weights_in_their_order(name: str) -> None:
     """The optimizer updates the weights whole, with the gradients in the parameters' order."""
     network = build(name, seeds=SEEDS)
@@ -477,10 +649,11 @@ def fans(layer: Convolution | Dense) -> tuple[int, int]:
     """Return the numbers of inputs to an output, and of outputs from an input."""
     if isinstance(layer, Dense):
         return layer.weight.shape[1], layer.weight.shape[2]
-    return layer.weight.shape[2] * 9, layer.weight.shape[1] * 9
+    patch = layer.weight.shape[3] ** 2
+    return layer.weight.shape[2] * patch, layer.weight.shape[1] * patch
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_glorot_is_uniform_within_its_bound(name: str) -> None:
     for layer in weighted(build(name, width=1.0, init="glorot")):
         bound = math.sqrt(6 / sum(fans(layer)))
@@ -492,7 +665,7 @@ def test_glorot_is_uniform_within_its_bound(name: str) -> None:
         assert layer.bias is None or (layer.bias == 0).all()
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_he_is_normal_with_twice_the_inverse_fan_in(name: str) -> None:
     for layer in weighted(build(name, width=1.0, init="he")):
         values = layer.weight.detach().flatten() / math.sqrt(2 / fans(layer)[0])
@@ -503,7 +676,7 @@ def test_he_is_normal_with_twice_the_inverse_fan_in(name: str) -> None:
         assert layer.bias is None or (layer.bias == 0).all()
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_torch_is_what_torchs_layers_do_by_themselves(name: str) -> None:
     """For every member of a stack, from its own seed."""
     model = build(name, init="torch", seeds=(11, 4))
@@ -515,7 +688,8 @@ def test_torch_is_what_torchs_layers_do_by_themselves(name: str) -> None:
                 if isinstance(layer, Dense):
                     own: nn.Linear | nn.Conv2d = nn.Linear(weight.shape[1], weight.shape[0])
                 else:
-                    own = nn.Conv2d(weight.shape[1], weight.shape[0], 3, bias=bias is not None)
+                    side = weight.shape[2]
+                    own = nn.Conv2d(weight.shape[1], weight.shape[0], side, bias=bias is not None)
                 assert torch.equal(weight, own.weight)
                 assert (own.bias is None) is (bias is None)
                 assert bias is None or torch.equal(bias[k], own.bias)
@@ -530,7 +704,7 @@ def test_a_member_starts_as_it_does_alone(name: str, init: str) -> None:
 
 
 @pytest.mark.parametrize("init", INITS)
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_zero_output_layer_predicts_every_class_alike(name: str, init: str) -> None:
     zero = build(name, init=init, zero_output=True)
     assert (zero(images_of((8, 8, 1))) == 0).all()
@@ -549,7 +723,7 @@ def test_a_generator_repeats_and_another_differs(name: str, init: str) -> None:
 
 
 @pytest.mark.parametrize("init", INITS)
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_torchs_global_generator_is_left_alone(name: str, init: str) -> None:
     before = torch.random.get_rng_state()
     first = weights(build(name, init=init))

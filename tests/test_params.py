@@ -12,6 +12,7 @@ import yaml
 from dvc.utils.serialize import parse_yaml
 
 from stages.lib import command, params, paths, studies
+from stages.lib.architectures import ARCHITECTURES
 from stages.lib.datasets import KNOWN
 from stages.lib.errors import UserError
 from stages.lib.noise import structured_transition
@@ -73,6 +74,7 @@ BAD: dict[str, list[Any]] = {
     "noise.images": [*NOT_NAMES, "folder", "original"],
     "model.name": NOT_NAMES,
     "model.width": [*NOT_POSITIVE, 65],
+    "model.batch_norm": NOT_BOOLEAN,
     "train.loss": NOT_NAMES,
     "train.learning_rates": [
         *NOT_LISTS, [0.5, 0.5], [1, 1.0], [0], [-1], [NAN], [INF], ["0.5"], [True], [None], [[0.5]],
@@ -85,6 +87,8 @@ BAD: dict[str, list[Any]] = {
     "train.zero_output": NOT_BOOLEAN,
     "train.passes": [*NOT_NUMBERS, -1],
     "train.min_examples": [*NOT_WHOLE, -1],
+    "train.weight_decay": [*NOT_NUMBERS, -0.1, 1.1],
+    "train.augmentation": [*NOT_NAMES, "flip"],
     "train.average": [*NOT_NUMBERS, -0.1, 1.1],
     "train.seeds": [*NOT_LISTS, [0, 0], [-1], [0.0], ["0"], [True], [None], [2**31]],
     "train.device": [*NOT_NAMES, "gpu"],
@@ -159,9 +163,10 @@ def test_an_unknown_section_is_told(write: Callable[..., Path]) -> None:
         ("noise.kind", "uniform, structured"),
         ("noise.order", "confusing, reverse, random"),
         ("noise.images", "same, unique, white, mnist5k"),
-        ("model.name", "perceptron, mlp1, mlp2, conv2, conv4, conv6, resnet20"),
+        ("model.name", ", ".join(ARCHITECTURES)),
         ("train.loss", "cross_entropy, noisy_loss"),
         ("train.init", "torch, glorot, he"),
+        ("train.augmentation", "none, flip_crop, resized_crop"),
         ("train.device", "auto, cpu, cuda, mps"),
         ("train.precision", "float32, tf32, bfloat16"),
         ("train.stacking", "auto, grouped, unfold, loop"),
@@ -229,6 +234,31 @@ FOLDER = {"data.name": "folder", "data.path": "a.zip", "data.size": 8}
             "noise.alpha: got 1.2; accepted: at most 1 with 1000000000 images: a set holds 21474",
         ),
         (
+            {"model.name": "resnet50"},
+            "model.name: got 'resnet50'; accepted: perceptron, mlp1, mlp2, conv2, conv4, conv6, "
+            "resnet20, resnet32, resnet56, resnet18_small for images of 8x8",
+        ),
+        (
+            {**FOLDER, "data.size": 63, "confusion.model": "resnet18"},
+            "confusion.model: got 'resnet18'; accepted: perceptron, mlp1,",
+        ),
+        (
+            {**FOLDER, "data.size": 64, "model.name": "resnet18", "model.width": 0.5},
+            "model.width: got 0.5; accepted: 1 for resnet18, which is torchvision's",
+        ),
+        (
+            {**FOLDER, "data.size": 64, "confusion.model": "resnet34", "confusion.width": 2},
+            "confusion.width: got 2.0; accepted: 1 for resnet34, which is torchvision's",
+        ),
+        (
+            {"model.batch_norm": True},
+            "model.batch_norm: got True; accepted: false for perceptron: the ConvNets alone",
+        ),
+        (
+            {"model.name": "resnet20", "model.batch_norm": True},
+            "model.batch_norm: got True; accepted: false for resnet20: the ConvNets alone",
+        ),
+        (
             {**FOLDER, "data.validation": 2**30, "train.loss": "noisy_loss"},
             "noise.alpha: got 2.0; accepted: at most 0 with 1073741824 images",
         ),
@@ -256,6 +286,8 @@ def test_what_does_not_fit_is_told(
         {**FOLDER, "data.originals": 2**30, "noise.alpha": 1 - 2**-30},
         {"confusion.subset": 1408},
         {"train.rho": 0, "train.average": 1},
+        {"model.name": "conv2", "model.batch_norm": True},
+        {**FOLDER, "data.size": 64, "model.name": "resnet101"},
     ],
 )
 def test_what_just_fits_is_accepted(changes: dict[str, Any], write: Callable[..., Path]) -> None:
@@ -265,6 +297,12 @@ def test_what_just_fits_is_accepted(changes: dict[str, Any], write: Callable[...
 def fit(alpha: float, m: int, delta: float) -> None:
     noise = params.NoiseParams("structured", alpha, delta, "confusing", "same")
     params.check_fit(params.DataParams("folder", "a.zip", 8, 60, 20), noise, 100, m)
+
+
+def test_no_noise_is_structured_by_the_confusion_of_many_classes() -> None:
+    fit(200, params.MOST_CONFUSED, 0.5)
+    with pytest.raises(ParamsError, match="accepted: uniform: of 101 classes, more than 100"):
+        fit(200, params.MOST_CONFUSED + 1, 0.5)
 
 
 @pytest.mark.parametrize(("alpha", "m", "delta"), [(0.3, 3, 0.1), (0.7, 7, 0.1)])
@@ -621,7 +659,7 @@ def test_every_shipped_grid_is_accepted(
         ({"train.loss": "noisy_loss", "noise.images": "white"}, "train.loss: got 'noisy_loss'"),
         (
             {"data.size": 4, "model.name": "conv2"},
-            "model.name: got 'conv2'; accepted: a perceptron",
+            "model.name: got 'conv2'; accepted: perceptron, mlp1, mlp2 for images of 4x4",
         ),
         ({"figures": ["fig3_uniform_imagenet"]}, "figures: got 'fig3_uniform_imagenet'; accepted"),
         ({"data.path": "images"}, "data.path: got 'images'; accepted: null where name is digits"),

@@ -213,6 +213,8 @@ def test_steps(
         {"train.learning_rates": [0.4]}, {"train.batch_size": 17}, {"train.rho": 0.9},
         {"train.epsilon": 1e-7}, {"train.init": "glorot"}, {"train.zero_output": True},
         {"train.average": 0.5}, {"train.min_examples": 640}, {"train.passes": 9},
+        {"train.weight_decay": 1e-4}, {"train.augmentation": "flip_crop"},
+        {"train.augmentation": "resized_crop"},
         {"train.precision": "bfloat16"}, {"train.precision": "tf32"},
         {"train.seeds": [1]}, {"noise.alpha": 3}, {"data.originals": 59}, {"data.validation": 19},
         {"noise.kind": "uniform", "noise.images": "unique"}, {"noise.images": "white"},
@@ -253,6 +255,15 @@ def test_without_noise_every_source_of_images_shares_its_runs(
 ) -> None:
     plain = make_runs({"noise.alpha": 0})[0]
     assert make_runs({"noise.alpha": 0, "noise.images": images})[0].identity() == plain.identity()
+
+
+def test_what_is_not_used_is_no_part_of_the_identity(make_runs: MakeRuns) -> None:
+    """Which decides the random streams: results from before these parameters came stay."""
+    conv = {"model.name": "conv2"}
+    plain, normed = make_runs(conv)[0].identity(), make_runs({**conv, "model.batch_norm": True})
+    assert not set(runs.UNUSED) & set(plain)
+    assert normed[0].identity() == {**plain, "batch_norm": True}
+    assert set(plain["model"]) == {"name", "width"}
 
 
 @pytest.mark.parametrize("name", dilution.ARRAYS)
@@ -359,7 +370,8 @@ def test_runs_pass_their_numbers_on(make_runs: MakeRuns, monkeypatch: pytest.Mon
     shared = {
         "train.loss": "noisy_loss", "train.rho": 0.7, "train.epsilon": 1e-5, "train.init": "glorot",
         "train.zero_output": True, "model.width": 0.5, "train.precision": "bfloat16",
-        "train.seeds": [3],
+        "train.weight_decay": 0.01, "train.augmentation": "flip_crop", "train.seeds": [3],
+        "model.name": "conv2", "model.batch_norm": True,
     }  # fmt: skip
     stack = make_runs(shared) + make_runs(
         {**shared, "noise.alpha": 1, "train.average": 0.3, "train.learning_rates": [2.0],
@@ -377,13 +389,18 @@ def test_runs_pass_their_numbers_on(make_runs: MakeRuns, monkeypatch: pytest.Mon
     for run, member in zip(stack, members, strict=True):
         identity = run.identity()
         for name, value in vars(recipe).items():
-            assert (vars(value) if name == "model" else value) == identity[name]
+            if name == "model":
+                found = {**identity["model"], "batch_norm": identity["batch_norm"]}
+                assert vars(value) == found
+            else:
+                assert value == identity[name]
         # At any precision it starts from the same weights and sees the same order.
         deciding = {name: value for name, value in identity.items() if name != "precision"}
         point = files.to_json(deciding, indent=None)
+        purposes = {"init": "init", "shuffle": "shuffle", "augment": "augmentation"}
         for name, value in vars(member).items():
-            if name in ("init", "shuffle"):
-                assert value.entropy == stream(run.seed, name, point).entropy
+            if name in purposes:
+                assert value.entropy == stream(run.seed, purposes[name], point).entropy
             elif name == "data":
                 np.testing.assert_array_equal(value.labels, runs.load_data(run, "cpu").labels)
             else:

@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
 from stages.lib import dilution, noise, studies
-from stages.lib.architectures import ARCHITECTURES, INITS
+from stages.lib.architectures import ARCHITECTURES, INITS, smallest_side
 from stages.lib.datasets import KNOWN, NAMED, Dataset
 from stages.lib.errors import UserError
 from stages.lib.params import (
+    AUGMENTATIONS,
     DEVICES,
     LOSSES,
     PRECISIONS,
@@ -132,6 +133,7 @@ FIELDS: dict[str, Rule] = {
     "noise.images": one_of(("same", "unique", "white", *NAMED)),
     "model.name": one_of(ARCHITECTURES),
     "model.width": number(5e-324, 64),
+    "model.batch_norm": lambda value: isinstance(value, bool),
     "train.loss": one_of(LOSSES),
     "train.learning_rates": list_of(number(1e-30, 1e6)),
     "train.batch_size": whole(1),
@@ -141,6 +143,8 @@ FIELDS: dict[str, Rule] = {
     "train.zero_output": lambda value: isinstance(value, bool),
     "train.passes": number(0, 1e6),
     "train.min_examples": whole(0),
+    "train.weight_decay": number(0, 1),
+    "train.augmentation": one_of(AUGMENTATIONS),
     "train.average": number(0, 1),
     "train.seeds": list_of(whole(0)),
     "train.device": one_of(DEVICES),
@@ -182,7 +186,7 @@ GOOD = {
     "noise.kind": st.sampled_from(["uniform", "structured"]),
     "noise.order": st.sampled_from(noise.ORDERS),
     "noise.images": st.sampled_from(["same", "unique"]),
-    "model.name": st.sampled_from(list(ARCHITECTURES)),
+    "model.name": st.sampled_from([name for name in ARCHITECTURES if smallest_side(name) <= 8]),
     "model.width": st.floats(0, 64, exclude_min=True),
     "train.learning_rates": many(rates),
     "train.batch_size": st.integers(1, 30),
@@ -192,6 +196,8 @@ GOOD = {
     "train.zero_output": st.booleans(),
     "train.passes": st.floats(0, 1e6),
     "train.min_examples": st.integers(1, 2**31 - 1),
+    "train.weight_decay": st.floats(0, 1),
+    "train.augmentation": st.sampled_from(AUGMENTATIONS),
     "train.average": st.floats(0, 1),
     "train.seeds": many(st.integers(0, 2**31 - 1)),
     "train.device": st.sampled_from(DEVICES),

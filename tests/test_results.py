@@ -19,8 +19,8 @@ def outcome(
 ) -> dict[str, Any]:
     return {
         "val_accuracy": val, "noisy_val_accuracy": val if noisy is None else noisy,
-        "test_accuracy": test, "diverged": diverged, "wall_seconds": 1.5,
-        "test_confusion": [[2, 1], [0, 3]],
+        "test_accuracy": test, "test_top5_accuracy": None, "test_confusion": [[2, 1], [0, 3]],
+        "diverged": diverged, "wall_seconds": 1.5,
         "curve": [{"examples_seen": 32, "val_accuracy": val, "train_loss": 1.0}],
     }  # fmt: skip
 
@@ -114,6 +114,28 @@ def test_a_rate_is_reported_over_the_seeds_that_did_not_diverge() -> None:
         "test_accuracy_sd": pytest.approx(0.1 / math.sqrt(2)), "values": [0.6, None, 0.7],
         "diverged": 1,
     }  # fmt: skip
+
+
+def test_top_5_is_reported_at_the_chosen_rate(two_by_two: Config) -> None:
+    """Over the seeds that did not diverge there; where it is too few classes for it, not at all."""
+    tops = [0.7, 0.8, 0.9, 1.0]
+    vals = [0.1, 0.5, 0.1, 0.5]
+    outcomes = [
+        {**outcome(val, 0.6), "test_top5_accuracy": top}
+        for val, top in zip(vals, tops, strict=True)
+    ]
+    report = summarise(two_by_two.train, outcomes)
+    assert report["learning_rate"] == 0.5
+    assert report["top5_accuracy"] == pytest.approx(0.9)
+    assert report["top5_accuracy_sd"] == pytest.approx(0.2 / math.sqrt(2))
+    assert [rate["top5_accuracy"] for rate in report["rates"]] == pytest.approx([0.8, 0.9])
+    one_left = [outcomes[0], outcomes[1], *({**each, "diverged": True} for each in outcomes[2:])]
+    report = summarise(two_by_two.train, one_left)
+    assert (report["top5_accuracy"], report["top5_accuracy_sd"]) == (0.8, None)
+    nothing = summarise(two_by_two.train, [{**each, "diverged": True} for each in outcomes])
+    assert (nothing["top5_accuracy"], nothing["top5_accuracy_sd"]) == (None, None)
+    few = summarise(two_by_two.train, [outcome(val, 0.6) for val in vals])
+    assert not [key for key in few if "top5" in key]
 
 
 def test_a_rate_at_which_every_seed_diverged_has_no_mean() -> None:
@@ -459,6 +481,16 @@ def test_confusion_is_counted_over_the_seeds_that_did_not_diverge(
     some_diverged: dict[str, Any],
 ) -> None:
     assert [row["count"] for row in some_diverged["confusion"]] == [2, 1, 0, 3]
+
+
+def test_where_no_confusion_was_counted_there_is_no_table(
+    two_by_two: Config, tmp_path: Path
+) -> None:
+    todo = make_runs(two_by_two, tmp_path)
+    outcomes = [{**outcome(0.9, 0.6), "test_confusion": None}] * 4
+    report = results.report_experiment(two_by_two, todo, outcomes)
+    assert "confusion" not in report
+    assert report["test_accuracy"] == pytest.approx(0.6)
 
 
 def test_where_every_run_diverged_the_confusion_is_a_table_of_zeros(

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from stages.lib import datasets, hosts, models, stacks
-from stages.lib.architectures import ARCHITECTURES, Perceptron
+from stages.lib.architectures import ARCHITECTURES, Perceptron, smallest_side
 from stages.lib.params import STACKINGS, Config
 from stages.lib.runs import Run, expand
 from stages.lib.training import CHUNK
 
 MakeRuns = Callable[..., list[Run]]
 DENSE = [name for name, kind in ARCHITECTURES.items() if isinstance(kind, Perceptron)]
-CONVOLUTIONAL = [name for name in ARCHITECTURES if name not in DENSE]
+SMALL = [name for name in ARCHITECTURES if name not in DENSE and smallest_side(name) <= 8]
+LARGE = {"data.name": "folder", "data.path": "images", "data.size": 64}  # for any network
 PLENTY = 1 << 50  # bytes
 
 
@@ -77,6 +78,8 @@ APART: list[dict[str, Any]] = [
     {"train.batch_size": 17},
     {"train.init": "glorot"},
     {"train.zero_output": True},
+    {"train.weight_decay": 1e-4},
+    {"train.augmentation": "flip_crop"},
     {"train.rho": 0.9},
     {"train.epsilon": 1e-7},
     {"train.precision": "bfloat16"},
@@ -195,11 +198,15 @@ def test_stacks_of_a_group_are_of_like_size(
     assert sizes(stacks.form(make_runs(seeds(count)), "cpu")) == expected
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONAL)
+@pytest.mark.parametrize("name", SMALL)
 def test_convolutions_are_alone_on_a_cpu(name: str, make_runs: MakeRuns) -> None:
     """For speed, and because they repeat to the bit only alone."""
     runs = make_runs({"model.name": name, "model.width": 0.1, **seeds(6)})
     assert sizes(stacks.form(runs, "cpu")) == [1] * 6
+
+
+def test_imagenets_networks_are_alone_on_a_cpu() -> None:
+    assert stacks.cpu_members("resnet18", (64, 64, 3), 1000, 1.0) == 1
 
 
 @pytest.mark.parametrize("name", DENSE)
@@ -209,7 +216,7 @@ def test_dense_networks_that_outgrow_the_cache_are_alone_on_a_cpu(
 ) -> None:
     """By the weights that `models` would build."""
     runs = make_runs({"model.name": name, "model.width": width, **seeds(stacks.CPU_MEMBERS)})
-    weights, _ = models.sizes(name, (8, 8, 1), 10, width=width)
+    weights, _ = models.sizes(name, (8, 8, 1), 10, width=width, batch_norm=False)
     for room, expected in (
         (weights - 1, 1),
         (2 * weights - 1, 1),
@@ -288,7 +295,7 @@ def test_a_stack_is_as_large_as_the_memory_of_a_gpu_allows(
     name: str, make_runs: MakeRuns, host: Callable[..., None]
 ) -> None:
     runs = make_runs({"model.name": name, "model.width": 0.25, **seeds(9)})
-    weights, outputs = models.sizes(name, (8, 8, 1), 10, width=0.25)
+    weights, outputs = models.sizes(name, (8, 8, 1), 10, width=0.25, batch_norm=False)
     # Weights, their gradients, two averages of AdaDelta; each output and its gradient: as float32.
     # Index and label of each example looked up ahead.
     least = 4 * (4 * weights + 2 * 16 * outputs) + 16 * CHUNK["cuda"] * 16
@@ -317,6 +324,9 @@ def test_more_of_everything_needs_more_memory(
         {"train.stacking": "unfold"},  # every patch is there
     ):
         assert need(change) > 1.1 * plain
+    # Five int32 for each example looked up ahead, and each image as floats twice.
+    boxes = 2 * 16 * (20 * CHUNK["cuda"] + 2 * 4 * 64)
+    assert need({"train.augmentation": "resized_crop"}) > plain + boxes
 
 
 def test_the_largest_set_decides_how_many_fit(
@@ -355,7 +365,7 @@ def test_a_stacking_that_is_asked_for_is_taken(
 def test_auto_goes_by_device_and_kind(
     name: str, make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (run,) = make_runs({"model.name": name, "train.stacking": "auto"})
+    (run,) = make_runs({"model.name": name, "train.stacking": "auto", **LARGE})
     assert stacks.stacking(run, "cpu") == stacks.stacking(run, "mps") == "loop"
     kind = type(ARCHITECTURES[name])
     assert stacks.stacking(run, "cuda") in set(STACKINGS) - {"auto"}

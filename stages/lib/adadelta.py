@@ -20,12 +20,20 @@ class AdaDelta:
         rates: ``(K,)`` learning rates.
         rho: decay of the running averages.
         epsilon: added under the roots.
+        weight_decay: of L2 regularisation: so much of every parameter is added to its gradient.
     """
 
-    def __init__(self, parameters: Tensor, rates: Tensor, rho: float, epsilon: float) -> None:
+    def __init__(
+        self,
+        parameters: Tensor,
+        rates: Tensor,
+        rho: float,
+        epsilon: float,
+        weight_decay: float = 0.0,
+    ) -> None:
         self.parameters = parameters
         self.rates = rates.unsqueeze(1)
-        self.rho, self.epsilon = rho, epsilon
+        self.rho, self.epsilon, self.weight_decay = rho, epsilon, weight_decay
         #: running averages of squared gradients and of squared updates
         self.squares, self.updates = torch.zeros_like(parameters), torch.zeros_like(parameters)
         self._gradients = torch.empty_like(parameters)
@@ -41,6 +49,8 @@ class AdaDelta:
             ),
             strict=True,
         ):
+            if self.weight_decay:
+                g.add_(p, alpha=self.weight_decay)
             squares.mul_(self.rho).addcmul_(g, g, value=1 - self.rho)
             update = updates.add(self.epsilon).div_(squares.add(self.epsilon)).sqrt_().mul_(g)
             updates.mul_(self.rho).addcmul_(update, update, value=1 - self.rho)
@@ -48,7 +58,8 @@ class AdaDelta:
 
     def select(self, parameters: Tensor, rows: Tensor) -> "AdaDelta":
         """Return the optimizer of some members, whose parameters ``(len(rows), P)`` are given."""
-        chosen = AdaDelta(parameters, self.rates[rows, 0], self.rho, self.epsilon)
+        rates, numbers = self.rates[rows, 0], (self.rho, self.epsilon, self.weight_decay)
+        chosen = AdaDelta(parameters, rates, *numbers)
         chosen.squares.copy_(self.squares[rows])
         chosen.updates.copy_(self.updates[rows])
         return chosen

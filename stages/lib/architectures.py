@@ -2,7 +2,8 @@
 
 The paper names them by their depth only ("2-layer ConvNet"). Sizes follow the classic Keras
 examples of its time: dense layers of 512 units on MNIST; 3x3 convolutions of 32 and 64 channels
-with two dense layers behind. Apart from torch, so that stages that only check names start fast.
+with two dense layers behind. The residual networks are He et al.'s. Apart from torch, so that
+stages that only check names start fast.
 """
 
 from dataclasses import dataclass
@@ -36,13 +37,32 @@ class ConvNet:
 
 @dataclass(frozen=True)
 class ResNet:
-    """He et al.'s (2016) residual network for small images: three stages of basic blocks."""
+    """A residual network for small images (He et al. 2016): stages of basic blocks.
+
+    The first convolution is 3x3 and nothing is pooled before the first stage.
+
+    Attributes:
+        blocks_per_stage: each of two 3x3 convolutions.
+        channels: of each stage.
+        projected: whether a shortcut to more channels is a 1x1 convolution with batch norm (their
+            option B), as in ImageNet's networks, or has no parameters (A), as in CIFAR-10's.
+    """
 
     blocks_per_stage: int
     channels: tuple[int, ...]
+    projected: bool = False
 
 
-ARCHITECTURES: dict[str, Perceptron | ConvNet | ResNet] = {
+@dataclass(frozen=True)
+class TorchvisionResNet:
+    """He et al.'s residual network for ImageNet, by its name in `torchvision.models`."""
+
+    name: str
+
+
+Architecture = Perceptron | ConvNet | ResNet | TorchvisionResNet
+
+ARCHITECTURES: dict[str, Architecture] = {
     "perceptron": Perceptron(()),
     "mlp1": Perceptron((512,)),
     "mlp2": Perceptron((512, 512)),
@@ -50,4 +70,19 @@ ARCHITECTURES: dict[str, Perceptron | ConvNet | ResNet] = {
     "conv4": ConvNet(((32, 32), (64, 64)), 512),
     "conv6": ConvNet(((32, 32), (64, 64), (128, 128)), 512),
     "resnet20": ResNet(3, (16, 32, 64)),
+    "resnet32": ResNet(5, (16, 32, 64)),
+    "resnet56": ResNet(9, (16, 32, 64)),
+    "resnet18_small": ResNet(2, (64, 128, 256, 512), projected=True),
+    "resnet18": TorchvisionResNet("resnet18"),
+    "resnet34": TorchvisionResNet("resnet34"),
+    "resnet50": TorchvisionResNet("resnet50"),
+    "resnet101": TorchvisionResNet("resnet101"),
 }
+
+
+def smallest_side(name: str) -> int:
+    """Return how many pixels the sides of a network's images have at least."""
+    architecture = ARCHITECTURES[name]
+    if isinstance(architecture, Perceptron):
+        return 1
+    return 64 if isinstance(architecture, TorchvisionResNet) else 8

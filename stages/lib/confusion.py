@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from stages.lib import datasets, files, noise, results, runs, workers
 from stages.lib.dilution import materialise
 from stages.lib.params import (
+    MOST_CONFUSED,
     Config,
     ConfusionParams,
     DataParams,
@@ -47,7 +48,7 @@ def config_of(params: ConfusionParams, dataset: str, start: Start) -> Config:
     return Config(
         data=DataParams(dataset, None, None, params.subset, params.held_out),
         noise=NO_NOISE,
-        model=ModelParams(params.model, params.width),
+        model=ModelParams(params.model, params.width, batch_norm=False),
         train=TrainParams(
             loss="cross_entropy",
             learning_rates=(params.learning_rate,),
@@ -55,6 +56,8 @@ def config_of(params: ConfusionParams, dataset: str, start: Start) -> Config:
             passes=0.0,
             min_examples=params.min_examples,
             average=0.0,
+            weight_decay=0.0,
+            augmentation="none",
             seeds=tuple(range(params.repeats)),
             **asdict(start),
         ),
@@ -76,7 +79,8 @@ def estimate(
     Returns:
         ``counts`` ``(m, m)`` with the true class in the rows, ``orders`` of false classes
         (``confusing`` and ``reverse``; ``random`` is drawn per seed), how ties were broken and how
-        many pairs were tied, and ``matrix``, the counts as rows for the plot.
+        many pairs were tied, and ``matrix``, the counts as rows for the plot. Of more classes than
+        `MOST_CONFUSED`, which no noise is structured by, ``counts`` is None: nothing is trained.
 
     Raises:
         ParamsError: subset and held-out images are more than the training images, or a repeat
@@ -84,6 +88,9 @@ def estimate(
     """
     dataset = datasets.load(data_folder / dataset_name)
     check_confusion(params, len(dataset.train_labels), file, "confusion")
+    if dataset.num_classes > MOST_CONFUSED:
+        why = f"{dataset.num_classes} classes, more than {MOST_CONFUSED}: none are ordered"
+        return {"dataset": dataset_name, "counts": None, "why": why}
     config = config_of(params, dataset_name, start)
     with files.scratch_folder() as folder:
         materialise(config.data, NO_NOISE, config.train.seeds, data_folder=data_folder, out=folder)

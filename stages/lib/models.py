@@ -17,7 +17,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from stages.lib.architectures import ARCHITECTURES, INITS, ConvNet, Perceptron, ResNet, scaled
+from stages.lib.architectures import (
+    ARCHITECTURES,
+    INITS,
+    Architecture,
+    ConvNet,
+    Perceptron,
+    ResNet,
+    TorchvisionResNet,
+    scaled,
+    smallest_side,
+)
 
 STREAMS = 32  # as many as PyTorch tells apart
 
@@ -32,7 +42,7 @@ class Network(nn.Module):
         stacking: how networks with convolutions are computed: ``grouped`` (one grouped convolution
             for all members, to which `torch.func.vmap` turns them too), ``unfold`` (patches, then
             one batched matrix product), or ``loop`` (a member after another; on CUDA on up to
-            `STREAMS` streams).
+            `STREAMS` streams). Torchvision's networks are a loop in any case.
         device: where the parameters lie.
 
     Attributes:
@@ -55,6 +65,8 @@ class Network(nn.Module):
             if isinstance(layer, Convolution):
                 layer.unfold = stacking == "unfold"
                 self.loop = stacking == "loop" and members > 1
+            elif isinstance(layer, Torchvision):
+                self.loop = members > 1
         count = sum(parameter[0].numel() for parameter in self.parameters())
         self.weights = torch.empty(members, count, device=device)
         offset = 0
@@ -122,6 +134,7 @@ def build(
     num_classes: int,
     *,
     width: float,
+    batch_norm: bool,
     init: str,
     zero_output: bool,
     generators: Sequence[torch.Generator],
@@ -132,9 +145,11 @@ def build(
 
     Args:
         name: a key of `ARCHITECTURES`.
-        shape: (height, width, channels) of an image, at least 8x8 for convolutions.
+        shape: (height, width, channels) of an image, at least `smallest_side` high and wide.
         num_classes: number of logits.
-        width: factor on every number of hidden units and channels (a perceptron has none).
+        width: factor on every number of hidden units and channels (a perceptron has none, and
+            torchvision's networks are as they are).
+        batch_norm: whether a ConvNet has batch norm; residual networks always have.
         init: ``torch`` (its default), ``glorot`` (uniform, as in Keras) or ``he`` (normal).
         zero_output: start the last layer at zero, so that training starts from uniform predictions.
         generators: one for each member, source of its weights' randomness, on the CPU.
@@ -148,17 +163,18 @@ def build(
         raise ValueError(f"model: got {name!r}; accepted: {', '.join(ARCHITECTURES)}")
     if init not in INITS:
         raise ValueError(f"init: got {init!r}; accepted: {', '.join(INITS)}")
-    architecture = ARCHITECTURES[name]
-    if not isinstance(architecture, Perceptron) and min(shape[:2]) < 8:
-        raise ValueError(f"model: {name} needs images of 8x8 or more, got {shape[0]}x{shape[1]}")
-    make = partial(_layers, architecture, shape, num_classes, width)
+    least = smallest_side(name)
+    if min(shape[:2]) < least:
+        got = f"{shape[0]}x{shape[1]}"
+        raise ValueError(f"model: {name} needs images of {least}x{least} or more, got {got}")
+    make = partial(_layers, ARCHITECTURES[name], shape, num_classes, width, batch_norm)
     network = Network(make, len(generators), stacking, torch.device("cpu"))
     for k, generator in enumerate(generators):
         for layer in network.modules():
-            if isinstance(layer, Convolution | Dense):
+            if isinstance(layer, Convolution | Dense | nn.Conv2d):
                 _initialise(layer, k, init, generator)
-            elif isinstance(layer, Norm):
-                layer.reset(k)
+            elif isinstance(layer, Norm | nn.BatchNorm2d):
+                reset(layer, k)
     if zero_output:
         for parameter in network.layers[-1].parameters():
             nn.init.zeros_(parameter)
@@ -166,7 +182,7 @@ def build(
 
 
 def sizes(
-    name: str, shape: tuple[int, int, int], num_classes: int, *, width: float
+    name: str, shape: tuple[int, int, int], num_classes: int, *, width: float, batch_norm: bool
 ) -> tuple[int, int]:
     """Return a network's number of parameters, and of all layers' outputs for one image.
 
@@ -175,6 +191,7 @@ def sizes(
         shape: (height, width, channels) of an image.
         num_classes: number of logits.
         width: factor on units and channels.
+        batch_norm: whether a ConvNet has batch norm.
     """
     outputs = 0
 
@@ -183,7 +200,7 @@ def sizes(
         if not list(module.children()):
             outputs += output.numel()
 
-    make = partial(_layers, ARCHITECTURES[name], shape, num_classes, width)
+    make = partial(_layers, ARCHITECTURES[name], shape, num_classes, width, batch_norm)
     network = Network(make, 1, "grouped", torch.device("meta"))
     for module in network.modules():
         module.register_forward_hook(count)
@@ -222,15 +239,21 @@ class Dense(nn.Module):
 
 
 class Convolution(nn.Module):
-    """3x3 convolutions that keep the size, ``(b, K * in, h, w)`` to ``(b, K * channels, h, w)``."""
+    """Convolutions that keep the size, ``(b, K * in, h, w)`` to ``(b, K * channels, h, w)``."""
 
     def __init__(
-        self, members: int, channels_in: int, channels: int, stride: int = 1, bias: bool = True
+        self,
+        members: int,
+        channels_in: int,
+        channels: int,
+        stride: int = 1,
+        bias: bool = True,
+        side: int = 3,
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(members, channels, channels_in, 3, 3))
+        self.weight = nn.Parameter(torch.empty(members, channels, channels_in, side, side))
         self.bias = nn.Parameter(torch.empty(members, channels)) if bias else None
-        self.stride = stride
+        self.stride, self.side = stride, side
         self.unfold = False
 
     def forward(self, x: Tensor) -> Tensor:
@@ -240,12 +263,12 @@ class Convolution(nn.Module):
             return self._unfolded(x)
         bias = None if self.bias is None else self.bias.flatten()
         return functional.conv2d(
-            x, self.weight.flatten(0, 1), bias, self.stride, padding=1, groups=members
+            x, self.weight.flatten(0, 1), bias, self.stride, self.side // 2, groups=members
         )
 
     def _unfolded(self, x: Tensor) -> Tensor:
         members, height, width = len(self.weight), *x.shape[2:]
-        patches = functional.unfold(x, 3, padding=1, stride=self.stride)
+        patches = functional.unfold(x, self.side, padding=self.side // 2, stride=self.stride)
         patches = patches.unflatten(1, (members, -1))
         y = torch.einsum("koi,bkil->bkol", self.weight.flatten(2), patches)
         if self.bias is not None:
@@ -267,13 +290,6 @@ class Norm(nn.Module):
         self.register_buffer("running_mean", torch.empty(members, channels))
         self.register_buffer("running_var", torch.empty(members, channels))
 
-    def reset(self, k: int) -> None:
-        """Start a member at the identity."""
-        for ones in (self.weight.data, self.running_var):
-            ones[k] = 1
-        for zeros in (self.bias.data, self.running_mean):
-            zeros[k] = 0
-
     def forward(self, x: Tensor) -> Tensor:
         """Normalise by the batch while training, by running statistics otherwise."""
         return functional.batch_norm(
@@ -284,6 +300,14 @@ class Norm(nn.Module):
             self.bias.flatten(),
             training=self.training,
         )
+
+
+def reset(norm: "Norm | nn.BatchNorm2d", k: int) -> None:
+    """Start a member's batch norm at the identity."""
+    for ones in (norm.weight.data, norm.running_var):
+        ones[k] = 1  # type: ignore[index]
+    for zeros in (norm.bias.data, norm.running_mean):
+        zeros[k] = 0  # type: ignore[index]
 
 
 class Flat(nn.Module):
@@ -300,9 +324,15 @@ class Flat(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm around a parameter-free shortcut (He et al. 2016, A)."""
+    """Two 3x3 convolutions with batch norm and a shortcut around them (He et al. 2016).
 
-    def __init__(self, members: int, channels_in: int, channels: int, stride: int) -> None:
+    Where the block changes size or channels, the shortcut is parameter-free (their option A), or
+    ``projected`` by a 1x1 convolution with batch norm (B).
+    """
+
+    def __init__(
+        self, members: int, channels_in: int, channels: int, stride: int, projected: bool
+    ) -> None:
         super().__init__()
         self.branch = nn.Sequential(
             Convolution(members, channels_in, channels, stride, bias=False),
@@ -311,31 +341,83 @@ class ResidualBlock(nn.Module):
             Convolution(members, channels, channels, bias=False),
             Norm(members, channels),
         )
+        self.projection: nn.Module | None = None
+        if projected and (stride > 1 or channels_in != channels):
+            self.projection = nn.Sequential(
+                Convolution(members, channels_in, channels, stride, bias=False, side=1),
+                Norm(members, channels),
+            )
         self.stride = stride
         self.channels_in = channels_in
         self.missing = channels - channels_in
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the block's output; new channels of the shortcut are zero."""
+        """Return the block's output."""
+        return torch.relu_(self.branch(x) + self._shortcut(x))
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        """Return the input in the output's shape; new channels are zero where none is projected."""
+        if self.projection is not None:
+            projected: Tensor = self.projection(x)
+            return projected
         shortcut = x[:, :, :: self.stride, :: self.stride]
         if self.missing:
             shortcut = shortcut.unflatten(1, (-1, self.channels_in))
             shortcut = functional.pad(shortcut, (0, 0, 0, 0, 0, self.missing)).flatten(1, 2)
-        return torch.relu_(self.branch(x) + shortcut)
+        return shortcut
+
+
+class Torchvision(nn.Module):
+    """Torchvision's residual networks without their last layer; `Network` calls them one by one.
+
+    The module is torchvision's own, with K of each parameter and running statistic. A call is of a
+    single member: maps ``(b, channels, h, w)`` to features ``(1, b, features)``.
+    """
+
+    def __init__(self, members: int, name: str, channels: int) -> None:
+        super().__init__()
+        import torchvision.models  # which takes a while, and only these networks need it
+
+        self.network = getattr(torchvision.models, name)(weights=None)
+        self.features: int = self.network.fc.in_features
+        self.network.fc = nn.Identity()
+        first = self.network.conv1
+        if channels != first.in_channels:
+            self.network.conv1 = nn.Conv2d(
+                channels, first.out_channels, 7, stride=2, padding=3, bias=False
+            )
+        for module in self.network.modules():
+            for key, parameter in list(module.named_parameters(recurse=False)):
+                setattr(module, key, nn.Parameter(torch.empty(members, *parameter.shape)))
+            for key, buffer in list(module.named_buffers(recurse=False)):
+                stacked = torch.empty(members, *buffer.shape)
+                # A count of batches decides nothing where there is a momentum.
+                setattr(module, key, stacked if buffer.is_floating_point() else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features; while training, running statistics are updated in place."""
+        tensors = [*self.network.named_parameters(), *self.network.named_buffers()]
+        own = {key: tensor.squeeze(0) for key, tensor in tensors}
+        features: Tensor = functional_call(self.network, own, x)
+        return features.unsqueeze(0)
 
 
 def _layers(
-    architecture: Perceptron | ConvNet | ResNet,
+    architecture: Architecture,
     shape: tuple[int, int, int],
     num_classes: int,
     width: float,
+    batch_norm: bool,
     members: int,
 ) -> list[nn.Module]:
     if isinstance(architecture, Perceptron):
         sizes = architecture.units(math.prod(shape), num_classes, width)
         return [Pixels(), *_dense(members, sizes)]
     if isinstance(architecture, ConvNet):
-        return _convnet(architecture, shape, num_classes, width, members)
+        return _convnet(architecture, shape, num_classes, width, batch_norm, members)
+    if isinstance(architecture, TorchvisionResNet):
+        network = Torchvision(members, architecture.name, shape[2])
+        return [Maps(), network, Dense(members, network.features, num_classes)]
     return _resnet(architecture, shape[2], num_classes, width, members)
 
 
@@ -347,13 +429,21 @@ def _dense(members: int, sizes: list[int]) -> list[nn.Module]:
 
 
 def _convnet(
-    architecture: ConvNet, shape: tuple[int, int, int], num_classes: int, width: float, members: int
+    architecture: ConvNet,
+    shape: tuple[int, int, int],
+    num_classes: int,
+    width: float,
+    batch_norm: bool,
+    members: int,
 ) -> list[nn.Module]:
     rows, columns, channels = shape
     layers: list[nn.Module] = [Maps()]
     for block in architecture.blocks:
         for out in (scaled(units, width) for units in block):
-            layers += [Convolution(members, channels, out), nn.ReLU(inplace=True)]
+            # Batch norm has a shift of its own.
+            layers.append(Convolution(members, channels, out, bias=not batch_norm))
+            layers += [Norm(members, out)] if batch_norm else []
+            layers.append(nn.ReLU(inplace=True))
             channels = out
         # The largest before ReLU is the largest after it, of a quarter as many.
         layers.insert(-1, nn.MaxPool2d(2))
@@ -375,12 +465,15 @@ def _resnet(
     ]
     for stage, out in enumerate(channels):
         for block in range(architecture.blocks_per_stage):
-            layers.append(ResidualBlock(members, before, out, 2 if stage > 0 and block == 0 else 1))
+            stride = 2 if stage > 0 and block == 0 else 1
+            layers.append(ResidualBlock(members, before, out, stride, architecture.projected))
             before = out
     return [*layers, nn.AdaptiveAvgPool2d(1), Flat(before), *_dense(members, [before, num_classes])]
 
 
-def _initialise(layer: Convolution | Dense, k: int, init: str, generator: torch.Generator) -> None:
+def _initialise(
+    layer: Convolution | Dense | nn.Conv2d, k: int, init: str, generator: torch.Generator
+) -> None:
     """Draw a member's weights as its layer alone would be drawn by `torch.nn`."""
     stored = layer.weight.data[k]
     if isinstance(layer, Dense):

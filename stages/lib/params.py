@@ -19,9 +19,16 @@ from ruamel.yaml.events import AliasEvent
 from ruamel.yaml.nodes import MappingNode, ScalarNode
 
 from stages.lib import datasets, noise, paths
-from stages.lib.architectures import ARCHITECTURES, INITS, Perceptron
+from stages.lib.architectures import (
+    ARCHITECTURES,
+    INITS,
+    ConvNet,
+    TorchvisionResNet,
+    smallest_side,
+)
 from stages.lib.errors import UserError
 
+AUGMENTATIONS = ("none", "flip_crop", "resized_crop")
 LOSSES = ("cross_entropy", "noisy_loss")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -32,6 +39,7 @@ MOST_CHARACTERS = 1 << 17  # of a YAML file, aliases followed; the longest here 
 MOST_LEVELS = 16  # of values within values
 LONGEST = 200  # characters of a value or a key in a message
 MOST_EXAMPLES = 2**31 - 1  # the order of examples is int32
+MOST_CONFUSED = 100  # classes whose confusion is counted: of a thousand, a million numbers a run
 CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, surrogates, ends of lines
 
 
@@ -153,10 +161,11 @@ class NoiseParams:
 
 @dataclass(frozen=True)
 class ModelParams:
-    """The network, and the factor on its numbers of hidden units and channels."""
+    """The network, the factor on its units and channels, and a ConvNet's batch norm."""
 
     name: str = _field(_one_of(*ARCHITECTURES))
     width: float = _field(WIDTH)
+    batch_norm: bool = _field(_boolean())
 
 
 @dataclass(frozen=True)
@@ -173,6 +182,8 @@ class TrainParams:
     passes: float = _field(_number(0, 1e6))
     min_examples: int = _field(_integer(0))
     average: float = _field(_number(0, 1))
+    weight_decay: float = _field(_number(0, 1))
+    augmentation: str = _field(_one_of(*AUGMENTATIONS))
     seeds: tuple[int, ...] = _field(_list_of(_integer(0)))
     device: str = _field(_one_of(*DEVICES))
     precision: str = _field(_one_of(*PRECISIONS))
@@ -417,7 +428,8 @@ def read_params(file: Path = paths.PARAMS) -> Params:
     check_keys(file, "", content, dict.fromkeys(f.name for f in fields(Params)))
     config = parse_config(content, file)
     confusion = parse_section(ConfusionParams, content["confusion"], file, "confusion")
-    check_size(config.data.size, confusion.model, file, "confusion.model")
+    small = ModelParams(confusion.model, confusion.width, batch_norm=False)
+    check_model(small, config.data, file, "confusion", key="model")
     if config.data.name in datasets.FACTS:
         facts = datasets.FACTS[config.data.name]
         check_confusion(confusion, facts.train_size, file, "confusion")
@@ -487,7 +499,7 @@ def check_config(config: Config, file: Path | str = paths.PARAMS, prefix: str = 
     ):
         accepted = "cross_entropy: H_alpha stands for uniform noise on the same images only"
         fail(file, prefix + "train", "loss", train.loss, accepted)
-    check_size(data.size, config.model.name, file, prefix + "model.name")
+    check_model(config.model, data, file, prefix + "model")
     if config.noise.images == data.name:
         accepted = "same or unique for images of the originals' own data set"
         fail(file, prefix + "noise", "images", data.name, accepted)
@@ -496,14 +508,33 @@ def check_config(config: Config, file: Path | str = paths.PARAMS, prefix: str = 
         check_fit(data, config.noise, facts.train_size, facts.num_classes, file, prefix)
 
 
-def check_size(size: int | None, model: str, file: Path | str, section: str) -> None:
-    """Require images that a network can halve: no data set is smaller than 8x8 by itself.
+def check_model(
+    model: ModelParams, data: DataParams, file: Path | str, section: str, key: str = "name"
+) -> None:
+    """Require images that a network can halve, and of a network only what it can be.
+
+    Args:
+        model: the network.
+        data: whose images it takes.
+        file: where they were read from.
+        section: where the network stands there, ...
+        key: ... and its name in that section.
 
     Raises:
-        ParamsError: the network has convolutions and images are resized to less than 8x8.
+        ParamsError: the images are too small, torchvision's network is to have another width, or
+            what is no ConvNet is to have batch norm.
     """
-    if size is not None and size < 8 and not isinstance(ARCHITECTURES[model], Perceptron):
-        fail(file, section, "", model, f"a perceptron or MLP for images of {size}x{size}")
+    architecture, size = ARCHITECTURES[model.name], data.size
+    if size is None and data.name in datasets.FACTS:
+        size = min(datasets.FACTS[data.name].height, datasets.FACTS[data.name].width)
+    if size is not None and size < smallest_side(model.name):
+        fits = ", ".join(name for name in ARCHITECTURES if smallest_side(name) <= size)
+        fail(file, section, key, model.name, f"{fits} for images of {size}x{size}")
+    if isinstance(architecture, TorchvisionResNet) and model.width != 1:
+        fail(file, section, "width", model.width, f"1 for {model.name}, which is torchvision's")
+    if model.batch_norm and not isinstance(architecture, ConvNet):
+        why = "the ConvNets alone are without or with; residual networks always have batch norm"
+        fail(file, section, "batch_norm", True, f"false for {model.name}: {why}")
 
 
 def _check_source(data: DataParams, file: Path | str, section: str) -> None:
@@ -545,6 +576,9 @@ def check_fit(
         return
     if num_classes < 3:
         needs = f"uniform: {num_classes} classes leave no order among false classes"
+        fail(file, prefix + "noise", "kind", wanted.kind, needs)
+    if num_classes > MOST_CONFUSED:
+        needs = f"uniform: of {num_classes} classes, more than {MOST_CONFUSED}, none are ordered"
         fail(file, prefix + "noise", "kind", wanted.kind, needs)
     largest = noise.largest_delta(wanted.alpha, num_classes)
     # The smallest numbers are rounded up to twice what they are: the quotient alone does not do.

@@ -34,8 +34,11 @@ PAPER_LABEL = "stated by the paper"
 LABEL_CHARACTERS = 20  # entries of a legend are wrapped to leave room for the curves
 
 # A network has the same colour in every figure, the palette's at its place in this list; any other
-# series takes what is left, in order.
-NETWORKS = ["perceptron", "mlp1", "mlp2", "conv2", "conv4", "conv6", "resnet20"]
+# series takes what is left, in order: ImageNet's networks too, which have figures of their own.
+NETWORKS = [
+    *("perceptron", "mlp1", "mlp2", "conv2", "conv4", "conv6"),
+    *("resnet20", "resnet32", "resnet56", "resnet18_small"),
+]
 
 STYLE = {
     **sns.axes_style("ticks"),

@@ -19,6 +19,7 @@ STALE_SECONDS = 30 * 24 * 3600  # nobody goes on from a checkpoint as old as thi
 DECIDING = (
     "adadelta",
     "architectures",
+    "augmentation",
     "dilution",
     "images",
     "losses",

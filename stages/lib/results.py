@@ -47,10 +47,15 @@ def summarise_rate(rate: float, outcomes: list[Outcome]) -> dict[str, Any]:
     """Return what is reported of one learning rate: each column's mean, and the test values.
 
     Mean and spread are over the seeds that did not diverge, None where all did; ``values`` has None
-    for each that did, and ``diverged`` counts them.
+    for each that did, and ``diverged`` counts them. Of five classes or fewer there is no top-5.
     """
     finite = [outcome for outcome in outcomes if not outcome["diverged"]]
+    top5: dict[str, Any] = {}
+    if outcomes[0]["test_top5_accuracy"] is not None:
+        values = [outcome["test_top5_accuracy"] for outcome in finite]
+        top5 = {"top5_accuracy": _mean(values), "top5_accuracy_sd": spread(values)}
     return {
+        **top5,
         "learning_rate": rate,
         **{column: _mean([o[column] for o in finite]) for column in SELECTIONS.values()},
         "test_accuracy_sd": spread([outcome["test_accuracy"] for outcome in finite]),
@@ -82,11 +87,13 @@ def summarise(train: TrainParams, outcomes: list[Outcome]) -> dict[str, Any]:
 
     Returns:
         ``test_accuracy`` (mean at the chosen rate over the seeds that did not diverge there),
-        ``sd``, ``lo``, ``hi``, ``values`` per seed, ``val_accuracy``, ``learning_rate``, the same
-        for the other two selections, ``diverged`` (how many seeds did at the chosen rate; as many
-        at the other selections' rates), ``diverged_runs`` at whatever rate, ``seeds_text`` (of how
-        many seeds all this is, in words) and ``rates``. Where every seed diverged at every rate no
-        rate is chosen, and there is no mean; where fewer than two are left there is no spread.
+        ``sd``, ``lo``, ``hi``, ``values`` per seed, ``val_accuracy``, ``learning_rate``,
+        ``top5_accuracy`` and ``top5_accuracy_sd`` at that rate (of more than five classes), the
+        test accuracy and rate of the other two selections, ``diverged`` (how many seeds did at the
+        chosen rate; as many at the other selections' rates), ``diverged_runs`` at whatever rate,
+        ``seeds_text`` (of how many seeds all this is, in words) and ``rates``. Where every seed
+        diverged at every rate no rate is chosen, and there is no mean; where fewer than two are
+        left there is no spread.
     """
     width = len(train.learning_rates)
     rates = [
@@ -103,6 +110,7 @@ def summarise(train: TrainParams, outcomes: list[Outcome]) -> dict[str, Any]:
     tried = product(train.seeds, train.learning_rates)
     return {
         **report,
+        **{key: headline[key] for key in ("top5_accuracy", "top5_accuracy_sd") if key in headline},
         "sd": sd,
         "lo": None if sd is None else max(0.0, mean - sd),
         "hi": None if sd is None else min(1.0, mean + sd),
@@ -221,7 +229,7 @@ def report_experiment(config: Config, todo: "list[Run]", outcomes: list[Outcome]
     """Return the content of ``metrics/experiment.json``: scalars, and lists for the plots.
 
     DVC joins all lists of dictionaries in a file row by row, and fails on an empty list: what is no
-    plot's stands in lists of one text.
+    plot's stands in lists of one text. There is no confusion of more classes than it is counted of.
 
     Args:
         config: the experiment.
@@ -234,7 +242,10 @@ def report_experiment(config: Config, todo: "list[Run]", outcomes: list[Outcome]
         for run, outcome in zip(todo, outcomes, strict=True)
         if run.learning_rate == summary["learning_rate"] and not outcome["diverged"]
     ]
-    nothing = np.zeros_like(outcomes[0]["test_confusion"])
+    confusion = {}
+    if outcomes[0]["test_confusion"] is not None:
+        nothing = np.zeros_like(outcomes[0]["test_confusion"])
+        confusion = {"confusion": table(np.sum([nothing, *chosen], axis=0))}
     lists = {"values", "seeds", "rates", "lo", "hi", "sd", "diverged_runs", "seeds_text"}
     return {
         **{key: value for key, value in summary.items() if key not in lists},
@@ -246,7 +257,7 @@ def report_experiment(config: Config, todo: "list[Run]", outcomes: list[Outcome]
         "curves": [
             row for run, outcome in zip(todo, outcomes, strict=True) for row in _curve(run, outcome)
         ],
-        "confusion": table(np.sum([nothing, *chosen], axis=0)),
+        **confusion,
         "config": [files.to_json(asdict(config), indent=None)],
     }
 

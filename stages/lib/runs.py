@@ -5,7 +5,7 @@ Runs that share a `stack_key` can train side by side in one stack.
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     import torch
 
     from stages.lib.training import Member, Recipe, State, TrainingData
+
+#: What parameters are where nobody wants what they are for. They came after the others: with these
+#: values they are no part of an identity, which decides the random streams, and so every result
+#: that was there before them stays.
+UNUSED: dict[str, Any] = {"batch_norm": False, "weight_decay": 0.0, "augmentation": "none"}
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class Run:
         return (
             self.config.model,
             (train.init, train.zero_output, train.rho, train.epsilon, train.batch_size),
+            (train.weight_decay, train.augmentation),
             (train.precision, train.stacking, self.alpha > 0),
             (self.data, self.config.data.name, self.config.data.validation, *self._bank),
         )
@@ -92,7 +98,7 @@ class Run:
         Raises:
             DamagedError: the diluted set is another run's, or a file is not as it was written.
         """
-        train, wanted = self.config.train, self.config.noise
+        model, train, wanted = self.config.model, self.config.train, self.config.noise
         data, facts = self.config.data, dilution.read_facts(self.labels)
         if (facts["config"], facts["seed"]) != (dilution.config_of(data, wanted), self.seed):
             raise files.damaged(self.labels / "noise.json", "is of another config or seed")
@@ -103,8 +109,14 @@ class Run:
             other = {"white": data.originals}
         elif wanted.images not in ("same", "unique"):
             other = _digests(self.data / datasets.noise_folder(wanted.images))["train_images"]
+        used = {
+            "batch_norm": model.batch_norm,
+            "weight_decay": train.weight_decay,
+            "augmentation": train.augmentation,
+        }
         return {
-            "model": asdict(self.config.model),
+            **{name: value for name, value in used.items() if value != UNUSED[name]},
+            "model": {"name": model.name, "width": model.width},
             "loss": train.loss,
             "alpha": self.alpha,
             "learning_rate": self.learning_rate,
@@ -205,6 +217,8 @@ def recipe(config: Config) -> "Recipe":
         rho=config.train.rho,
         epsilon=config.train.epsilon,
         batch_size=config.train.batch_size,
+        weight_decay=config.train.weight_decay,
+        augmentation=config.train.augmentation,
         precision=config.train.precision,
     )
 
@@ -223,6 +237,7 @@ def _member(run: Run, device: str) -> "Member":
         alpha=run.alpha,
         init=stream(run.seed, "init", point),
         shuffle=stream(run.seed, "shuffle", point),
+        augment=stream(run.seed, "augmentation", point),
     )
 
 

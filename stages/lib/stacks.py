@@ -11,7 +11,13 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import pairwise
 
 from stages.lib import datasets, files, hosts
-from stages.lib.architectures import ARCHITECTURES, ConvNet, Perceptron, ResNet
+from stages.lib.architectures import (
+    ARCHITECTURES,
+    ConvNet,
+    Perceptron,
+    ResNet,
+    TorchvisionResNet,
+)
 from stages.lib.runs import Run
 
 CPU_MEMBERS = 4  # of dense networks
@@ -20,11 +26,18 @@ GPU_MEMBERS = 128  # at most; not measured yet
 EXAMPLE_BYTES = 40  # of a diluted set in training: label, index, order and its drawing; an estimate
 GPU_MEMORY = 0.8  # the share of what is free that a stack may fill
 #: How ``train.stacking: auto`` computes convolutions on a GPU; not measured yet.
-GPU_STACKING = {Perceptron: "grouped", ConvNet: "grouped", ResNet: "grouped"}
-RELATIVE_COST = {Perceptron: 1.0, ConvNet: 30.0, ResNet: 100.0}  # of an example
+GPU_STACKING = {
+    Perceptron: "grouped",
+    ConvNet: "grouped",
+    ResNet: "grouped",
+    TorchvisionResNet: "loop",  # however it is asked for
+}
+#: Of an example.
+RELATIVE_COST = {Perceptron: 1.0, ConvNet: 30.0, ResNet: 100.0, TorchvisionResNet: 5000.0}
 
 
-Seen = tuple[tuple[int, int, int], int]  # (height, width, channels) of an image, and classes
+#: (height, width, channels) of an image, and classes
+Seen = tuple[tuple[int, int, int], int]
 
 
 def fetched(run: Run) -> Seen:
@@ -101,14 +114,21 @@ def memory(run: Run, examples: int, device: str, shape: tuple[int, int, int], cl
     from stages.lib.training import CHUNK
 
     model, batch_size = run.config.model, run.config.train.batch_size
-    weights, outputs = sizes(model.name, shape, classes, width=model.width)
+    weights, outputs = sizes(
+        model.name, shape, classes, width=model.width, batch_norm=model.batch_norm
+    )
     # Floats: weights, gradients twice, AdaDelta's two averages and update, mean weights, a
     # snapshot, what a captured step starts from again; each layer's output, its gradient and a copy
     # in another order, or its patches. Bytes: labels, indices, orders and their drawing; two int64
     # for each example that is looked up ahead.
     copies = 16 if stacking(run, device) == "unfold" else 4
     floats = 12 * weights + copies * batch_size * outputs
-    return 4 * floats + EXAMPLE_BYTES * examples + 16 * CHUNK[device] * batch_size
+    ahead = 16 * CHUNK[device] * batch_size
+    if run.config.train.augmentation != "none":
+        # Images as floats, where their pixels are looked for, what is found; five int32 ahead.
+        floats += 6 * batch_size * math.prod(shape)
+        ahead += 20 * CHUNK[device] * batch_size
+    return 4 * floats + EXAMPLE_BYTES * examples + ahead
 
 
 def _members(group: list[Run], device: str, shape: tuple[int, int, int], classes: int) -> int:

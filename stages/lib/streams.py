@@ -5,7 +5,9 @@ import numpy as np
 from stages.lib import files
 
 #: What streams are for, by their numbers, which are part of every result: append, never renumber.
-PURPOSES = ("split", "order", "labels", "validation", "images", "init", "shuffle")
+PURPOSES = (
+    *("split", "order", "labels", "validation", "images", "init", "shuffle", "augmentation"),
+)
 
 
 def stream(seed: int, purpose: str, point: str = "") -> np.random.SeedSequence:

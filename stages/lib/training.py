@@ -20,14 +20,16 @@ from torch import Tensor
 
 from stages.lib import losses, models
 from stages.lib.adadelta import AdaDelta
+from stages.lib.augmentation import BOX, Boxes, augment
 from stages.lib.errors import UserError
-from stages.lib.params import ModelParams
+from stages.lib.params import MOST_CONFUSED, ModelParams
 
 EVALUATIONS = 10  # times that a training looks at the validation images
 EVALUATION_BATCH = 1000
 CHUNK = {"cpu": 64, "cuda": 1024, "mps": 64}  # steps whose batches are looked up at once
 WARM_UP = 3  # steps before a CUDA graph is captured
 CHECKPOINT_SHARE = 0.05  # of the time, at most, goes into checkpoints
+TOP = 5  # classes, the true one among which is top-5 accuracy
 
 State = dict[str, Any]  # what a member's training goes on from: tensors on the CPU, plain values
 
@@ -73,6 +75,8 @@ class Recipe:
         rho: AdaDelta's decay.
         epsilon: AdaDelta's epsilon.
         batch_size: examples of a step.
+        weight_decay: share of each weight that is added to its gradient.
+        augmentation: how images are changed at each step: ``none``, or a key of `AUGMENTATIONS`.
         precision: ``float32``, ``tf32`` (matrix products of 19-bit floats, CUDA) or ``bfloat16``
             (autocast: weights and their updates stay float32).
     """
@@ -83,6 +87,8 @@ class Recipe:
     rho: float
     epsilon: float
     batch_size: int
+    weight_decay: float
+    augmentation: str
     precision: str
 
 
@@ -98,6 +104,7 @@ class Member:
         alpha: that of ``H_alpha``, else 0.
         init: randomness of the weights.
         shuffle: randomness of the order of examples.
+        augment: randomness of the changes to their images.
     """
 
     data: TrainingData
@@ -107,6 +114,7 @@ class Member:
     alpha: float
     init: np.random.SeedSequence
     shuffle: np.random.SeedSequence
+    augment: np.random.SeedSequence
 
     @property
     def first_averaged(self) -> int:
@@ -151,10 +159,9 @@ class Order:
 
     def __init__(self, count: int, sequence: np.random.SeedSequence, device: torch.device) -> None:
         self.count, self.device = count, device
-        drawn_on = device if device.type == "cuda" else torch.device("cpu")
-        self.generator = _generator(sequence, drawn_on)
+        self.generator = _generator(sequence, _draws_for(device))
         # int32 holds up to 2**31 examples at four bytes each
-        self.left = torch.empty(0, dtype=torch.int32, device=drawn_on)
+        self.left = torch.empty(0, dtype=torch.int32, device=self.generator.device)
 
     def take(self, number: int) -> Tensor:
         """Return the next ``(number,)`` example numbers, int64."""
@@ -204,7 +211,9 @@ def train(
 
     Returns:
         For each member: accuracies as fractions (``val_accuracy`` and ``noisy_val_accuracy`` None
-        without validation images), confusion counts with the true class in the rows, the curve over
+        without validation images, ``test_top5_accuracy`` where there are no more than five
+        classes), confusion counts with the true class in the rows (None for more than
+        `MOST_CONFUSED` classes), the curve over
         examples seen, ``diverged`` when a loss was not finite, ``wall_seconds``: its share of the
         time, divided at every moment among the members that were not done.
     """
@@ -300,6 +309,7 @@ class _Stack:
             (data.bank.shape[1], data.bank.shape[2], data.bank.shape[3]),
             data.num_classes,
             width=recipe.model.width,
+            batch_norm=recipe.model.batch_norm,
             init=recipe.init,
             zero_output=recipe.zero_output,
             generators=[_generator(member.init, torch.device("cpu")) for member in members],
@@ -308,7 +318,9 @@ class _Stack:
         )
         self.orders = [Order(len(m.data.labels), m.shuffle, self.device) for m in members]
         rates = self._column([member.learning_rate for member in members])
-        self.optimizer = AdaDelta(self.network.weights, rates, recipe.rho, recipe.epsilon)
+        self.optimizer = AdaDelta(
+            self.network.weights, rates, recipe.rho, recipe.epsilon, recipe.weight_decay
+        )
         alphas = [member.alpha for member in members]
         self.alphas = self._column(alphas) if any(alphas) else None
         self.first = min(member.first_averaged for member in members)
@@ -321,6 +333,13 @@ class _Stack:
         batches = (self.chunk, count, recipe.batch_size)
         self.batch_images = torch.zeros(batches, dtype=torch.int64, device=self.device)
         self.batch_labels = torch.zeros(batches, dtype=torch.int64, device=self.device)
+        self.boxes: list[Boxes] = []
+        self.batch_boxes: Tensor | None = None
+        if recipe.augmentation != "none":
+            size = data.bank.shape[1], data.bank.shape[2]
+            draws = [_generator(member.augment, _draws_for(self.device)) for member in members]
+            self.boxes = [Boxes(recipe.augmentation, size, own, self.device) for own in draws]
+            self.batch_boxes = torch.zeros((*batches, BOX), dtype=torch.int32, device=self.device)
         self.place = self.chunk  # in the chunk of batches, of which none is left
         # The same two numbers where a captured step finds them.
         self.done = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -340,7 +359,8 @@ class _Stack:
                     self.graph = self._capture()
                 self.graph.replay()
             else:
-                self._train(self.batch_images[self.place], self.batch_labels[self.place])
+                boxes = None if self.batch_boxes is None else self.batch_boxes[self.place]
+                self._train(self.batch_images[self.place], self.batch_labels[self.place], boxes)
             self.place, self.step = self.place + 1, self.step + 1
 
     @property
@@ -349,19 +369,25 @@ class _Stack:
         return self.chunk - self.place
 
     def _look_up(self) -> None:
-        """Look the images and labels of the next chunk of batches up."""
+        """Look up the images and labels of the next chunk of batches, and draw their boxes."""
         for row, k in enumerate(self.rows):
             data = self.members[k].data
             examples = self.orders[k].take(self.chunk * self.recipe.batch_size)
             images = data.images[examples % len(data.images)]
             self.batch_images[:, row] = images.view(self.chunk, -1)
             self.batch_labels[:, row] = data.labels[examples].view(self.chunk, -1)
+            if self.batch_boxes is not None:
+                boxes = self.boxes[k].take(self.chunk * self.recipe.batch_size)
+                self.batch_boxes[:, row] = boxes.view(self.chunk, -1, BOX)
         self.place = 0
         self.cursor.zero_()
 
-    def _train(self, images: Tensor, labels: Tensor) -> None:
-        """Train on one batch of each member, ``(K, b)`` images and labels."""
-        logits = forward(self.network, self.bank[images], self.recipe.precision)
+    def _train(self, images: Tensor, labels: Tensor, boxes: Tensor | None) -> None:
+        """Train on one batch of each member, ``(K, b)`` images and labels, ``(K, b, 5)`` boxes."""
+        shown = self.bank[images]
+        if boxes is not None:
+            shown = augment(self.recipe.augmentation, shown, boxes)
+        logits = forward(self.network, shown, self.recipe.precision)
         loss = losses.noisy_loss(logits, labels, self.alphas)
         self.optimizer.step(torch.autograd.grad(loss.sum(), list(self.network.parameters())))
         self.losses += loss.detach()
@@ -386,7 +412,10 @@ class _Stack:
         def step() -> None:
             images = self.batch_images.index_select(0, self.cursor).squeeze(0)
             labels = self.batch_labels.index_select(0, self.cursor).squeeze(0)
-            self._train(images, labels)
+            boxes = None
+            if self.batch_boxes is not None:
+                boxes = self.batch_boxes.index_select(0, self.cursor).squeeze(0)
+            self._train(images, labels, boxes)
             self.cursor += 1
 
         averaged = [] if self.averaged is None else [self.averaged]
@@ -431,11 +460,12 @@ class _Stack:
     def state(self, k: int) -> State:
         """Return a copy of all that a member's training goes on from; between two chunks only."""
         row, averages = self.rows.index(k), self.members[k].first_averaged <= self.members[k].steps
-        order = self.orders[k]
+        order, boxes = self.orders[k], self.boxes[k : k + 1]
         return {
             "step": self.step,
             "tensors": [_kept(tensor[row]) for tensor in self._tensors(averages)],
             "order": [_kept(order.generator.get_state()), _kept(order.left)],
+            "boxes": [_kept(own.generator.get_state()) for own in boxes],
         }
 
     def restore(self, states: Sequence[State]) -> None:
@@ -449,6 +479,8 @@ class _Stack:
             generator, left = state["order"]
             order.generator.set_state(generator)
             order.left = left.to(order.left.device)
+        for state, boxes in zip(states, self.boxes, strict=False):  # none without augmentation
+            boxes.generator.set_state(*state["boxes"])
 
     def _tensors(self, averages: bool) -> list[Tensor]:
         """Return what a step changes, ``(K, ...)`` each, the running means last."""
@@ -479,6 +511,8 @@ class _Stack:
         self.losses = self.losses[index]
         self.batch_images = self.batch_images[:, index]
         self.batch_labels = self.batch_labels[:, index]
+        if self.batch_boxes is not None:
+            self.batch_boxes = self.batch_boxes[:, index]
 
 
 def forward(network: models.Network, images: Tensor, precision: str) -> Tensor:
@@ -492,11 +526,53 @@ def forward(network: models.Network, images: Tensor, precision: str) -> Tensor:
     return logits.float()
 
 
-def predict(network: models.Network, bank: Tensor, index: Tensor, precision: str) -> Tensor:
-    """Return ``(K, n)`` predicted classes of images ``bank[index]``, index ``(K, n)``."""
+def most_likely(logits: Tensor, _: Tensor) -> Tensor:
+    """Return the predicted classes ``(K, n)`` from logits ``(K, n, m)``."""
+    return logits.argmax(dim=2)
+
+
+def ranks(logits: Tensor, true: Tensor) -> Tensor:
+    """Return how many classes come before the true one, 0 where it is the most likely.
+
+    Of equal logits the smaller class comes first. What is no number comes last.
+
+    Args:
+        logits: ``(K, n, m)``.
+        true: ``(K, n)`` or ``(n,)`` true classes.
+
+    Returns:
+        ``(K, n)`` int64 in [0, m].
+    """
+    true = true.expand(logits.shape[:2]).unsqueeze(2)
+    own = logits.gather(2, true)
+    smaller = torch.arange(logits.shape[2], device=logits.device) < true
+    before = ((logits > own) | ((logits == own) & smaller)).sum(dim=2)
+    return before.where(own.squeeze(2).isfinite(), logits.shape[2])
+
+
+def predict(
+    network: models.Network,
+    bank: Tensor,
+    index: Tensor,
+    precision: str,
+    answer: Callable[[Tensor, Tensor], Tensor] = most_likely,
+) -> Tensor:
+    """Return what a network answers to images ``bank[index]``, by default their predicted classes.
+
+    Args:
+        network: of K members.
+        bank: ``(B, height, width, channels)`` uint8 images.
+        index: ``(K, n)`` into the bank.
+        precision: of the network's arithmetic.
+        answer: from the logits ``(K, b, m)`` of a part of the images and their index ``(K, b)`` to
+            what is kept of them, ``(K, b, ...)``.
+
+    Returns:
+        ``(K, n, ...)``
+    """
     with torch.inference_mode():
         parts = [
-            forward(network, bank[part], precision).argmax(dim=2)
+            answer(forward(network, bank[part], precision), part)
             for part in index.split(_evaluated_at_once(len(index)), dim=1)
             if part.shape[1]
         ]
@@ -509,6 +585,11 @@ def _evaluated_at_once(members: int) -> int:
 
 def _kept(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True)
+
+
+def _draws_for(device: torch.device) -> torch.device:
+    """Return the device that draws random numbers for one: CUDA its own, the CPU the others'."""
+    return device if device.type == "cuda" else torch.device("cpu")
 
 
 def _generator(sequence: np.random.SeedSequence, device: torch.device) -> torch.Generator:
@@ -545,16 +626,24 @@ def _report(
     """Return accuracies and confusion of members that are done, from what they last predicted."""
     data = stack.members[0].data
     every = torch.arange(len(data.test_images), device=stack.device).expand(len(done), -1)
-    tested = predict(network, data.test_images, every, stack.recipe.precision)
+
+    def classes_and_ranks(logits: Tensor, part: Tensor) -> Tensor:
+        true = data.test_labels[part]
+        return torch.stack([most_likely(logits, part), ranks(logits, true)], dim=2)
+
+    precision = stack.recipe.precision
+    tested = predict(network, data.test_images, every, precision, classes_and_ranks)
     parameters = network.weights.shape[1]
     return {
-        k: {**_accuracies(stack.members[k].data, seen[k], test), "parameters": parameters}
-        for k, test in zip(done, tested, strict=True)
+        k: {**_accuracies(stack.members[k].data, seen[k], *test), "parameters": parameters}
+        for k, test in zip(done, tested.movedim(2, 1), strict=True)
     }
 
 
-def _accuracies(data: TrainingData, validation: Tensor, test: Tensor) -> dict[str, Any]:
-    """Return accuracies and confusion of predicted classes, ``(v,)`` and ``(t,)``."""
+def _accuracies(
+    data: TrainingData, validation: Tensor, test: Tensor, test_ranks: Tensor
+) -> dict[str, Any]:
+    """Return accuracies and confusion of predicted classes and ranks, ``(v,)`` and ``(t,)``."""
     m = data.num_classes
     votes = data.validation_votes
     noisy: float | None = None
@@ -564,6 +653,7 @@ def _accuracies(data: TrainingData, validation: Tensor, test: Tensor) -> dict[st
         "val_accuracy": _share(validation, data.validation_labels),
         "noisy_val_accuracy": noisy,
         "test_accuracy": _share(test, data.test_labels),
+        "test_top5_accuracy": (test_ranks < TOP).sum().item() / len(test) if m > TOP else None,
         "val_confusion": _confusion(data.validation_labels, validation, m),
         "test_confusion": _confusion(data.test_labels, test, m),
     }
@@ -574,8 +664,13 @@ def _share(predicted: Tensor, true: Tensor) -> float | None:
     return (predicted == true).sum().item() / len(true) if len(true) else None
 
 
-def _confusion(true: Tensor, predicted: Tensor, m: int) -> list[list[int]]:
-    """Return ``(m, m)`` counts, true class in the rows, predicted class in the columns."""
+def _confusion(true: Tensor, predicted: Tensor, m: int) -> list[list[int]] | None:
+    """Return ``(m, m)`` counts, true class in the rows, predicted class in the columns.
+
+    None where they would be more than are worth keeping.
+    """
+    if m > MOST_CONFUSED:
+        return None
     counts = torch.bincount(true.long() * m + predicted.long(), minlength=m * m)
     rows: list[list[int]] = counts.reshape(m, m).tolist()
     return rows

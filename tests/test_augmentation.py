@@ -1,0 +1,175 @@
+"""Changed images against slow loops and torchvision, and where the boxes fall."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+
+from stages.lib import augmentation
+from stages.lib.augmentation import AUGMENTATIONS, MARGIN, TRIES, Boxes, augment
+from stages.lib.params import AUGMENTATIONS as NAMES
+
+SHAPES = [(8, 8, 1), (32, 32, 3), (9, 12, 3)]
+
+
+def draw_images(shape: tuple[int, int, int], members: int = 2, count: int = 7) -> Tensor:
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(rng.integers(1, 256, (members, count, *shape), dtype=np.uint8))
+
+
+def draw_boxes(name: str, size: tuple[int, int], count: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return Boxes(name, size, generator, torch.device("cpu")).take(count)
+
+
+def test_every_name_of_the_params_is_there() -> None:
+    assert set(NAMES) == {"none", *AUGMENTATIONS}
+
+
+# --- what is made of images
+
+
+def slow_shift(image: NDArray[np.uint8], box: list[int]) -> NDArray[np.uint8]:
+    """Move a window over an image with zeros around it, pixel by pixel."""
+    top, left, height, width, flipped = box
+    got = np.zeros_like(image)
+    for i in range(height):
+        for j in range(width):
+            y, x = top + i, left + (width - 1 - j if flipped else j)
+            if 0 <= y < image.shape[0] and 0 <= x < image.shape[1]:
+                got[i, j] = image[y, x]
+    return got
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shifted_images_are_those_of_a_slow_loop(shape: tuple[int, int, int]) -> None:
+    images = draw_images(shape, count=40)
+    boxes = draw_boxes("flip_crop", shape[:2], 80).view(2, 40, 5)
+    got = augment("flip_crop", images, boxes)
+    assert got.dtype == torch.uint8
+    for k in range(2):
+        for image, box, mine in zip(images[k], boxes[k], got[k], strict=True):
+            np.testing.assert_array_equal(mine, slow_shift(image.numpy(), box.tolist()))
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 3), (32, 32, 1), (20, 31, 3)])
+def test_crops_are_torchvisions(shape: tuple[int, int, int]) -> None:
+    images = draw_images(shape, count=20)
+    height, width, _ = shape
+    boxes = draw_boxes("resized_crop", (height, width), 40).view(2, 20, 5)
+    boxes[0, 0] = torch.tensor([0, 0, height, width, 0])
+    boxes[0, 1] = torch.tensor([height - 1, width - 1, 1, 1, 1])  # a single pixel
+    got = augment("resized_crop", images, boxes)
+    assert got.dtype == torch.float32
+    for k in range(2):
+        for image, box, mine in zip(images[k], boxes[k], got[k], strict=True):
+            *place, flipped = box.tolist()
+            expected = functional.resized_crop(
+                image.permute(2, 0, 1).float(), *place, [height, width], antialias=False
+            )
+            if flipped:
+                expected = expected.flip(2)
+            # Weights in float32 are of places up to 64 pixels from the edge.
+            np.testing.assert_allclose(mine.permute(2, 0, 1), expected, atol=0.01)
+    np.testing.assert_allclose(got[0, 0], images[0, 0], atol=0.01)
+    np.testing.assert_allclose(
+        got[0, 1], images[0, 1, -1:, -1:].expand(shape), atol=0.01
+    )  # fmt: skip
+
+
+def test_other_boxes_fail_the_same_comparison() -> None:
+    images = draw_images((32, 32, 3))
+    boxes = draw_boxes("resized_crop", (32, 32), 14).view(2, 7, 5)
+    for place in range(5):
+        other = boxes.clone()
+        other[..., place] = 1 - other[..., 4] if place == 4 else (other[..., place] - 1).clamp(0)
+        changed = augment("resized_crop", images, boxes) - augment("resized_crop", images, other)
+        assert changed.abs().max() > 1
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_company_changes_no_bit(name: str) -> None:
+    images = draw_images((16, 16, 3), members=3)
+    boxes = draw_boxes(name, (16, 16), 21).view(3, 7, 5)
+    together, before = augment(name, images, boxes), images.clone()
+    for k in range(3):
+        assert torch.equal(together[k : k + 1], augment(name, images[[k]], boxes[[k]]))
+    assert torch.equal(images, before)
+
+
+# --- where boxes fall
+
+
+def slow_crop(u: list[float], height: int, width: int) -> list[int]:
+    """Return a box by the lines of torchvision's ``RandomResizedCrop.get_params``."""
+    log_ratio = math.log(3 / 4), math.log(4 / 3)
+    for i in range(TRIES):
+        area = height * width * (0.08 + u[i] * (1.0 - 0.08))
+        ratio = math.exp(log_ratio[0] + u[TRIES + i] * (log_ratio[1] - log_ratio[0]))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = (int(u[-3] * (height - h + 1)), int(u[-2] * (width - w + 1)))
+            return [top, left, h, w, int(u[-1] < 0.5)]
+    h, w = height, width
+    if width / height < 3 / 4:
+        h = round(width / (3 / 4))
+    elif width / height > 4 / 3:
+        w = round(height * (4 / 3))
+    return [(height - h) // 2, (width - w) // 2, h, w, int(u[-1] < 0.5)]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (32, 48), (224, 224), (8, 100), (100, 8)])
+def test_crops_fall_where_a_slow_loop_has_them(size: tuple[int, int]) -> None:
+    """Narrow images too, of which few tries or none fit."""
+    uniform = torch.rand(
+        (3000, 2 * TRIES + 3), generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    got = augmentation.place_crops(uniform, *size)
+    assert got.tolist() == [slow_crop(row, *size) for row in uniform.tolist()]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (40, 60), (20, 60)])
+def test_crops_are_distributed_as_torchvisions(size: tuple[int, int]) -> None:
+    count = 4000
+    mine = draw_boxes("resized_crop", size, count)[:, :4].double()
+    transform = v2.RandomResizedCrop(size, antialias=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        image = torch.zeros(1, *size)
+        params = [transform.make_params([image]) for _ in range(count)]
+    keys = ("top", "left", "height", "width")
+    theirs = torch.tensor([[p[key] for key in keys] for p in params], dtype=torch.float64)
+    for power in (1, 2):
+        a, b = mine**power, theirs**power
+        # Five standard errors of a difference of means.
+        spread = 5 * ((a.var(0) + b.var(0)) / count).sqrt()
+        assert ((a.mean(0) - b.mean(0)).abs() <= spread).all()
+    areas = mine[:, 2] * mine[:, 3] / (size[0] * size[1])
+    assert areas.min() > 0.07
+    assert areas.max() > 0.4
+
+
+def test_shifts_are_uniform_and_half_are_flipped() -> None:
+    boxes = draw_boxes("flip_crop", (32, 30), 81_000)
+    moves, counts = boxes[:, :2].unique(dim=0, return_counts=True)
+    assert moves.tolist() == [
+        [down, right] for down in range(-MARGIN, MARGIN + 1) for right in range(-MARGIN, MARGIN + 1)
+    ]
+    assert (counts - 1000).abs().max() < 5 * math.sqrt(1000)
+    assert (boxes[:, 2:4] == torch.tensor([32, 30])).all()
+    flipped = boxes[:, 4].double()
+    assert abs(float(flipped.mean()) - 0.5) < 5 * 0.5 / math.sqrt(81_000)
+    assert abs(float(torch.corrcoef(torch.stack([flipped, boxes[:, 0].double()]))[0, 1])) < 0.02
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_how_many_are_taken_at_once_does_not_matter(name: str) -> None:
+    boxes = Boxes(name, (32, 32), torch.Generator().manual_seed(3), torch.device("cpu"))
+    parts = torch.cat([boxes.take(count) for count in (1, 7, 64, 128)])
+    assert torch.equal(parts, draw_boxes(name, (32, 32), 200, seed=3))
+    assert not torch.equal(parts, draw_boxes(name, (32, 32), 200, seed=4))
