@@ -218,7 +218,7 @@ def _measure(stack: list[Run], device: str, shape: tuple[int, int, int], classes
                 alpha=run.alpha,
                 init=stream(k, "init"),
                 shuffle=stream(k, "shuffle"),
-                augment=stream(k, "augment"),
+                augment=stream(k, "augmentation"),
             )
             for k, run in enumerate(stack)
         ]
