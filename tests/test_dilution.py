@@ -11,11 +11,11 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from stages.lib import datasets, dilution, files, noise
+from stages.lib import confusion, datasets, dilution, files, noise
 from stages.lib.datasets import Dataset
 from stages.lib.dilution import ARRAYS, Dilution
 from stages.lib.errors import UserError
-from stages.lib.params import DataParams, NoiseParams, ParamsError
+from stages.lib.params import ConfusionParams, DataParams, NoiseParams, ParamsError
 
 MakeDataset = Callable[..., Dataset]
 M, TOTAL, OTHERS = 10, 3000, 500
@@ -317,6 +317,28 @@ def test_only_random_orders_depend_on_the_seed() -> None:
     np.testing.assert_array_equal(matrix("confusing", 1), matrix("confusing", 2))
     np.testing.assert_array_equal(matrix("random", 1), matrix("random", 1))
     assert (matrix("random", 1) != matrix("random", 2)).any()
+
+
+def test_the_confusion_of_many_classes_is_neither_estimated_nor_used(
+    make_dataset: MakeDataset, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stage before has something to write, and the noise that would need it is refused."""
+    monkeypatch.setattr(confusion.workers, "complete", lambda *_: pytest.fail("was trained"))
+    dataset = make_dataset(train=606, num_classes=101)
+    datasets.save(dataset, workspace / "digits")
+    small = ConfusionParams(40, 30, 2, "perceptron", 1.0, 0.5, 16, 160)
+    start = confusion.Start(0.95, 1e-6, "he", False, "cpu", "float32", "auto")
+    report = confusion.estimate(small, "digits", start, workspace, Path("params.yaml"))
+    assert report == {
+        "dataset": "digits", "counts": None, "why": "101 classes, more than 100: none are ordered",
+    }  # fmt: skip
+    file, out = workspace / "confusion.json", workspace / "labels"
+    files.write_json(file, report)
+    with pytest.raises(UserError, match="accepted: uniform: 101 classes, more than 100: none are"):
+        dilution.materialise(
+            DATA, STRUCTURED, [0], data_folder=workspace, confusion_file=file, out=out
+        )
+    dilution.materialise(DATA, UNIFORM, [0], data_folder=workspace, confusion_file=file, out=out)
 
 
 def test_structured_noise_needs_confusion_counts() -> None:

@@ -299,12 +299,6 @@ def fit(alpha: float, m: int, delta: float) -> None:
     params.check_fit(params.DataParams("folder", "a.zip", 8, 60, 20), noise, 100, m)
 
 
-def test_no_noise_is_structured_by_the_confusion_of_many_classes() -> None:
-    fit(200, params.MOST_CONFUSED, 0.5)
-    with pytest.raises(ParamsError, match="accepted: uniform: of 101 classes, more than 100"):
-        fit(200, params.MOST_CONFUSED + 1, 0.5)
-
-
 @pytest.mark.parametrize(("alpha", "m", "delta"), [(0.3, 3, 0.1), (0.7, 7, 0.1)])
 def test_the_largest_delta_is_accepted_in_spite_of_rounding(
     alpha: float, m: int, delta: float

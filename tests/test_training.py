@@ -447,6 +447,37 @@ def test_company_changes_no_bit_of_augmented_training(name: str) -> None:
         assert train_to_the_bit(recipe, [one]) == [outcome]
 
 
+# --- torchvision's networks
+
+
+def test_torchvisions_network_trains_averages_and_goes_on_from_a_checkpoint(
+    checkpointed: list[tuple[int, training.State]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "CHUNK", {"cpu": 2})
+    small = make_data(validation=8)
+    large = {
+        name: getattr(small, name).repeat_interleave(8, 1).repeat_interleave(8, 2)
+        for name in ("bank", "test_images")
+    }
+    data = replace(small, **large)
+    data = replace(data, test_images=data.test_images[:8], test_labels=data.test_labels[:8])
+    one = member(data, steps=4, average=0.5)
+    recipe = replace(
+        MLP, model=sized("resnet18", 1.0), batch_size=8, augmentation="resized_crop",
+        weight_decay=1e-4,
+    )  # fmt: skip
+    whole = train_to_the_bit(
+        recipe, [one], checkpoint_seconds=0.0, on_checkpoint=lambda *each: checkpointed.append(each)
+    )
+    (_, state), *_ = checkpointed
+    assert state["step"] == 2
+    assert train_to_the_bit(recipe, [one], states=[state]) == whole
+    assert not whole[0]["diverged"]
+    first, last = whole[0]["curve"][0], whole[0]["curve"][-1]
+    assert first["train_loss"] == pytest.approx(math.log(M), abs=1e-5)  # the output starts at zero
+    assert last["train_loss"] != first["train_loss"]
+
+
 # --- top-5
 
 

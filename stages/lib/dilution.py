@@ -244,6 +244,7 @@ def materialise(
     Raises:
         ParamsError: the config does not fit the data set.
         DamagedError: the data set or the confusion counts are not as they were written.
+        UserError: structured noise of more classes than confusion is counted of.
     """
     dataset = datasets.load(data_folder / data.name)
     confusion = None
@@ -251,6 +252,8 @@ def materialise(
         report = files.read_json(confusion_file)
         if report["dataset"] != data.name:
             raise files.damaged(confusion_file, f"is of {report['dataset']}, not of {data.name}")
+        if report["counts"] is None:
+            raise UserError(f"noise.kind: got 'structured'; accepted: uniform: {report['why']}")
         confusion = np.array(report["counts"])
     others = 0
     if params.images == "white":

@@ -577,9 +577,6 @@ def check_fit(
     if num_classes < 3:
         needs = f"uniform: {num_classes} classes leave no order among false classes"
         fail(file, prefix + "noise", "kind", wanted.kind, needs)
-    if num_classes > MOST_CONFUSED:
-        needs = f"uniform: of {num_classes} classes, more than {MOST_CONFUSED}, none are ordered"
-        fail(file, prefix + "noise", "kind", wanted.kind, needs)
     largest = noise.largest_delta(wanted.alpha, num_classes)
     # The smallest numbers are rounded up to twice what they are: the quotient alone does not do.
     over = wanted.delta * num_classes > wanted.alpha * noise.ROUNDING
