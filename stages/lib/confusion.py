@@ -82,7 +82,7 @@ def estimate(
         ParamsError: subset and held-out images are more than the training images, or a repeat
             diverged: an order made of what a network of NaNs answers would be none.
     """
-    dataset = datasets.load(data_folder / dataset_name)
+    dataset = datasets.load(data_folder / dataset_name, labels_only=True)
     check_confusion(params, len(dataset.train_labels), file, "confusion")
     config = config_of(params, dataset_name, start)
     with files.scratch_folder() as folder:

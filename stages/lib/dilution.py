@@ -245,7 +245,7 @@ def materialise(
         ParamsError: the config does not fit the data set.
         DamagedError: the data set or the confusion counts are not as they were written.
     """
-    dataset = datasets.load(data_folder / data.name)
+    dataset = datasets.load(data_folder / data.name, labels_only=True)
     confusion = None
     if params.kind == "structured" and confusion_file is not None:
         report = files.read_json(confusion_file)
