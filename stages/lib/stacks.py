@@ -97,7 +97,8 @@ def _members(group: list[Run], device: str) -> int:
     copies = 16 if stacking(run, device) == "unfold" else 4
     floats = 12 * weights + copies * run.config.train.batch_size * outputs
     ahead = 16 * CHUNK[device] * run.config.train.batch_size
-    free = hosts.free_gpu_memory() * GPU_MEMORY
+    images = sum(facts["size"].values()) * math.prod(shape)  # which lie there as well
+    free = (hosts.free_gpu_memory() - images) * GPU_MEMORY
     return max(1, min(GPU_MEMBERS, int(free / (4 * floats + EXAMPLE_BYTES * examples + ahead))))
 
 
