@@ -37,9 +37,9 @@ def make_dataset(num_classes: int = 3, channels: int = 1, side: int = 5) -> Data
 # --- what is known before the data are there
 
 
-def test_known_names_are_the_facts_and_a_folder() -> None:
-    assert set(datasets.KNOWN) == {*datasets.FACTS, "folder"}
-    assert "folder" not in datasets.NAMED
+def test_known_names_are_the_facts_and_images_of_the_users_own() -> None:
+    assert set(datasets.KNOWN) == {*datasets.FACTS, "folder", "imagenet"}
+    assert {"folder", "imagenet"}.isdisjoint(datasets.NAMED)
 
 
 # --- the class

@@ -67,10 +67,10 @@ def test_a_full_disk_is_told_with_what_was_needed(
     target = tmp_path / "a.npy"
     target.write_text("old", encoding="utf-8")
 
-    def full(_: Any) -> bytes:
+    def full(*_: Any) -> bytes:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(files, "_header", full)
+    monkeypatch.setattr(files, "array_header", full)
     with pytest.raises(UserError, match=r"a\.npy: no space left for 3,000 bytes, [\d,]+ are free;"):
         files.write_array(target, np.zeros(3000, np.uint8))
     assert target.read_text(encoding="utf-8") == "old"

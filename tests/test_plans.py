@@ -109,7 +109,7 @@ def test_images_are_known_before_they_are_fetched(
 ) -> None:
     write(data={"size": size})
     (first, _) = plans.make(KEY, "tiny").kinds
-    assert plans.known(first.run) == (shape, 10)
+    assert plans.known(first.run) == (shape, 10, 1797)
 
 
 def test_a_folder_is_known_once_it_is_fetched(
@@ -119,7 +119,7 @@ def test_a_folder_is_known_once_it_is_fetched(
     with pytest.raises(UserError, match="run first: dvc repro fetch_figures"):
         plans.make(KEY, "tiny")
     datasets.save(make_dataset(num_classes=7), paths.datasets("tiny") / "folder")
-    assert plans.known(plans.make(KEY, "tiny").kinds[0].run) == ((8, 8, 1), 7)
+    assert plans.known(plans.make(KEY, "tiny").kinds[0].run) == ((8, 8, 1), 7, 300)
 
 
 @pytest.mark.usefixtures("one_thread")

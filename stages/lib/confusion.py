@@ -86,7 +86,7 @@ def estimate(
         ParamsError: subset and held-out images are more than the training images, or a repeat
             diverged: an order made of what a network of NaNs answers would be none.
     """
-    dataset = datasets.load(data_folder / dataset_name)
+    dataset = datasets.load(data_folder / dataset_name, labels_only=True)
     check_confusion(params, len(dataset.train_labels), file, "confusion")
     if dataset.num_classes > MOST_CONFUSED:
         why = f"{dataset.num_classes} classes, more than {MOST_CONFUSED}: none are ordered"

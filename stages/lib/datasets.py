@@ -3,6 +3,7 @@
 How they are obtained is `stages.lib.sources`' matter.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,14 +51,15 @@ FACTS = {
     "cifar10": Facts("CIFAR-10, photographs", 50_000, 10_000, 32, 32, 3, 10),
     "cifar100": Facts("CIFAR-100, photographs, its fine labels", 50_000, 10_000, 32, 32, 3, 100),
 }
-NAMED = tuple(FACTS)  # all but a folder of images
+NAMED = tuple(FACTS)  # all but those that lie at a path of the user's
 KNOWN = {name: facts.about for name, facts in FACTS.items()} | {
-    "folder": "train/CLASS/* and test/CLASS/* of JPEG or PNG in a folder, .zip or .tar.*"
+    "folder": "train/CLASS/* and test/CLASS/* of JPEG or PNG in a folder, .zip or .tar.*",
+    "imagenet": "ImageNet (ILSVRC2012), a folder with train/WNID/* and val/, or its archives",
 }
 
 
 class Wanted(NamedTuple):
-    """A data set to be fetched: its name, where a folder of images lies, pixels of a side."""
+    """A data set to be fetched: its name, where the user's images lie, pixels of a side."""
 
     name: str
     path: str | None
@@ -183,7 +185,7 @@ def interleave(labels: NDArray[Any]) -> NDArray[np.int64]:
     return order[np.lexsort((sorted_labels, places))]
 
 
-def _describe(dataset: Dataset) -> dict[str, Any]:
+def _describe(dataset: Dataset, ready: Mapping[str, Path]) -> dict[str, Any]:
     """Return the content of ``dataset.json``."""
     arrays: dict[str, NDArray[Any]] = {name: getattr(dataset, name) for name in ARRAYS}
     height, width, channels = dataset.image_shape
@@ -204,14 +206,16 @@ def _describe(dataset: Dataset) -> dict[str, Any]:
             name: {
                 "dtype": str(array.dtype),
                 "shape": list(array.shape),
-                "sha256": files.sha256_of_array(array),
+                "sha256": files.sha256_of_stored(ready[name])
+                if name in ready
+                else files.sha256_of_array(array),
             }
             for name, array in arrays.items()
         },
     }
 
 
-def save(dataset: Dataset, folder: Path) -> None:
+def save(dataset: Dataset, folder: Path, ready: Mapping[str, Path] | None = None) -> None:
     """Write a data set: ``{train,test}_{images,labels}.npy`` and ``dataset.json``.
 
     ``dataset.json`` holds ``name``, ``source``, ``class_names``, ``num_classes``, ``height``,
@@ -219,19 +223,36 @@ def save(dataset: Dataset, folder: Path) -> None:
     by split; ``arrays``, the dtype, shape and sha256 of each file (`files.sha256_of_array`). It is
     written last, so that a folder that has it is whole.
 
+    Args:
+        dataset: what to write.
+        folder: where to.
+        ready: of arrays that `files.write_array` need not write, by their name: whole files of
+            theirs on the same disk, which get a second place (`files.place`).
+
     Raises:
         ValueError: the data set fails its own `Dataset.check`.
         OSError: the folder cannot be written.
     """
     dataset.check()
     (folder / DESCRIPTION).unlink(missing_ok=True)
+    ready = ready or {}
+    content = _describe(dataset, ready)
     for name in ARRAYS:
-        files.write_array(folder / f"{name}.npy", getattr(dataset, name))
-    files.write_json(folder / DESCRIPTION, _describe(dataset))
+        file = folder / f"{name}.npy"
+        if name in ready:
+            files.place(ready[name], file)
+        else:
+            files.write_array(file, getattr(dataset, name))
+    files.write_json(folder / DESCRIPTION, content)
 
 
-def load(folder: Path) -> Dataset:
+def load(folder: Path, *, labels_only: bool = False) -> Dataset:
     """Return the data set that `save` wrote, checked against its hashes.
+
+    Args:
+        folder: where it lies.
+        labels_only: whether nobody will look at the images: those that are too many to be read
+            into memory are then not checked, which takes minutes.
 
     Raises:
         DamagedError: a file is missing or is not the one that was written; the message names it
@@ -239,7 +260,9 @@ def load(folder: Path) -> Dataset:
     """
     content = files.read_json(folder / DESCRIPTION)
     arrays = {
-        name: files.read_array(folder / f"{name}.npy", content["arrays"][name]["sha256"])
+        name: files.read_array(
+            folder / f"{name}.npy", content["arrays"][name]["sha256"], trust_mapped=labels_only
+        )
         for name in ARRAYS
     }
     return Dataset(

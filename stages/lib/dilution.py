@@ -246,7 +246,7 @@ def materialise(
         DamagedError: the data set or the confusion counts are not as they were written.
         UserError: structured noise of more classes than confusion is counted of.
     """
-    dataset = datasets.load(data_folder / data.name)
+    dataset = datasets.load(data_folder / data.name, labels_only=True)
     confusion = None
     if params.kind == "structured" and confusion_file is not None:
         report = files.read_json(confusion_file)

@@ -28,6 +28,7 @@ from stages.lib.errors import DamagedError, UserError
 
 SEAL = "seal"  # the key of a JSON object that holds the digest of the others, in a list: DVC's
 # tables of metrics pass over lists
+MAPPED_BYTES = 1 << 30  # an array whose file is as large as this is mapped, not read
 STALE_SECONDS = 3600  # a scratch file as old as this belongs to nobody
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -61,7 +62,7 @@ def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
         finally:
             scratch.unlink(missing_ok=True)
     except OSError as error:
-        raise _explained(error, path, needed) from error
+        raise explained(error, path, needed) from error
 
 
 def _flush(path: Path) -> None:
@@ -70,8 +71,14 @@ def _flush(path: Path) -> None:
         os.fsync(stream.fileno())
 
 
-def _explained(error: OSError, path: Path, needed: int | None) -> Exception:
-    """Return an error that says what was needed, where the system only says what failed."""
+def explained(error: OSError, path: Path, needed: int | None) -> Exception:
+    """Return an error that says what was needed, where the system only says what failed.
+
+    Args:
+        error: what the system raised.
+        path: the file that was written.
+        needed: how many bytes it was to have, if that is known.
+    """
     if error.errno in FULL:
         free = ""
         with suppress(OSError):
@@ -173,42 +180,69 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
     whole = np.ascontiguousarray(array)
     with replacing(path, whole.nbytes) as scratch, scratch.open("wb") as stream:
         # Not np.save, whose error doesn't say that the disk is full.
-        stream.write(_header(whole))
+        stream.write(array_header(whole.dtype, whole.shape))
         stream.write(whole.data)
 
 
-def read_array(path: Path, sha256: str) -> NDArray[Any]:
-    """Return the array that `write_array` wrote.
+def place(source: Path, path: Path) -> None:
+    """Give a file a second place, atomically: by another name for it, else by a copy.
+
+    Raises:
+        UserError: as `replacing`.
+    """
+    with replacing(path, source.stat().st_size) as scratch:
+        scratch.unlink()
+        try:
+            scratch.hardlink_to(source)
+        except OSError:  # on another file system, or on one without such names
+            shutil.copyfile(source, scratch)
+
+
+def read_array(path: Path, sha256: str, *, trust_mapped: bool = False) -> NDArray[Any]:
+    """Return the array that `write_array` wrote; one of `MAPPED_BYTES` is mapped into memory.
+
+    What is written into a mapped array stays in memory (torch takes no array that cannot be
+    written to).
 
     Args:
         path: the file.
         sha256: its digest, see `sha256_of_array`.
+        trust_mapped: do not compute the digest of a mapped array, which takes minutes.
 
     Raises:
         DamagedError: it is missing, or is not byte for byte what was written.
     """
     try:
         with path.open("rb") as stream:
-            array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
-            end, trailing = stream.tell(), stream.read(1)
+            size = os.fstat(stream.fileno()).st_size
+            mapped = size >= MAPPED_BYTES
+            if mapped:
+                array: NDArray[Any] = np.asarray(np.lib.format.open_memmap(path, mode="c"))
+            else:
+                array = np.lib.format.read_array(stream, allow_pickle=False)
             stream.seek(0)
-            header = stream.read(end - array.nbytes)
-        found = sha256_of_array(array)
+            header = stream.read(size - array.nbytes)
+        if mapped:
+            found = sha256 if trust_mapped else sha256_of_stored(path)
+        else:
+            found = sha256_of_array(array)
     except FileNotFoundError:
         raise damaged(path, "is missing") from None
     # What numpy lets through of a bad header, and of one that asks for memory that there isn't.
     except (ValueError, TypeError, EOFError, MemoryError, SyntaxError, TokenError) as error:
         raise damaged(path, f"is no whole array ({error})") from error
-    if trailing or header != _header(array):
+    if header != array_header(array.dtype, array.shape):
         raise damaged(path, "has not the header that was written")
     if found != sha256:
         raise damaged(path, f"has sha256 {found} where {sha256} was written")
     return array
 
 
-def _header(array: NDArray[Any]) -> bytes:
+def array_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """Return what a ``.npy`` file has before the content: 128 bytes, if the shape is not long."""
     stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
+    content = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, content)
     return stream.getvalue()
 
 
@@ -222,5 +256,16 @@ def sha256_of_bytes(*chunks: bytes | memoryview) -> str:
 
 def sha256_of_array(array: NDArray[Any]) -> str:
     """Return the hex digest of an array's dtype, shape and content."""
-    head = f"{array.dtype.str} {array.shape}".encode()
-    return sha256_of_bytes(head, np.ascontiguousarray(array).data)
+    return sha256_of_bytes(_head(array), np.ascontiguousarray(array).data)
+
+
+def sha256_of_stored(path: Path) -> str:
+    """Return `sha256_of_array` of the array of a ``.npy`` file, read a little at a time."""
+    array = np.lib.format.open_memmap(path, mode="r")
+    with path.open("rb") as stream:
+        stream.seek(array.offset)
+        return hashlib.file_digest(stream, lambda: hashlib.sha256(_head(array))).hexdigest()
+
+
+def _head(array: NDArray[Any]) -> bytes:
+    return f"{array.dtype.str} {array.shape}".encode()

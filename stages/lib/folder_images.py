@@ -135,11 +135,11 @@ def _check_place(path: Path, name: str) -> None:
         _refuse(path, name, "lies outside the archive")
 
 
-class _Header(tarfile.TarInfo):
+class Header(tarfile.TarInfo):
     """A tar archive's header that cannot fill the memory with the name of the next."""
 
     @classmethod
-    def frombuf(cls, *arguments: Any, **options: Any) -> "_Header":
+    def frombuf(cls, *arguments: Any, **options: Any) -> "Header":
         """Return a header read from its bytes.
 
         Raises:
@@ -152,7 +152,7 @@ class _Header(tarfile.TarInfo):
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[None]:
+def whole_archive(path: Path) -> Iterator[None]:
     """Tell what goes wrong while an archive is read.
 
     Raises:
@@ -220,7 +220,7 @@ def _open_tar(path: Path) -> Any:
 def _files_of_tar(path: Path) -> Iterator[File]:
     with (
         _open_tar(path) as stream,
-        tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as archive,
+        tarfile.open(fileobj=stream, mode="r|", tarinfo=Header) as archive,
     ):
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # else it keeps every header
@@ -254,7 +254,7 @@ def _check_end(archive: tarfile.TarFile, stream: IO[bytes]) -> None:
         pass
 
 
-def _files(path: Path) -> Iterator[File]:
+def files_of(path: Path) -> Iterator[File]:
     """Yield every file of a folder or archive; a content must be read before the next is asked for.
 
     Raises:
@@ -268,18 +268,19 @@ def _files(path: Path) -> Iterator[File]:
             f"folder: {str(path)!r} is not there; must be a folder, .zip or .tar(.gz, "
             ".xz, .bz2) with train/CLASS/* and test/CLASS/*; mend the path"
         )
-    with _whole(path):
+    with whole_archive(path):
         yield from (_files_of_zip if zipfile.is_zipfile(path) else _files_of_tar)(path)
 
 
-def _first(names: Iterable[str]) -> str:
+def first_names(names: Iterable[str]) -> str:
     """Return the first few of the names, and how many more there are."""
     listed = sorted(names)
     more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
     return ", ".join(map(one_line, listed[:SHOWN])) + more
 
 
-def _is_litter(name: str) -> bool:
+def is_litter(name: str) -> bool:
+    """Tell whether a path is of a hidden file, or of one that file managers leave behind."""
     parts = PurePosixPath(name).parts
     return any(part.startswith(".") or part in LITTER for part in parts)
 
@@ -302,8 +303,8 @@ def _locate(names: list[str], path: Path) -> dict[str, tuple[str, str, str]]:
     if wrong:
         raise DataError(
             f"{path}: {len(wrong)} of {len(names)} files are not images at train/CLASS/* or "
-            f"test/CLASS/* ({_first(wrong)}); every file must end in {', '.join(SUFFIXES)} and lie "
-            "there, all possibly in one top folder; move or remove the others"
+            f"test/CLASS/* ({first_names(wrong)}); every file must end in {', '.join(SUFFIXES)} "
+            "and lie there, all possibly in one top folder; move or remove the others"
         )
     return {name: (part[0], part[1], part[2]) for name, part in parts.items()}
 
@@ -319,7 +320,7 @@ def _class_names(places: Iterable[tuple[str, str, str]], path: Path) -> tuple[st
     for split, class_name, _ in places:
         found[split].add(class_name)
     missing = [
-        f"{split} has no {_first(names)}"
+        f"{split} has no {first_names(names)}"
         for split, names in zip(
             reversed(SPLITS),
             (found["train"] - found["test"], found["test"] - found["train"]),
@@ -339,8 +340,8 @@ def _class_names(places: Iterable[tuple[str, str, str]], path: Path) -> tuple[st
         )
     if unfit := [name for name in found["train"] if not is_plain(name)]:
         raise DataError(
-            f"{path}: got control characters in the classes {_first(unfit)}; must be names that "
-            "can be written; rename them"
+            f"{path}: got control characters in the classes {first_names(unfit)}; must be names "
+            "that can be written; rename them"
         )
     return tuple(sorted(found["train"]))
 
@@ -354,12 +355,12 @@ def make_plan(names: Iterable[str], path: Path) -> Plan:
         DataError: the files are not those of a data set; see `_locate` and `_class_names`.
     """
     listed = list(names)
-    images = [name for name in listed if not _is_litter(name)]
+    images = [name for name in listed if not is_litter(name)]
     places = _locate(images, path)
     if len(places) < len(images):
         twice = [name for name, times in Counter(images).items() if times > 1]
         raise DataError(
-            f"{path}: holds {_first(twice)} more than once; each file must be there "
+            f"{path}: holds {first_names(twice)} more than once; each file must be there "
             "once; make the archive again"
         )
     class_names = _class_names(places.values(), path)
@@ -405,6 +406,20 @@ def decode(content: bytes, size: int) -> tuple[NDArray[np.uint8], bool]:
     return np.asarray(square), grey
 
 
+def why_unreadable(error: BaseException) -> str:
+    """Return what one of the errors `UNREADABLE` says of an image."""
+    return "no JPEG or PNG" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+
+
+@contextmanager
+def bombs_refused() -> Iterator[None]:
+    """Have Pillow refuse images of far too many pixels, and be silent about odd ones."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # at damaged EXIF data beside whole pixels
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
 def _decode_batch(batch: list[tuple[str, bytes, NDArray[np.uint8]]], size: int) -> Decoded:
     """Decode images into their places."""
     all_grey, failures = True, []
@@ -413,8 +428,7 @@ def _decode_batch(batch: list[tuple[str, bytes, NDArray[np.uint8]]], size: int) 
             place[:], grey = decode(content, size)
             all_grey &= grey
         except UNREADABLE as error:
-            reason = "no JPEG or PNG" if isinstance(error, Image.UnidentifiedImageError) else error
-            failures.append(f"{name} ({reason})")
+            failures.append(f"{name} ({why_unreadable(error)})")
     return Decoded(all_grey, len(batch), failures)
 
 
@@ -424,11 +438,11 @@ def _batches(
     """Yield the contents of the images with their places, some at a time."""
     batch: list[tuple[str, bytes, NDArray[np.uint8]]] = []
     waiting_bytes = 0
-    for name, read in _files(path):
+    for name, read in files_of(path):
         if name not in plan.rows:
             continue  # hidden
         split, row = plan.rows[name]
-        with _whole(path):
+        with whole_archive(path):
             content = read()
         batch.append((name, content, images[split][row]))
         waiting_bytes += len(content)
@@ -466,11 +480,9 @@ def _read_images(path: Path, plan: Plan, size: int) -> dict[str, NDArray[np.uint
     }
     all_grey, count, failures = True, 0, []
     with (
-        warnings.catch_warnings(),
+        bombs_refused(),
         tqdm(total=len(plan.rows), desc=path.name, unit="images", disable=None) as bar,
     ):
-        warnings.simplefilter("ignore", UserWarning)  # at damaged EXIF data beside whole pixels
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
         for decoded in _decode_all(path, plan, images, size):
             all_grey &= decoded.all_grey
             count += decoded.count
@@ -479,7 +491,7 @@ def _read_images(path: Path, plan: Plan, size: int) -> dict[str, NDArray[np.uint
     if failures:
         raise DataError(
             f"{path}: {len(failures)} of {count} images cannot be read "
-            f"({_first(failures)}); all must be whole JPEG or PNG; replace or remove "
+            f"({first_names(failures)}); all must be whole JPEG or PNG; replace or remove "
             "these"
         )
     if count != len(plan.rows):
@@ -509,7 +521,7 @@ def load_folder(path: Path, size: int) -> Dataset:
     """
     if size < 1:
         raise ValueError(f"folder: got size {size}; must be at least 1 pixel; ask for a larger one")
-    plan = make_plan((name for name, _ in _files(path)), path)
+    plan = make_plan((name for name, _ in files_of(path)), path)
     images = _read_images(path, plan, size)
     ignored = f" {plan.ignored} hidden files were ignored." if plan.ignored else ""
     return Dataset(

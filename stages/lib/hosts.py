@@ -66,6 +66,26 @@ def free_gpu_memory() -> int:
     return int(free)
 
 
+def require_gpu_memory(needed: int, what: str) -> None:
+    """Require that the CUDA device has the memory for something, before it is copied there.
+
+    Args:
+        needed: bytes.
+        what: what needs them.
+
+    Raises:
+        UserError: there is less.
+    """
+    if needed > free_gpu_memory():
+        forget_free_memory("cuda")
+    free = free_gpu_memory()
+    if needed > free:
+        raise UserError(
+            f"{what}: {needed / 2**30:.1f} GiB do not fit in the {free / 2**30:.1f} GiB that are "
+            "free on the GPU; ask for a smaller data.size, or train on the CPU"
+        )
+
+
 def forget_free_memory(device: str) -> None:
     """Give memory that nothing refers to back to the device."""
     gc.collect()

@@ -40,6 +40,7 @@ MOST_LEVELS = 16  # of values within values
 LONGEST = 200  # characters of a value or a key in a message
 MOST_EXAMPLES = 2**31 - 1  # the order of examples is int32
 MOST_CONFUSED = 100  # classes whose confusion is counted: of a thousand, a million numbers a run
+IMAGENET_SIDES = (64, 224)  # pixels: the least and the most that ImageNet is decoded to
 CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, surrogates, ends of lines
 
 
@@ -538,11 +539,17 @@ def check_model(
 
 
 def _check_source(data: DataParams, file: Path | str, section: str) -> None:
-    if data.name != "folder":
+    low, high = IMAGENET_SIDES
+    if data.name not in ("folder", "imagenet"):
         if data.path is not None:
             fail(file, section, "path", data.path, f"null where name is {data.name}")
     elif data.path is None:
-        fail(file, section, "path", None, "a folder, .zip or .tar where name is folder")
+        kinds = {"folder": "a folder, .zip or .tar", "imagenet": "the folder of ILSVRC2012"}
+        fail(file, section, "path", None, f"{kinds[data.name]} where name is {data.name}")
+    elif data.name == "imagenet":
+        if data.size is None or not low <= data.size <= high:
+            needs = f"a whole number from {low} to {high}, pixels of a side, where name is imagenet"
+            fail(file, section, "size", data.size, needs)
     elif data.size is None:
         fail(file, section, "size", None, "pixels of a side where name is folder")
 

@@ -85,7 +85,7 @@ class Plan:
 
 
 def known(run: Run) -> Seen:
-    """Return the shape of a run's images and the number of classes, before they are fetched.
+    """Return what is known of a run's images before they are fetched.
 
     Raises:
         UserError: only their folder tells, and it has not been read yet.
@@ -100,7 +100,7 @@ def known(run: Run) -> Seen:
             )
         return stacks.fetched(run)
     size = (wanted.size, wanted.size) if wanted.size else (facts.height, facts.width)
-    return (*size, facts.channels), facts.num_classes
+    return Seen((*size, facts.channels), facts.num_classes, facts.train_size + facts.test_size)
 
 
 def make(key: str, scale: str) -> Plan:
@@ -145,18 +145,16 @@ def _memory(queue: Sequence[list[Run]], device: str) -> int:
     side_by_side = hosts.cores() if device == "cpu" else 1
     needed = []
     for stack in queue:
-        shape, classes = known(stack[0])
-        needed.append(sum(stacks.memory(r, r.examples, device, shape, classes) for r in stack))
+        seen = known(stack[0])
+        needed.append(sum(stacks.memory(run, run.examples, device, seen) for run in stack))
     banks = [_bank(stack[0]) for stack in queue]
     return sum(sorted(needed)[-side_by_side:]) + side_by_side * max(banks, default=0)
 
 
 def _bank(run: Run) -> int:
     """Return the bytes of a run's images: its data set's, and those that noise is drawn on."""
-    shape, _ = known(run)
-    wanted, noisy = run.config.data.name, run.config.noise.images
-    facts = datasets.FACTS.get(wanted)
-    images = facts.train_size + facts.test_size if facts else 0
+    shape, _, images = known(run)
+    noisy = run.config.noise.images
     if noisy in datasets.FACTS:
         images += datasets.FACTS[noisy].train_size
     elif noisy == "white":
@@ -179,7 +177,7 @@ def _kind(group: list[list[Run]], device: str) -> Kind:
 
 def _rate(stack: list[Run], device: str) -> float:
     """Return steps per second of a stack; on a CPU of one on every core, as workers train."""
-    shape, classes = known(stack[0])
+    shape, classes, _ = known(stack[0])
     if device != "cpu":
         return _measure(stack, device, shape, classes)
     cores = hosts.cores()
@@ -269,7 +267,7 @@ def show(key: str, scale: str, plan: Plan) -> list[str]:
     lines.append(f"  time                   about {_duration(plan.seconds)}, measured just now:")
     for kind in plan.kinds:
         model, batch_size = kind.run.config.model, kind.run.config.train.batch_size
-        (height, width, channels), _ = known(kind.run)
+        height, width, channels = known(kind.run).shape
         lines.append(
             f"    {model.name:11} width {model.width:<5g} {height}x{width}x{channels} "
             f"batch {batch_size:<4} {kind.runs:5} runs  {kind.steps:>12,} steps  "

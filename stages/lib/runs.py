@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from stages.lib import datasets, dilution, files, noise
+from stages.lib import datasets, dilution, files, hosts, noise
 from stages.lib.params import Config
 from stages.lib.streams import stream
 
@@ -280,7 +281,20 @@ def _load_dataset(folder: Path, device: str) -> Any:
 
     dataset = datasets.load(folder)
     labels = torch.from_numpy(dataset.test_labels.astype(np.int64)).to(device)
-    return dataset, torch.from_numpy(dataset.test_images).to(device), labels
+    return dataset, _to_device(dataset.test_images, device), labels
+
+
+def _to_device(images: NDArray[np.uint8], device: str) -> "torch.Tensor":
+    """Return images as a tensor; on the CPU it shares their memory, mapped as it may be.
+
+    Raises:
+        UserError: they do not fit in the GPU's memory.
+    """
+    import torch
+
+    if device == "cuda":
+        hosts.require_gpu_memory(images.nbytes, f"{len(images):,} images")
+    return torch.from_numpy(images).to(device)
 
 
 @lru_cache(maxsize=2)
@@ -288,12 +302,10 @@ def _load_bank(
     data: Path, name: str, wanted: str, originals: int, seed: int, device: str
 ) -> "torch.Tensor":
     """Return the image bank: training images, then the images that noise is drawn on."""
-    import torch
-
     dataset, _, _ = _load_dataset(data / name, device)
     other = None
     if wanted in datasets.NAMED:
         other = datasets.load(data / datasets.noise_folder(wanted))
     extra = dilution.other_images(wanted, dataset, originals, other, seed)
     parts = [dataset.train_images] if extra is None else [dataset.train_images, extra]
-    return torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts)).to(device)
+    return _to_device(parts[0] if len(parts) == 1 else np.concatenate(parts), device)

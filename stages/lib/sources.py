@@ -1,4 +1,4 @@
-"""Where data sets come from: installed packages, torchvision's addresses, a folder of images."""
+"""Where data sets come from: packages, torchvision's addresses, images of the user's own."""
 
 import gzip
 import io
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.lib import datasets, files, paths
+from stages.lib import datasets, files, imagenet, paths
 from stages.lib.datasets import DataError, Dataset, check_name, interleave
 from stages.lib.downloads import Resource, obtain
 from stages.lib.folder_images import load_folder
@@ -288,7 +288,7 @@ def load_source(name: str, *, path: str | None, size: int | None, downloads: Pat
     is about balanced.
 
     Args:
-        name: A key of `datasets.KNOWN`.
+        name: A key of `datasets.KNOWN`, but ``imagenet``, which `fetch` decodes on the disk.
         path: The images, if ``name`` is ``folder``; else None.
         size: Pixels of a side; None keeps the native size, which a folder has not.
         downloads: The folder that keeps downloaded files.
@@ -300,13 +300,8 @@ def load_source(name: str, *, path: str | None, size: int | None, downloads: Pat
     """
     check_name(name)
     if name == "folder":
-        if path is None or size is None:
-            raise ValueError(
-                f"folder: got path {path!r} and size {size!r}; both are needed; set "
-                "them to the images' place and to the pixels of a side"
-            )
-        dataset = load_folder(Path(path), size)
-    elif path is not None:
+        dataset = load_folder(*_own_images(name, path, size))
+    elif path is not None or name not in datasets.FACTS:
         raise ValueError(
             f"{name}: got path {path!r}; only folder has one; leave the path empty or choose folder"
         )
@@ -315,6 +310,20 @@ def load_source(name: str, *, path: str | None, size: int | None, downloads: Pat
         dataset = embedded() if embedded else DOWNLOADED[name](name, downloads)
     dataset.check()
     return dataset if size is None else _resized(dataset, size)
+
+
+def _own_images(name: str, path: str | None, size: int | None) -> tuple[Path, int]:
+    """Return where images of the user's own lie, and the pixels of a side.
+
+    Raises:
+        ValueError: either is missing.
+    """
+    if path is None or size is None:
+        raise ValueError(
+            f"{name}: got path {path!r} and size {size!r}; both are needed; set "
+            "them to the images' place and to the pixels of a side"
+        )
+    return Path(path), size
 
 
 def _resized(dataset: Dataset, size: int) -> Dataset:
@@ -346,5 +355,9 @@ def fetch(wanted: Mapping[str, datasets.Wanted], folder: Path) -> None:
     for name, each in wanted.items():
         # A relative path is the repository's also in the temporary workspace of an experiment.
         path = None if each.path is None else str(paths.repository() / each.path)
+        if each.name == imagenet.NAME:
+            own, size = _own_images(each.name, path, each.size)
+            imagenet.fetch(own, size, folder / name, paths.downloads())
+            continue
         dataset = load_source(each.name, path=path, size=each.size, downloads=paths.downloads())
         datasets.save(dataset, folder / name)

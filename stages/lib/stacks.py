@@ -9,6 +9,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from stages.lib import datasets, files, hosts
 from stages.lib.architectures import (
@@ -36,14 +37,25 @@ GPU_STACKING = {
 RELATIVE_COST = {Perceptron: 1.0, ConvNet: 30.0, ResNet: 100.0, TorchvisionResNet: 5000.0}
 
 
-#: (height, width, channels) of an image, and classes
-Seen = tuple[tuple[int, int, int], int]
+class Seen(NamedTuple):
+    """What is known of a run's images.
+
+    Attributes:
+        shape: (height, width, channels) of each.
+        classes: how many there are.
+        images: how many there are, for training and for testing.
+    """
+
+    shape: tuple[int, int, int]
+    classes: int
+    images: int
 
 
 def fetched(run: Run) -> Seen:
-    """Return the shape of a run's images and the number of classes, as `fetch` found them."""
+    """Return what is known of a run's images once they are fetched."""
     facts = files.read_json(run.data / run.config.data.name / datasets.DESCRIPTION)
-    return (facts["height"], facts["width"], facts["channels"]), facts["num_classes"]
+    shape = facts["height"], facts["width"], facts["channels"]
+    return Seen(shape, facts["num_classes"], sum(facts["size"].values()))
 
 
 def form(
@@ -69,7 +81,7 @@ def form(
         groups[run.stack_key, done.get(run, 0)].append(run)
     stacks = []
     for group in groups.values():
-        size = _members(group, device, *seen(group[0]))
+        size = _members(group, device, seen(group[0]))
         # In equal parts: a last stack of one would take as long as a full one.
         size = math.ceil(len(group) / math.ceil(len(group) / size))
         stacks += [group[start : start + size] for start in range(0, len(group), size)]
@@ -100,22 +112,21 @@ def cpu_members(name: str, shape: tuple[int, int, int], num_classes: int, width:
     return max(1, min(CPU_MEMBERS, CPU_WEIGHTS // weights))
 
 
-def memory(run: Run, examples: int, device: str, shape: tuple[int, int, int], classes: int) -> int:
+def memory(run: Run, examples: int, device: str, seen: Seen) -> int:
     """Return about how many bytes a member of a stack needs: its network and its diluted set.
 
     Args:
         run: the member.
         examples: of its diluted set.
         device: ``cpu``, ``cuda`` or ``mps``.
-        shape: (height, width, channels) of an image.
-        classes: number of classes.
+        seen: what is known of its images.
     """
     from stages.lib.models import sizes  # torch takes seconds to import, and a CPU needs none here
     from stages.lib.training import CHUNK
 
     model, batch_size = run.config.model, run.config.train.batch_size
     weights, outputs = sizes(
-        model.name, shape, classes, width=model.width, batch_norm=model.batch_norm
+        model.name, seen.shape, seen.classes, width=model.width, batch_norm=model.batch_norm
     )
     # Floats: weights, gradients twice, AdaDelta's two averages and update, mean weights, a
     # snapshot, what a captured step starts from again; each layer's output, its gradient and a copy
@@ -126,21 +137,23 @@ def memory(run: Run, examples: int, device: str, shape: tuple[int, int, int], cl
     ahead = 16 * CHUNK[device] * batch_size
     if run.config.train.augmentation != "none":
         # Images as floats, where their pixels are looked for, what is found; five int32 ahead.
-        floats += 6 * batch_size * math.prod(shape)
+        floats += 6 * batch_size * math.prod(seen.shape)
         ahead += 20 * CHUNK[device] * batch_size
     return 4 * floats + EXAMPLE_BYTES * examples + ahead
 
 
-def _members(group: list[Run], device: str, shape: tuple[int, int, int], classes: int) -> int:
+def _members(group: list[Run], device: str, seen: Seen) -> int:
     """Return how many of a group's runs, the longest first, may share a stack."""
     run = group[0]
     if device == "cpu":
-        most = cpu_members(run.config.model.name, shape, classes, run.config.model.width)
+        most = cpu_members(run.config.model.name, seen.shape, seen.classes, run.config.model.width)
         return max(1, min(most, len(group) // hosts.cores()))
     if device != "cuda":
         return 1
-    needed = memory(run, max(each.examples for each in group), device, shape, classes)
-    return max(1, min(GPU_MEMBERS, int(hosts.free_gpu_memory() * GPU_MEMORY / needed)))
+    needed = memory(run, max(each.examples for each in group), device, seen)
+    images = seen.images * math.prod(seen.shape)  # which lie there as well
+    free = (hosts.free_gpu_memory() - images) * GPU_MEMORY
+    return max(1, min(GPU_MEMBERS, int(free / needed)))
 
 
 def _cost(run: Run) -> float:

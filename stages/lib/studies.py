@@ -34,6 +34,7 @@ DISPLAY = {
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
     "folder": "a folder of images",
+    "imagenet": "ImageNet",
 }
 ALPHA = "noisy labels per clean label, α"
 ACCURACY = "test accuracy"

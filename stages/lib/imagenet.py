@@ -1,0 +1,394 @@
+"""ImageNet (ILSVRC2012) of the user's own: which images there are, of which classes; the data set.
+
+Accepted at one path, for each split a folder or the original archive, read where it is:
+
+- ``train/WNID/*.JPEG``, or ``ILSVRC2012_img_train.tar``, a tar of one tar for each class;
+- ``val/WNID/*.JPEG``, or ``val/ILSVRC2012_val_*.JPEG``, or ``ILSVRC2012_img_val.tar``. The latter
+  two say nothing of classes: the devkit does, ``ILSVRC2012_devkit_t12.tar.gz`` or its folder.
+
+The validation images are for testing, as everywhere: the test set's labels were never published.
+Classes are the WordNet ids ("WNID"), sorted, which is torchvision's order.
+"""
+
+import fcntl
+import hashlib
+import io
+import os
+import re
+import shutil
+import struct
+import sys
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from stages.lib import datasets, files
+from stages.lib.datasets import SPLITS, DataError, Dataset, interleave
+from stages.lib.decoding import Encoded, decode_to
+from stages.lib.errors import UserError
+from stages.lib.folder_images import (
+    TAR_BLOCK,
+    Header,
+    files_of,
+    first_names,
+    is_litter,
+    whole_archive,
+)
+from stages.lib.noise import label_dtype
+
+NAME = "imagenet"
+UNREADABLE = "unreadable.json"  # which images are left out, by split, and why
+COUNTS = {"train": 1_281_167, "test": 50_000}  # images of ILSVRC2012
+CLASSES = 1000
+FOLDERS = {"train": "train", "test": "val"}
+ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "test": "ILSVRC2012_img_val.tar"}
+DEVKITS = ("ILSVRC2012_devkit_t12", "ILSVRC2012_devkit_t12.tar.gz")
+TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+WNID = re.compile(r"n[0-9]{8}")
+VAL_IMAGE = re.compile(r"ILSVRC2012_val_([0-9]{8})\.JPEG")
+
+Labelled = tuple[str, Encoded]  # a WNID, and an image of that class
+
+
+# --- folders
+
+
+def _stored(folder: Path) -> Iterator[Encoded]:
+    """Yield the images of a folder; links are followed, for the folder is the user's own.
+
+    Raises:
+        DataError: it holds something that is no file.
+    """
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_litter(entry.name):
+                continue
+            if not entry.is_file():
+                raise DataError(
+                    f"{folder}: {entry.name!r} is no file; must hold images only; remove it"
+                )
+            status = entry.stat()
+            yield Encoded(entry.name, entry.path, 0, status.st_size, status.st_mtime_ns)
+
+
+def _sorted_by_class(root: Path) -> Iterator[Labelled]:
+    """Yield the images at ``root/WNID/*``.
+
+    Raises:
+        DataError: something else lies there.
+    """
+    for folder in sorted(root.iterdir()):
+        if is_litter(folder.name):
+            continue
+        if not (WNID.fullmatch(folder.name) and folder.is_dir()):
+            raise DataError(
+                f"{root}: {folder.name!r} is no folder of a class; must hold folders called by "
+                "WordNet ids, n and eight digits, only; remove it (data.name: folder takes any)"
+            )
+        yield from ((folder.name, image) for image in _stored(folder))
+
+
+# --- archives
+
+
+def _members(stream: IO[bytes], path: Path, start: int, end: int) -> Iterator[Encoded]:
+    """Yield the files of a tar archive that lies in an open file from ``start`` to ``end``.
+
+    Only headers are read. The stream may be moved between two of them.
+
+    Raises:
+        tarfile.TarError: the archive is damaged or cut.
+        DataError: it holds a link or a special file.
+    """
+    changed, stop = path.stat().st_mtime_ns, start
+    stream.seek(start)
+    with tarfile.open(fileobj=stream, mode="r:", tarinfo=Header) as archive:
+        while (member := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined]  # else it keeps every header
+            stop = member.offset_data + -(-member.size // TAR_BLOCK) * TAR_BLOCK
+            if stop > end:
+                raise tarfile.ReadError(f"{member.name} is cut")
+            name = PurePosixPath(member.name).name
+            if member.isdir() or is_litter(name):
+                continue
+            if not member.isreg():
+                raise DataError(f"{path}: {member.name!r} is no file; fetch the archive again")
+            yield Encoded(name, str(path), member.offset_data, member.size, changed)
+    stream.seek(stop)
+    if stop == end or stream.read(TAR_BLOCK) != bytes(TAR_BLOCK):
+        raise tarfile.ReadError("no end mark")
+
+
+def _archive_members(path: Path) -> Iterator[Encoded]:
+    with whole_archive(path), path.open("rb") as stream:
+        yield from _members(stream, path, 0, path.stat().st_size)
+
+
+def _tar_of_tars(path: Path) -> Iterator[Labelled]:
+    """Yield the images of the training archive, whose members are archives ``WNID.tar``.
+
+    Raises:
+        DataError: it is damaged, or has other members.
+    """
+    with whole_archive(path), path.open("rb") as stream:
+        for inner in _members(stream, path, 0, path.stat().st_size):
+            wnid = inner.name.removesuffix(".tar")
+            if not WNID.fullmatch(wnid):
+                raise DataError(
+                    f"{path}: has {inner.name!r}; must hold archives called n and eight digits "
+                    "only; fetch it again"
+                )
+            for image in _members(stream, path, inner.start, inner.start + inner.size):
+                yield wnid, image
+
+
+# --- the validation images' classes
+
+
+def _ground_truth(path: Path) -> list[str]:
+    """Return the WNID of validation image 1, 2, ..., from the devkit.
+
+    Raises:
+        DataError: it is not there or not as it must be.
+    """
+    devkit = next((path / name for name in DEVKITS if (path / name).exists()), None)
+    if devkit is None:
+        raise DataError(
+            f"{path}: the validation images are in no folders of classes, and no "
+            f"{' or '.join(DEVKITS)}, which says their classes, is there; put it there, or sort "
+            "them into val/WNID/"
+        )
+    wanted = ("meta.mat", TRUTH)
+    found = {
+        PurePosixPath(name).name: read()
+        for name, read in files_of(devkit)
+        if PurePosixPath(name).name in wanted
+    }
+    if missing := [name for name in wanted if name not in found]:
+        raise DataError(f"{devkit}: has no {' and no '.join(missing)}; fetch it again")
+    wnids = _wnids_by_number(found["meta.mat"], devkit)
+    try:
+        return [wnids[int(line)] for line in found[TRUTH].split()]
+    except (ValueError, KeyError) as error:
+        raise DataError(
+            f"{devkit}: {TRUTH} has a line that is no number of a class ({error}); fetch it again"
+        ) from error
+
+
+def _wnids_by_number(content: bytes, devkit: Path) -> dict[int, str]:
+    """Return the classes' WNIDs by ``ILSVRC2012_ID``, from ``meta.mat``.
+
+    Raises:
+        DataError: it is not as it must be.
+    """
+    from scipy.io import loadmat  # which takes long to import
+    from scipy.io.matlab import MatReadError
+
+    damage = (
+        MatReadError, ValueError, TypeError, LookupError, NotImplementedError, OSError, EOFError,
+        struct.error, zlib.error,
+    )  # fmt: skip
+    try:
+        synsets = np.atleast_1d(loadmat(io.BytesIO(content), squeeze_me=True)["synsets"])
+        return {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
+    except damage as error:
+        raise DataError(f"{devkit}: meta.mat cannot be read ({error}); fetch it again") from error
+
+
+def _with_truth(images: Iterable[Encoded], path: Path) -> Iterator[Labelled]:
+    """Yield images called ``ILSVRC2012_val_NUMBER.JPEG`` with their classes.
+
+    Raises:
+        DataError: one is called otherwise, or there is no class of its number.
+    """
+    truth = _ground_truth(path)
+    for image in images:
+        match = VAL_IMAGE.fullmatch(image.name)
+        number = int(match[1]) if match else 0
+        if not 1 <= number <= len(truth):
+            raise DataError(
+                f"{path}: got the validation image {image.name!r}; must be called "
+                f"ILSVRC2012_val_NUMBER.JPEG, a number of eight digits from 1 to {len(truth)}; "
+                "remove it"
+            )
+        yield truth[number - 1], image
+
+
+# --- all images
+
+
+def _split_images(path: Path, split: str) -> Iterator[Labelled]:
+    """Yield the images of a split, in any order.
+
+    Raises:
+        DataError: there are none, or they are not as they must be.
+    """
+    folder, archive = path / FOLDERS[split], path / ARCHIVES[split]
+    if folder.is_dir():
+        flat = split == "test" and not any(
+            each.is_dir() and not is_litter(each.name) for each in folder.iterdir()
+        )
+        return _with_truth(_stored(folder), path) if flat else _sorted_by_class(folder)
+    if archive.is_file():
+        return (
+            _tar_of_tars(archive)
+            if split == "train"
+            else _with_truth(_archive_members(archive), path)
+        )
+    raise DataError(
+        f"{path}: has neither {folder.name}/ nor {archive.name}; data.path must name a folder with "
+        "ImageNet's train/ and val/, or with its archives; mend the path"
+    )
+
+
+def list_images(path: Path) -> dict[str, list[Labelled]]:
+    """Return the images of each split, sorted by class and name, wherever they lie.
+
+    Raises:
+        DataError: they are not those of a data set.
+    """
+    listed = {}
+    for split in SPLITS:
+        found = _split_images(path, split)
+        bar = tqdm(found, desc=f"listing {FOLDERS[split]}", unit="images", disable=None)
+        listed[split] = sorted(bar, key=lambda each: (each[0], each[1].name))
+    train, test = ({wnid for wnid, _ in listed[split]} for split in SPLITS)
+    if train != test or len(train) < 2:
+        raise DataError(
+            f"{path}: train has images of {len(train)} classes, val of {len(test)}; must be of the "
+            f"same, two or more; only one has {first_names(train ^ test) or 'any'}; add or remove "
+            "images"
+        )
+    return listed
+
+
+def _stamp(listed: Mapping[str, list[Labelled]], size: int) -> str:
+    """Return a name for what is to be decoded; it changes with any image and with the decoder."""
+    digest = hashlib.sha256(f"{PIL.__version__} {size}\n".encode())
+    for split, images in listed.items():
+        for wnid, (name, _, start, length, changed) in images:
+            line = f"{split} {wnid} {name} {start} {length} {changed}\n"
+            digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; the system lets go of it whatever ends the process.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another process decodes these images; wait") from None
+        yield
+
+
+def fetch(path: Path, size: int, folder: Path, downloads: Path) -> None:
+    """Decode ImageNet into a folder, as `datasets.save` writes it, and tell what it lacks.
+
+    The shorter side of each image is scaled to ``size`` and the middle cropped, see
+    `folder_images.decode`. Images that cannot be read are left out and listed in `UNREADABLE`.
+    What is decoded is kept below ``downloads`` until all is: DVC deletes a stage's outputs first.
+
+    Args:
+        path: What this module's docstring describes.
+        size: Pixels of a side.
+        folder: Where the data set goes.
+        downloads: The folder that outlives a stage.
+
+    Raises:
+        DataError: the images are not as they must be.
+        UserError: the disk is full, or another process does the same.
+        OSError: a file cannot be read.
+    """
+    listed = list_images(path)
+    names = tuple(dict.fromkeys(wnid for wnid, _ in listed["train"]))
+    whole = {split: len(images) for split, images in listed.items()} == COUNTS
+    whole = whole and len(names) == CLASSES
+    kept = downloads / f"{NAME}-{_stamp(listed, size)}"
+    with _alone(kept):
+        train, test = (_decode(split, listed[split], names, size, kept) for split in SPLITS)
+        dataset = Dataset(
+            name=NAME,
+            train_images=np.load(train.file, mmap_mode="r", allow_pickle=False),
+            train_labels=train.labels,
+            test_images=np.load(test.file, mmap_mode="r", allow_pickle=False),
+            test_labels=test.labels,
+            class_names=names,
+            source=_source(listed, len(names), whole, size),
+        )
+        unreadable = {"train": train.unreadable, "test": test.unreadable}
+        files.write_json(folder / UNREADABLE, unreadable)
+        datasets.save(dataset, folder, {"train_images": train.file, "test_images": test.file})
+        shutil.rmtree(kept)
+    if not whole:
+        print(f"warning: {dataset.source}", file=sys.stderr)
+    if left_out := [*train.unreadable, *test.unreadable]:
+        told = f"{len(left_out)} images cannot be read and are left out: {first_names(left_out)}"
+        print(f"warning: {NAME}: {told}; see {folder / UNREADABLE}", file=sys.stderr)
+
+
+class Decoded(NamedTuple):
+    """A split on the disk.
+
+    Attributes:
+        file: Its images, a ``.npy`` file.
+        labels: ``(n,)`` their labels.
+        unreadable: Why images are not there, by class and name.
+    """
+
+    file: Path
+    labels: NDArray[Any]
+    unreadable: dict[str, str]
+
+
+def _decode(
+    split: str, images: list[Labelled], names: tuple[str, ...], size: int, kept: Path
+) -> Decoded:
+    """Decode a split, its classes interleaved.
+
+    Raises:
+        DataError: no image can be read.
+    """
+    file, title = kept / f"{split}_images.npy", f"{NAME} {FOLDERS[split]}"
+    number = {wnid: label for label, wnid in enumerate(names)}
+    labels = np.array([number[wnid] for wnid, _ in images], dtype=label_dtype(len(names)))
+    rows = np.argsort(interleave(labels))  # of each image: the inverse of whose each row is
+    order, failed = decode_to(file, [image for _, image in images], rows, size, title)
+    unreadable = {_shown(images[index]): why for index, why in failed.items()}
+    if not len(order):
+        raise DataError(
+            f"{title}: none of {len(images)} images can be read "
+            f"({first_names(set(unreadable.values()))}); fetch them again"
+        )
+    return Decoded(file, labels[order], unreadable)
+
+
+def _shown(labelled: Labelled) -> str:
+    wnid, image = labelled
+    return f"{wnid}/{image.name}".encode(errors="backslashreplace").decode()
+
+
+def _source(listed: Mapping[str, list[Labelled]], num_classes: int, whole: bool, size: int) -> str:
+    """Return where the images come from, how many there were, and how they were made square."""
+    return (
+        f"ImageNet (ILSVRC2012){'' if whole else ', not the whole of it'}: "
+        f"{len(listed['train']):,} training images (of {COUNTS['train']:,}) and "
+        f"{len(listed['test']):,} validation images (of {COUNTS['test']:,}), the latter for "
+        f"testing, of {num_classes:,} classes (of {CLASSES:,}); those that cannot be read are left "
+        f"out ({UNREADABLE}). The shorter side scaled to {size} pixels, then cropped to the middle "
+        f"{size}x{size}."
+    )

@@ -1,0 +1,725 @@
+"""ImageNet-shaped trees and archives of real JPEGs: what is listed, decoded, resumed, trained."""
+
+import functools
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from conftest import BASE, replaced
+from here import NAMES
+from numpy.typing import NDArray
+from PIL import Image
+from repository import tiny_scale
+from scipy.io import savemat
+
+from stages.lib import datasets, decoding, dilution, files, hosts, imagenet, params, paths
+from stages.lib.datasets import DataError, Dataset
+from stages.lib.errors import DamagedError, UserError
+
+REPOSITORY = Path(__file__).parents[1]
+SIZE = 64
+COLOURS = {"n01440764": (220, 40, 40), "n02084071": (40, 200, 60), "n15075141": (50, 60, 230)}
+WNIDS = tuple(COLOURS)
+IDS = {"n01440764": 2, "n02084071": 3, "n15075141": 1}  # as in the devkit: another order
+Tree = dict[str, bytes]
+rng_of = np.random.default_rng
+
+
+def picture(wnid: str, seed: int) -> Image.Image:
+    """Return a noisy picture of the class's colour, of one of several shapes."""
+    rng = rng_of(seed)
+    width, height = [(90, 70), (66, 130), (64, 64), (100, 81)][seed % 4]
+    noise = rng.integers(-40, 40, (height, width, 3))
+    return Image.fromarray(np.clip(np.array(COLOURS[wnid]) + noise, 0, 255).astype(np.uint8))
+
+
+def jpeg(image: Image.Image, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+@functools.cache
+def make_tree(train: int = 8, val: int = 4) -> Tree:
+    """Return ImageNet's files by path; one is grey and one is CMYK."""
+    made = {}
+    for k, wnid in enumerate(WNIDS):
+        for i in range(train):
+            image = picture(wnid, 100 * k + i)
+            mode = {1: "L", 2: "CMYK"}.get(i, "RGB")
+            made[f"train/{wnid}/{wnid}_{i}.JPEG"] = jpeg(image.convert(mode))
+        for i in range(val):
+            number = 1 + i * len(WNIDS) + k  # the classes take turns
+            made[f"val/{wnid}/ILSVRC2012_val_{number:08}.JPEG"] = jpeg(picture(wnid, 1000 + number))
+    return made
+
+
+def damaged_tree() -> Tree:
+    """Return the tree with one image cut and one that is none."""
+    tree = dict(make_tree())
+    cut, text = f"train/{WNIDS[0]}/{WNIDS[0]}_3.JPEG", f"train/{WNIDS[2]}/{WNIDS[2]}_0.JPEG"
+    tree |= {cut: tree[cut][: len(tree[cut]) // 2], text: b"no image"}
+    return tree
+
+
+def write(folder: Path, tree: Tree) -> Path:
+    for name, content in tree.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def tar(members: Tree, mode: str = "w") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as archive:  # type: ignore[call-overload]
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def devkit(tree: Tree) -> Tree:
+    """Return the devkit's files: numbers of classes by image, and what the numbers mean."""
+    names = sorted((Path(name).name, name.split("/")[1]) for name in tree if name.startswith("val"))
+    truth = "".join(f"{IDS[wnid]}\n" for _, wnid in names)
+    known = [*sorted((number, wnid) for wnid, number in IDS.items()), (1001, "n00001740")]
+    kinds = [("ILSVRC2012_ID", float), ("WNID", object), ("num_children", float)]
+    synsets = np.array([(float(i), wnid, float(i > 1000)) for i, wnid in known], dtype=kinds)
+    buffer = io.BytesIO()
+    savemat(buffer, {"synsets": synsets})
+    top = "ILSVRC2012_devkit_t12"
+    return {
+        f"{top}/readme.txt": b"",
+        f"{top}/data/meta.mat": buffer.getvalue(),
+        f"{top}/data/ILSVRC2012_validation_ground_truth.txt": truth.encode(),
+    }
+
+
+def split_of(tree: Tree, split: str) -> Tree:
+    return {name: content for name, content in tree.items() if name.startswith(f"{split}/")}
+
+
+def flat(tree: Tree) -> Tree:
+    return {Path(name).name: content for name, content in split_of(tree, "val").items()}
+
+
+def as_tree(folder: Path, tree: Tree) -> Path:
+    return write(folder, tree)
+
+
+def as_flat(folder: Path, tree: Tree) -> Path:
+    write(folder / "val", flat(tree))
+    return write(folder, split_of(tree, "train") | devkit(tree))
+
+
+def as_archives(folder: Path, tree: Tree) -> Path:
+    """Write the archives; members stand in no order, as in the true ones."""
+    inner = {
+        f"{wnid}.tar": tar(
+            {
+                Path(name).name: content
+                for name, content in reversed(split_of(tree, "train").items())
+                if wnid in name
+            }
+        )
+        for wnid in reversed(WNIDS)
+    }
+    return write(
+        folder,
+        {
+            "ILSVRC2012_img_train.tar": tar(inner),
+            "ILSVRC2012_img_val.tar": tar(flat(tree)),
+            "ILSVRC2012_devkit_t12.tar.gz": tar(devkit(tree), "w:gz"),
+        },
+    )
+
+
+LAYOUTS: dict[str, Callable[[Path, Tree], Path]] = {
+    "tree": as_tree, "flat": as_flat, "archives": as_archives,
+}  # fmt: skip
+
+
+@pytest.fixture
+def get(tmp_path: Path) -> Callable[..., Dataset]:
+    """Return how to fetch a folder into ``out``, with downloads in ``kept``."""
+
+    def fetched(path: Path, size: int = SIZE) -> Dataset:
+        imagenet.fetch(path, size, tmp_path / "out", tmp_path / "kept")
+        return datasets.load(tmp_path / "out")
+
+    return fetched
+
+
+def squared(content: bytes, size: int) -> NDArray[np.uint8]:
+    """Return the middle of an image whose shorter side is scaled, in exact coordinates."""
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    side = min(image.size)
+    left, top = ((each - side) / 2 for each in image.size)
+    box = (left, top, left + side, top + side)
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+
+
+# --- what is decoded
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_images_in_the_same_order(
+    layout: str, tmp_path: Path, get: Callable[..., Dataset]
+) -> None:
+    tree = make_tree()
+    dataset = get(LAYOUTS[layout](tmp_path / "images", tree))
+    assert (dataset.name, dataset.class_names) == ("imagenet", WNIDS)
+    for split, folder, count in (("train", "train", 8), ("test", "val", 4)):
+        # One image of each class in turn, each class by name.
+        expected = [
+            squared(sorted((n, c) for n, c in split_of(tree, folder).items() if w in n)[i][1], SIZE)
+            for i in range(count)
+            for w in WNIDS
+        ]
+        np.testing.assert_array_equal(getattr(dataset, f"{split}_images"), expected)
+        labels = getattr(dataset, f"{split}_labels")
+        np.testing.assert_array_equal(labels, np.tile([0, 1, 2], count))
+    assert not list((tmp_path / "kept").iterdir())
+
+
+def test_images_are_what_scaling_and_then_cropping_gives(
+    tmp_path: Path, get: Callable[..., Dataset]
+) -> None:
+    """To a grey level or two, for the scaled image has whole pixels and the crop needs none."""
+    content = jpeg(Image.linear_gradient("L").resize((300, 200)).convert("RGB"), quality=95)
+    tree = make_tree() | {f"train/{WNIDS[0]}/{WNIDS[0]}_0.JPEG": content}
+    scaled = Image.open(io.BytesIO(content)).resize((150, 100), Image.Resampling.BILINEAR)
+    expected = np.asarray(scaled.crop((25, 0, 125, 100))).astype(int)
+    got = get(write(tmp_path / "images", tree), 100).train_images[0]
+    assert np.abs(got - expected).max() <= 2
+
+
+def test_grey_and_cmyk_images_become_rgb(tmp_path: Path, get: Callable[..., Dataset]) -> None:
+    dataset = get(write(tmp_path / "images", make_tree()))
+    assert dataset.image_shape == (SIZE, SIZE, 3)
+    grey, cmyk = (dataset.train_images[3 * i : 3 * i + 3].astype(int) for i in (1, 2))
+    assert np.all(grey == grey[..., :1])
+    np.testing.assert_allclose(cmyk.mean((1, 2)), list(COLOURS.values()), atol=12)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_images_that_cannot_be_read_are_listed_and_left_out(
+    layout: str, tmp_path: Path, get: Callable[..., Dataset], capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = get(write(tmp_path / "whole", make_tree()))
+    capsys.readouterr()
+    dataset = get(LAYOUTS[layout](tmp_path / "images", damaged_tree()))
+    left_out = files.read_json(tmp_path / "out" / imagenet.UNREADABLE)
+    cut, text = f"{WNIDS[0]}/{WNIDS[0]}_3.JPEG", f"{WNIDS[2]}/{WNIDS[2]}_0.JPEG"
+    assert left_out["test"] == {}
+    assert left_out["train"].keys() == {cut, text}
+    assert left_out["train"][text] == "no JPEG or PNG"
+    assert "truncated" in left_out["train"][cut]
+    told = capsys.readouterr().err
+    assert f"2 images cannot be read and are left out: {cut}, {text}; see" in told
+    # The rest are all there once, the prefix as before but for the gaps.
+    gaps = [3 * 3, 2]
+    assert len(dataset.train_labels) == len(whole.train_labels) - 2
+    np.testing.assert_array_equal(np.bincount(dataset.train_labels), [7, 8, 7])
+    kept = np.delete(whole.train_images, gaps, axis=0)
+    assert {i.tobytes() for i in dataset.train_images} == {i.tobytes() for i in kept}
+    stay = [row for row in range(22) if row not in gaps]
+    np.testing.assert_array_equal(dataset.train_images[stay], whole.train_images[stay])
+    np.testing.assert_array_equal(dataset.train_images[[2, 9]], whole.train_images[[22, 23]])
+    np.testing.assert_array_equal(dataset.train_labels[[2, 9]], whole.train_labels[[22, 23]])
+
+
+@pytest.mark.parametrize("rows", [(0, 1), (22, 23), (0, 23), (21, 22), tuple(range(12, 24))])
+def test_gaps_anywhere_are_filled(
+    rows: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "CHUNK", 3)
+    monkeypatch.setattr(hosts, "cores", lambda: 4)
+    images = [picture(WNIDS[0], seed) for seed in range(24)]
+    contents = [b"" if row in rows else jpeg(image) for row, image in enumerate(images)]
+    order = rng_of(0).permutation(24)  # of reading
+    listed = [encoded(tmp_path / str(row), contents[row]) for row in order]
+    got, failed = decoding.decode_to(tmp_path / "a.npy", listed, order, SIZE, "test")
+    array = np.load(tmp_path / "a.npy")
+    assert sorted(order[list(failed)]) == sorted(rows)
+    assert array.shape == (24 - len(rows), SIZE, SIZE, 3)
+    assert sorted(order[got]) == [row for row in range(24) if row not in rows]
+    for pixels, index in zip(array, got, strict=True):
+        np.testing.assert_array_equal(pixels, squared(contents[order[index]], SIZE))
+    head, digest = files.array_header(array.dtype, array.shape), files.sha256_of_array(array)
+    assert (tmp_path / "a.npy").read_bytes().startswith(head)
+    assert files.sha256_of_stored(tmp_path / "a.npy") == digest
+
+
+def encoded(path: Path, content: bytes) -> decoding.Encoded:
+    path.write_bytes(content)
+    return decoding.Encoded(path.name, str(path), 0, len(content), path.stat().st_mtime_ns)
+
+
+def test_a_part_of_imagenet_is_told(
+    tmp_path: Path, get: Callable[..., Dataset], capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = get(write(tmp_path / "images", make_tree()))
+    part = "not the whole of it: 24 training images (of 1,281,167) and 12 validation images (of 50"
+    assert part in dataset.source
+    assert part in capsys.readouterr().err
+
+
+def test_the_whole_is_told_by_nothing(
+    tmp_path: Path,
+    get: Callable[..., Dataset],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(imagenet, "COUNTS", {"train": 24, "test": 12})
+    monkeypatch.setattr(imagenet, "CLASSES", 3)
+    assert "not the whole" not in get(write(tmp_path / "images", make_tree())).source
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_labels_of_many_classes_take_two_bytes(tmp_path: Path, get: Callable[..., Dataset]) -> None:
+    content = jpeg(Image.new("RGB", (8, 8)))
+    names = [f"{split}/n{k:08}/{k}.JPEG" for split in ("train", "val") for k in range(300)]
+    dataset = get(write(tmp_path / "images", dict.fromkeys(names, content)), 4)
+    assert dataset.train_labels.dtype == dataset.test_labels.dtype == np.uint16
+    np.testing.assert_array_equal(dataset.train_labels, np.arange(300))
+    noisy = dilution.dilute(
+        dataset,
+        params.DataParams("imagenet", "x", 64, 200, 50),
+        params.NoiseParams("uniform", 40.0, 0.0, "confusing", "same"),
+        seed=0,
+    )
+    assert noisy.labels.dtype == noisy.validation_labels.dtype == np.uint16
+    assert noisy.labels.max() == 299
+
+
+# --- what is resumed
+
+
+class Stopped(Exception):  # noqa: N818, it stands for a kill
+    pass
+
+
+@pytest.fixture
+def count(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], list[int]]:
+    """Return how to count decodings, by the size of what is decoded, and to stop after some."""
+    monkeypatch.setattr(decoding, "CHUNK", 2)
+    monkeypatch.setattr(decoding, "RECORD_SECONDS", 0.0)
+    monkeypatch.setattr(hosts, "cores", lambda: 1)
+    true_decode = decoding.decode
+
+    def counting(most: int | None) -> list[int]:
+        seen: list[int] = []
+        lock = threading.Lock()
+
+        def decode(content: bytes, size: int) -> Any:
+            with lock:
+                if most is not None and len(seen) >= most:
+                    raise Stopped
+                seen.append(hash(content))
+            return true_decode(content, size)
+
+        monkeypatch.setattr(decoding, "decode", decode)
+        return seen
+
+    return counting
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("most", [5, 20, 30])  # the training images are 24
+def test_what_was_decoded_before_a_stop_is_not_decoded_again(
+    most: int,
+    layout: str,
+    tmp_path: Path,
+    get: Callable[..., Dataset],
+    count: Callable[[int | None], list[int]],
+) -> None:
+    path = LAYOUTS[layout](tmp_path / "images", damaged_tree())
+    count(most)
+    with pytest.raises(Stopped):
+        get(path)
+    assert not (tmp_path / "out").exists()
+    again = count(None)
+    resumed = get(path)
+    assert len(again) == 36 - most // 2 * 2  # the chunk that it was stopped in is done again
+    shutil.rmtree(tmp_path / "out")
+    assert len(count(None)) == 0
+    fresh = get(path)
+    for name in datasets.ARRAYS:
+        np.testing.assert_array_equal(getattr(resumed, name), getattr(fresh, name))
+
+
+@pytest.mark.parametrize("where", ["truncate", "place", "sha256_of_stored"])
+def test_a_stop_after_decoding_costs_no_decoding(
+    where: str,
+    tmp_path: Path,
+    get: Callable[..., Dataset],
+    count: Callable[[int | None], list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = write(tmp_path / "images", damaged_tree())
+    count(None)
+
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        if where == "truncate":  # the header is written after it
+            patch.setattr(decoding, "_header", header_or_stop(stop))
+        else:
+            patch.setattr(files, where, stop)
+        with pytest.raises(Stopped):
+            get(path)
+    again = count(None)
+    dataset = get(path)
+    assert len(again) == (12 if where == "truncate" else 0)  # the validation images
+    assert len(dataset.train_labels) == 22
+    assert not (dataset.train_images == 0).all((1, 2, 3)).any()
+
+
+def header_or_stop(stop: Callable[[], None]) -> Callable[[int, int], bytes]:
+    """Return ``_header``, which stops where the gaps are filled: 22 images of 24 are left."""
+    true_header = decoding._header
+
+    def header(count: int, size: int) -> bytes:
+        if count == 22:
+            stop()
+        return true_header(count, size)
+
+    return header
+
+
+def test_other_images_are_not_mixed_with_those_of_before(
+    tmp_path: Path, get: Callable[..., Dataset], count: Callable[[int | None], list[int]]
+) -> None:
+    path = write(tmp_path / "images", make_tree())
+    count(20)
+    with pytest.raises(Stopped):
+        get(path)
+    file = path / f"train/{WNIDS[1]}/{WNIDS[1]}_0.JPEG"
+    os.utime(file, ns=(1, 1))
+    again = count(None)
+    get(path)
+    assert len(again) == 36
+
+
+@pytest.mark.parametrize("damage", ["progress", "shorter"])
+def test_a_damaged_part_is_made_again(
+    damage: str, tmp_path: Path, get: Callable[..., Dataset], count: Callable[..., list[int]]
+) -> None:
+    path = write(tmp_path / "images", make_tree())
+    count(20)
+    with pytest.raises(Stopped):
+        get(path)
+    (kept,) = (tmp_path / "kept").iterdir()
+    file = kept / ("train_images.json" if damage == "progress" else "train_images.npy")
+    file.write_bytes(file.read_bytes()[:-9])
+    again = count(None)
+    get(path)
+    assert len(again) == 36
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from stages.lib import decoding, hosts, imagenet
+decoding.CHUNK, decoding.RECORD_SECONDS, hosts.cores = 1, 0.0, lambda: 1
+true_decode, count = decoding.decode, 0
+def decode(content, size):
+    global count
+    count += 1
+    if count == 15:
+        print("now", flush=True)
+        time.sleep(60)
+    return true_decode(content, size)
+decoding.decode = decode
+imagenet.fetch(Path(sys.argv[1]), 64, Path(sys.argv[2]), Path(sys.argv[3]))
+"""
+
+
+def test_a_kill_in_the_middle_of_decoding_is_resumed(
+    tmp_path: Path, get: Callable[..., Dataset], count: Callable[..., list[int]]
+) -> None:
+    path = write(tmp_path / "images", make_tree())
+    command = [sys.executable, "-c", KILLED, path, tmp_path / "out", tmp_path / "kept"]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"now\n"
+        time.sleep(0.2)
+        process.send_signal(signal.SIGKILL)
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)  # as DVC does
+    again = count(None)
+    decoding.CHUNK = 1  # which `count` puts back
+    dataset = get(path)
+    assert 36 - 14 <= len(again) <= 36 - 10  # three wait to be taken from the queue
+    assert not (dataset.train_images == 0).all((1, 2, 3)).any()
+
+
+def test_two_at_once_are_refused(tmp_path: Path, get: Callable[..., Dataset]) -> None:
+    path = write(tmp_path / "images", make_tree())
+    stamp = imagenet._stamp(imagenet.list_images(path), SIZE)
+    with (
+        imagenet._alone(tmp_path / "kept" / f"imagenet-{stamp}"),
+        pytest.raises(UserError, match="another process decodes these images"),
+    ):
+        get(path)
+    get(path)
+
+
+# --- memory and disk
+
+
+def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
+    """The arrays have 9 and 37 MB."""
+    content = jpeg(picture(WNIDS[0], 0))
+    image = encoded(tmp_path / "one.JPEG", content)
+
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        decoding.decode_to(tmp_path / f"{count}.npy", [image] * count, np.arange(count), 224, "x")
+        files.sha256_of_stored(tmp_path / f"{count}.npy")
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    few, many = peak(60), peak(250)
+    assert many < few + 2_000_000
+    assert few < 9_000_000
+
+
+def test_large_arrays_are_mapped_and_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = rng_of(0).integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
+    file, sha256 = tmp_path / "a.npy", files.sha256_of_array(array)
+    files.write_array(file, array)
+    monkeypatch.setattr(files, "MAPPED_BYTES", 200)
+    mapped = files.read_array(file, sha256)
+    np.testing.assert_array_equal(mapped, array)
+    assert isinstance(mapped.base, np.memmap)
+    mapped[0] = 0  # stays in memory
+    np.testing.assert_array_equal(np.load(file), array)
+    import torch
+
+    assert torch.from_numpy(files.read_array(file, sha256)).shape == (6, 4, 4, 3)
+    content = file.read_bytes()
+    for changed in (content[:-1], content + b"\0", content[:-1] + b"\7", b"PK\3\4" + content):
+        file.write_bytes(changed)
+        with pytest.raises(DamagedError, match=r"a\.npy: "):
+            files.read_array(file, sha256)
+    file.write_bytes(content[:-1] + b"\7")
+    files.read_array(file, sha256, trust_mapped=True)
+    file.unlink()
+    with pytest.raises(DamagedError, match="is missing"):
+        files.read_array(file, sha256)
+
+
+@pytest.mark.filterwarnings("ignore")  # numpy's, of strange headers
+def test_any_flipped_bit_of_a_mapped_array_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = np.arange(120, dtype=np.uint8).reshape(2, 60)
+    file, sha256 = tmp_path / "a.npy", files.sha256_of_array(array)
+    files.write_array(file, array)
+    monkeypatch.setattr(files, "MAPPED_BYTES", 200)
+    content = bytearray(file.read_bytes())
+    for place in range(len(content)):
+        for bit in (1, 8, 64, 128):
+            content[place] ^= bit
+            file.write_bytes(content)
+            with pytest.raises(DamagedError):
+                files.read_array(file, sha256)
+            content[place] ^= bit
+
+
+def test_placing_gives_a_second_name_or_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    files.place(tmp_path / "a", tmp_path / "new" / "b")
+    assert (tmp_path / "new" / "b").samefile(tmp_path / "a")
+
+    def refuse(*_: object) -> None:
+        raise OSError("another file system")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    files.place(tmp_path / "a", tmp_path / "new" / "b")
+    assert not (tmp_path / "new" / "b").samefile(tmp_path / "a")
+    assert (tmp_path / "new" / "b").read_bytes() == b"content"
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    image = encoded(tmp_path / "one.JPEG", jpeg(picture(WNIDS[0], 0)))
+    with pytest.raises(UserError, match=r"a\.npy: no space left for 320 bytes"):
+        decoding.decode_to(tmp_path / "a.npy", [image], np.arange(1), 8, "x")
+
+
+def test_images_that_do_not_fit_on_a_gpu_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    forgotten: list[str] = []
+    monkeypatch.setattr(hosts, "forget_free_memory", forgotten.append)
+    monkeypatch.setattr(hosts, "free_gpu_memory", lambda: 2**30 if forgotten else 2**29)
+    hosts.require_gpu_memory(2**29, "images")
+    assert not forgotten
+    hosts.require_gpu_memory(2**30, "images")
+    assert forgotten == ["cuda"]
+    with pytest.raises(
+        UserError, match=r"images: 1\.5 GiB do not fit in the 1\.0 GiB that are free"
+    ):
+        hosts.require_gpu_memory(3 * 2**29, "images")
+
+
+# --- what is not ImageNet
+
+
+def without(tree: Tree, part: str) -> Tree:
+    return {name: content for name, content in tree.items() if part not in name}
+
+
+def changed_devkit(name: str, content: bytes) -> Tree:
+    return {key: content if key.endswith(name) else old for key, old in devkit(make_tree()).items()}
+
+
+FLAT = split_of(make_tree(), "train") | {f"val/{n}": c for n, c in flat(make_tree()).items()}
+WHOLE_TAR = tar({f"{WNIDS[0]}.tar": tar({"1.JPEG": b"12" * 900})})
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        ({}, r"has neither train/ nor ILSVRC2012_img_train\.tar; data\.path must name"),
+        (split_of(make_tree(), "train"), r"has neither val/ nor ILSVRC2012_img_val\.tar"),
+        (make_tree() | {"train/dogs/1.JPEG": b""}, "'dogs' is no folder of a class; .* n and eig"),
+        (make_tree() | {"val/valprep.sh": b""}, r"'valprep\.sh' is no folder of a class"),
+        (make_tree() | {f"train/{WNIDS[0]}/more/1.JPEG": b""}, "'more' is no file"),
+        (
+            without(make_tree(), f"val/{WNIDS[1]}"),
+            f"of 3 classes, val of 2.*only one has {WNIDS[1]}",
+        ),
+        (dict.fromkeys(make_tree(), b"no"), r"none of 24 images can be read \(no JPEG or PNG\)"),
+        (FLAT, r"no ILSVRC2012_devkit_t12 or ILSVRC2012_devkit_t12\.tar\.gz, .* put it there"),
+        (FLAT | changed_devkit("meta.mat", b"x"), r"meta\.mat cannot be read"),
+        (FLAT | changed_devkit("truth.txt", b"1\n9\n"), "no number of a class"),
+        (FLAT | changed_devkit("truth.txt", b"1\nx\n"), "no number of a class"),
+        (FLAT | changed_devkit("truth.txt", b"1\n2\n"), "eight digits from 1 to 2"),
+        (FLAT | without(devkit(make_tree()), "meta"), r"has no meta\.mat"),
+        (FLAT | devkit(make_tree()) | {"val/dog.JPEG": b""}, r"validation image 'dog\.JPEG'"),
+        ({"ILSVRC2012_img_train.tar": b"text"}, r"train\.tar: is no whole"),
+        ({"ILSVRC2012_img_train.tar": b""}, r"train\.tar: is no whole"),
+        ({"ILSVRC2012_img_train.tar": WHOLE_TAR[:2000]}, r"train\.tar: is no whole"),
+        ({"ILSVRC2012_img_train.tar": tar({f"{WNIDS[0]}.tar": b"no"})}, r"train\.tar: is no whole"),
+        (
+            {"ILSVRC2012_img_train.tar": tar({f"{WNIDS[0]}.tar": tar({"1": b"1" * 2000})[:1500]})},
+            r"train\.tar: is no whole .*1 is cut",
+        ),
+        (
+            {"ILSVRC2012_img_train.tar": tar({"a.JPEG": b"no"})},
+            r"has 'a\.JPEG'; must hold archives",
+        ),
+    ],
+)
+def test_what_is_not_imagenet_is_told_in_one_line(
+    tree: Tree, words: str, tmp_path: Path, get: Callable[..., Dataset]
+) -> None:
+    with pytest.raises(DataError, match=words) as caught:
+        get(write(tmp_path, tree))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_link_in_an_archive_is_refused(tmp_path: Path, get: Callable[..., Dataset]) -> None:
+    with tarfile.open(tmp_path / "ILSVRC2012_img_train.tar", "w") as archive:
+        link = tarfile.TarInfo(f"{WNIDS[0]}.tar")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    with pytest.raises(DataError, match="is no file"):
+        get(tmp_path)
+
+
+def test_hidden_files_are_passed_over_and_links_followed(
+    tmp_path: Path, get: Callable[..., Dataset]
+) -> None:
+    write(tmp_path / "true", make_tree())
+    (tmp_path / "images").mkdir()
+    for name in ("train", "val"):
+        (tmp_path / "images" / name).symlink_to(tmp_path / "true" / name)
+    write(tmp_path / "true", {"train/.DS_Store": b"", f"val/{WNIDS[0]}/.x": b"", "val/.y/z": b""})
+    assert len(get(tmp_path / "images").train_labels) == 24
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data.path": None}, "data.path: got None; accepted: the folder of ILSVRC2012 where"),
+        ({"data.size": None}, "data.size: got None; accepted: a whole number from 64 to 224"),
+        ({"data.size": 63}, "data.size: got 63; accepted: a whole number from 64 to 224"),
+        ({"data.size": 225}, "data.size: got 225; accepted: a whole number from 64 to 224"),
+    ],
+)
+def test_params_of_imagenet(
+    changes: dict[str, Any], words: str, make_config: Callable[..., Any]
+) -> None:
+    good = {"data.name": "imagenet", "data.path": "x", "data.size": 64}
+    make_config(good)
+    make_config(good | {"data.size": 224})
+    with pytest.raises(params.ParamsError, match=words):
+        make_config(good | changes)
+
+
+# --- the whole chain
+
+EXPERIMENT = {
+    "data.name": "imagenet", "data.path": "images", "data.size": SIZE,
+    "data.originals": 15, "data.validation": 6, "noise.alpha": 0.5,
+    "model.name": "conv2", "model.width": 0.125,
+    "train.learning_rates": [0.5, 0.25], "train.batch_size": 10, "train.min_examples": 2000,
+    "confusion.subset": 9, "confusion.held_out": 9, "confusion.batch_size": 3,
+    "confusion.min_examples": 60,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mapped_bytes", [files.MAPPED_BYTES, 200])
+def test_a_network_learns_from_a_damaged_tree(
+    mapped_bytes: int,
+    workspace: Path,
+    run: Callable[[int], int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(files, "MAPPED_BYTES", mapped_bytes)
+    write(workspace / "images", damaged_tree())
+    (workspace / "scales").mkdir()
+    Path("scales/tiny.yaml").write_text(yaml.safe_dump(tiny_scale()), encoding="utf-8")
+    Path("params.yaml").write_text(yaml.safe_dump(replaced(BASE, EXPERIMENT)), encoding="utf-8")
+    for stage in ("fetch", "confuse", "dilute", "train"):
+        assert run(NAMES.index(stage)) == 0, capsys.readouterr().err
+    folder = paths.datasets(paths.EXPERIMENT) / "imagenet"
+    assert len(files.read_json(folder / imagenet.UNREADABLE)["train"]) == 2
+    assert files.read_json(paths.EXPERIMENT_METRICS)["test_accuracy"] >= 11 / 12
+
+
+def test_a_wrong_path_ends_the_stage_with_one_line(
+    workspace: Path, run: Callable[[int], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workspace / "scales").mkdir()
+    Path("scales/tiny.yaml").write_text(yaml.safe_dump(tiny_scale()), encoding="utf-8")
+    Path("params.yaml").write_text(yaml.safe_dump(replaced(BASE, EXPERIMENT)), encoding="utf-8")
+    assert run(NAMES.index("fetch")) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: images: has neither train/ nor ILSVRC2012_img_train.tar")
