@@ -402,3 +402,20 @@ def test_the_papers_value_stands_beside_its_target(
     assert {(p["paper_x"], p["paper_y"]) for p in marked} == {(v.x, v.y) for v in stated}
     assert (marked[0]["paper_x"], marked[0]["paper_y"]) == (10, 2000)
     assert points[2, 0.8]["paper_y"] is None
+
+
+def test_top_5_is_a_series_beside_top_1(prepare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid, data, labels = prepare([{"noise.alpha": 2}])
+    counted = {"test_accuracy": 0.5, "test_top5_accuracy": 0.75, "val_accuracy": 0.4}
+
+    def complete(todo: Any, *_: Any) -> Any:
+        other = {"noisy_val_accuracy": 0.4, "diverged": False, "wall_seconds": 1.0}
+        return [counted | other | {"curve": [], "test_confusion": None} for _ in todo], "cpu"
+
+    monkeypatch.setattr(workers, "complete", complete)
+    report, times = figures.compute("fig3_uniform_imagenet", "tiny", grid, data, labels)
+    found = {p["series"]: p["test_accuracy"] for p in report["points"]}
+    assert found == {"perceptron, top-1": 0.5, "perceptron, top-5": 0.75}
+    (_, top5) = report["points"]
+    assert (top5["values"], top5["top5_accuracy"]) == ([0.75] * len(top5["seeds"]), 0.75)
+    assert len(times["points"]) == 1

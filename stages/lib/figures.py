@@ -118,16 +118,17 @@ def _trained(
     points, times = [], []
     for config, todo in zip(grid.points, expanded, strict=True):
         outcomes, flat = flat[: len(todo)], flat[len(todo) :]
-        place = {"series": figure.series(config), **_coordinates(config)}
-        times.append({**place, "wall_seconds": results.seconds(outcomes)})
-        points.append(
-            {
-                **place,
-                **results.summarise(config.train, outcomes),
-                **results.describe_set(todo),
-                "config": asdict(config),
-            }
-        )
+        series, place = figure.series(config), _coordinates(config)
+        times.append({"series": series, **place, "wall_seconds": results.seconds(outcomes)})
+        shared = {**results.describe_set(todo), "config": asdict(config)}
+        summary = results.summarise(config.train, outcomes)
+        if figure.top5:
+            points += [
+                {"series": f"{series}, top-1", **place, **summary, **shared},
+                {"series": f"{series}, top-5", **place, **results.as_top5(summary), **shared},
+            ]
+        else:
+            points.append({"series": series, **place, **summary, **shared})
     return points, times, device
 
 

@@ -54,6 +54,7 @@ def summarise_rate(rate: float, outcomes: list[Outcome]) -> dict[str, Any]:
     if outcomes[0]["test_top5_accuracy"] is not None:
         values = [outcome["test_top5_accuracy"] for outcome in finite]
         top5 = {"top5_accuracy": _mean(values), "top5_accuracy_sd": spread(values)}
+        top5["top5_values"] = [None if o["diverged"] else o["test_top5_accuracy"] for o in outcomes]
     return {
         **top5,
         "learning_rate": rate,
@@ -88,8 +89,8 @@ def summarise(train: TrainParams, outcomes: list[Outcome]) -> dict[str, Any]:
     Returns:
         ``test_accuracy`` (mean at the chosen rate over the seeds that did not diverge there),
         ``sd``, ``lo``, ``hi``, ``values`` per seed, ``val_accuracy``, ``learning_rate``,
-        ``top5_accuracy`` and ``top5_accuracy_sd`` at that rate (of more than five classes), the
-        test accuracy and rate of the other two selections, ``diverged`` (how many seeds did at the
+        ``top5_accuracy``, ``top5_accuracy_sd`` and ``top5_values`` at that rate (of more than five
+        classes), the test accuracy and rate of the other two selections, ``diverged`` (how many seeds did at the
         chosen rate; as many at the other selections' rates), ``diverged_runs`` at whatever rate,
         ``seeds_text`` (of how many seeds all this is, in words) and ``rates``. Where every seed
         diverged at every rate no rate is chosen, and there is no mean; where fewer than two are
@@ -110,10 +111,8 @@ def summarise(train: TrainParams, outcomes: list[Outcome]) -> dict[str, Any]:
     tried = product(train.seeds, train.learning_rates)
     return {
         **report,
-        **{key: headline[key] for key in ("top5_accuracy", "top5_accuracy_sd") if key in headline},
-        "sd": sd,
-        "lo": None if sd is None else max(0.0, mean - sd),
-        "hi": None if sd is None else min(1.0, mean + sd),
+        **{key: value for key, value in headline.items() if key.startswith("top5_")},
+        **_band(mean, sd),
         "values": headline["values"],
         "seeds": list(train.seeds),
         "val_accuracy": headline["val_accuracy"],
@@ -126,6 +125,19 @@ def summarise(train: TrainParams, outcomes: list[Outcome]) -> dict[str, Any]:
         "seeds_text": _seeds_text(rates, headline),
         "rates": rates,
     }
+
+
+def _band(mean: float | None, sd: float | None) -> dict[str, float | None]:
+    """Return a spread and the band of `BAND`, within [0, 1]."""
+    if mean is None or sd is None:
+        return {"sd": None, "lo": None, "hi": None}
+    return {"sd": sd, "lo": max(0.0, mean - sd), "hi": min(1.0, mean + sd)}
+
+
+def as_top5(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return a `summarise` whose test accuracy, its spread and values are those of top-5."""
+    mean, sd = summary["top5_accuracy"], summary["top5_accuracy_sd"]
+    return {**summary, "test_accuracy": mean, "values": summary["top5_values"], **_band(mean, sd)}
 
 
 def number_of_seeds(known: int, seeds: int) -> str:
@@ -246,9 +258,9 @@ def report_experiment(config: Config, todo: "list[Run]", outcomes: list[Outcome]
     if outcomes[0]["test_confusion"] is not None:
         nothing = np.zeros_like(outcomes[0]["test_confusion"])
         confusion = {"confusion": table(np.sum([nothing, *chosen], axis=0))}
-    lists = {"values", "seeds", "rates", "lo", "hi", "sd", "diverged_runs", "seeds_text"}
+    lists = {"values", "top5_values", "seeds", "rates", "lo", "hi", "sd", "diverged_runs"}
     return {
-        **{key: value for key, value in summary.items() if key not in lists},
+        **{key: value for key, value in summary.items() if key not in {*lists, "seeds_text"}},
         **describe_set(todo),
         "test_accuracy_sd": summary["sd"],
         "values": summary["values"],

@@ -68,6 +68,7 @@ class Figure:
         y: key of a point that is the ordinate.
         y_title: its axis title.
         kind: ``trained`` points, ``transitions`` (figure 4) or ``thresholds`` (figure 9).
+        top5: whether top-5 accuracy is shown beside top-1, as a series of its own.
         stated: series -> the paper's values.
     """
 
@@ -83,6 +84,7 @@ class Figure:
     y: str = "test_accuracy"
     y_title: str = ACCURACY
     kind: str = "trained"
+    top5: bool = False
     stated: Mapping[str, tuple[Stated, ...]] = field(default_factory=dict)
 
 
@@ -147,6 +149,17 @@ FIGURES: dict[str, Figure] = {
         _network,
         "network",
         stated={"resnet20": (Stated(10, 0.85, "paper: best > 0.85 at α = 10"),)},
+    ),
+    "fig3_uniform_imagenet": Figure(
+        3,
+        "uniform label noise",
+        "ImageNet",
+        "At α = 5 top-5 accuracy stays above 0.70.",
+        _network,
+        "network",
+        y_title="test accuracy, top-1 and top-5",
+        top5=True,
+        stated={"resnet50, top-5": (Stated(5, 0.70, "paper: top-5 > 0.70 at α = 5"),)},
     ),
     "fig4_noise_models": Figure(
         4,
@@ -217,6 +230,18 @@ FIGURES: dict[str, Figure] = {
                 Stated(50, 10000, "paper: 10,000 at α = 50"),
             )
         },
+    ),
+    "fig10_training_size_imagenet": Figure(
+        10,
+        "number of clean labels",
+        "ImageNet",
+        "As on MNIST: every noise level is learnt from enough clean labels.",
+        _alpha,
+        "noise level",
+        x="originals",
+        x_title="clean training labels, n",
+        y_title="test accuracy, top-1 and top-5",
+        top5=True,
     ),
     "fig11_batch_size": Figure(
         11,
