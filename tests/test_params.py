@@ -252,11 +252,11 @@ FOLDER = {"data.name": "folder", "data.path": "a.zip", "data.size": 8}
         ),
         (
             {"model.batch_norm": True},
-            "model.batch_norm: got True; accepted: false for perceptron: the ConvNets alone",
+            "model.batch_norm: got True; accepted: false for perceptron: a choice",
         ),
         (
             {"model.name": "resnet20", "model.batch_norm": True},
-            "model.batch_norm: got True; accepted: false for resnet20: the ConvNets alone",
+            "model.batch_norm: got True; accepted: false for resnet20: a choice for",
         ),
         (
             {**FOLDER, "data.validation": 2**30, "train.loss": "noisy_loss"},

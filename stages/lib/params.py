@@ -534,7 +534,7 @@ def check_model(
     if isinstance(architecture, TorchvisionResNet) and model.width != 1:
         fail(file, section, "width", model.width, f"1 for {model.name}, which is torchvision's")
     if model.batch_norm and not isinstance(architecture, ConvNet):
-        why = "the ConvNets alone are without or with; residual networks always have batch norm"
+        why = "a choice for ConvNets alone; residual networks always have it"
         fail(file, section, "batch_norm", True, f"false for {model.name}: {why}")
 
 

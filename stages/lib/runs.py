@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
     from stages.lib.training import Member, Recipe, State, TrainingData
 
-#: What parameters are where nobody wants what they are for. They came after the others: with these
-#: values they are no part of an identity, which decides the random streams, and so every result
-#: that was there before them stays.
+#: Parameters that came after the others, as they are where they do nothing. They are then left out
+#: of an identity: it decides the random streams, and results from before them stay what they are.
 UNUSED: dict[str, Any] = {"batch_norm": False, "weight_decay": 0.0, "augmentation": "none"}
 
 

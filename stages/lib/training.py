@@ -534,7 +534,7 @@ def most_likely(logits: Tensor, _: Tensor) -> Tensor:
 def ranks(logits: Tensor, true: Tensor) -> Tensor:
     """Return how many classes come before the true one, 0 where it is the most likely.
 
-    Of equal logits the smaller class comes first. What is no number comes last.
+    Of equal logits the smaller class comes first. A true class whose logit is not finite is last.
 
     Args:
         logits: ``(K, n, m)``.
