@@ -562,6 +562,19 @@ def test_placing_gives_a_second_name_or_a_copy(
     assert (tmp_path / "new" / "b").read_bytes() == b"content"
 
 
+def test_too_small_a_disk_is_told_before_anything_is_decoded(
+    tmp_path: Path, count: Callable[[int | None], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = count(None)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=319))
+    image = encoded(tmp_path / "one.JPEG", jpeg(picture(WNIDS[0], 0)))
+    with pytest.raises(UserError, match=r"a\.npy: no space left for 320 bytes, 319 are free"):
+        decoding.decode_to(tmp_path / "a.npy", [image], np.arange(1), 8, "x")
+    assert not seen
+    assert not (tmp_path / "a.npy").exists()
+
+
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
