@@ -4,7 +4,9 @@ The array is written in place, chunk by chunk, into a ``.npy`` file that no read
 Beside it lies its progress: which chunks are on the disk, and which images cannot be read.
 """
 
+import errno
 import os
+import shutil
 import time
 from collections import deque
 from collections.abc import Generator, Sequence
@@ -90,24 +92,20 @@ def decode_to(
         with file.open("r+b") as stream:
             _decode_rest(stream, images, rows, size, progress, title)
             gaps = sorted(int(rows[index]) for index in progress.unreadable)
-            sources = _fillers(len(images), gaps)
+            fillers = _fillers(len(images), gaps)
             if os.fstat(stream.fileno()).st_size == full:  # else it was cut already
-                for gap, source in sources.items():
-                    _write_row(stream, gap, _read_row(stream, source, row_bytes))
+                for gap, row in fillers.items():
+                    _write_row(stream, gap, _read_row(stream, row, row_bytes))
                 os.fsync(stream.fileno())
-            left = len(images) - len(gaps)
-            header = _header(left, size)
-            stream.truncate(len(header) + row_bytes * left)
-            os.pwrite(stream.fileno(), header, 0)
-            os.fsync(stream.fileno())
+            _finish(stream, len(images) - len(gaps), size)
     except OSError as error:
         if error.errno in files.FULL:
             raise files.explained(error, file, full) from error
         raise
     order = np.empty(len(images), dtype=np.int64)
     order[rows] = np.arange(len(images))
-    order[list(sources)] = order[list(sources.values())]
-    return order[:left], progress.unreadable
+    order[list(fillers)] = order[list(fillers.values())]
+    return order[: len(images) - len(gaps)], progress.unreadable
 
 
 def _header(count: int, size: int) -> bytes:
@@ -126,6 +124,9 @@ def _resume(file: Path, full: int, row_bytes: int) -> Progress:
     except (DamagedError, FileNotFoundError):
         pass  # it starts from nothing
     progress.file.unlink(missing_ok=True)
+    file.unlink(missing_ok=True)
+    if full > shutil.disk_usage(file.parent).free:  # told now, not after hours
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with file.open("wb") as stream:
         stream.truncate(full)
         progress.record(stream)
@@ -228,6 +229,14 @@ def _fillers(count: int, gaps: Sequence[int]) -> dict[int, int]:
     left = count - len(gaps)
     last = sorted(set(range(left, count)).difference(gaps))
     return dict(zip((gap for gap in gaps if gap < left), last, strict=True))
+
+
+def _finish(stream: IO[bytes], count: int, size: int) -> None:
+    """Make an array file of the first rows: without the others, and with its header."""
+    header = _header(count, size)
+    stream.truncate(len(header) + 3 * size * size * count)
+    os.pwrite(stream.fileno(), header, 0)
+    os.fsync(stream.fileno())
 
 
 def _read_row(stream: IO[bytes], row: int, row_bytes: int) -> NDArray[np.uint8]:

@@ -22,6 +22,7 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
@@ -259,15 +260,27 @@ def list_images(path: Path) -> dict[str, list[Labelled]]:
     for split in SPLITS:
         found = _split_images(path, split)
         bar = tqdm(found, desc=f"listing {FOLDERS[split]}", unit="images", disable=None)
-        listed[split] = sorted(bar, key=lambda each: (each[0], each[1].name))
+        listed[split] = sorted(bar, key=_place)
+        twice = [_shown(a) for a, b in pairwise(listed[split]) if _place(a) == _place(b)]
+        if twice:
+            raise DataError(
+                f"{path}: {FOLDERS[split]} holds {first_names(twice)} more than once; each image "
+                "must be there once; fetch the archive again"
+            )
     train, test = ({wnid for wnid, _ in listed[split]} for split in SPLITS)
     if train != test or len(train) < 2:
+        lone = f" (not in both: {first_names(train ^ test)})" if train != test else ""
         raise DataError(
-            f"{path}: train has images of {len(train)} classes, val of {len(test)}; must be of the "
-            f"same, two or more; only one has {first_names(train ^ test) or 'any'}; add or remove "
-            "images"
+            f"{path}: train has images of {len(train)} classes, val of {len(test)}{lone}; must be "
+            "of the same, two or more; add or remove images"
         )
     return listed
+
+
+def _place(labelled: Labelled) -> tuple[str, str]:
+    """Return class and name, by which images are sorted and told apart."""
+    wnid, image = labelled
+    return wnid, image.name
 
 
 def _stamp(listed: Mapping[str, list[Labelled]], size: int) -> str:
@@ -316,8 +329,8 @@ def fetch(path: Path, size: int, folder: Path, downloads: Path) -> None:
     """
     listed = list_images(path)
     names = tuple(dict.fromkeys(wnid for wnid, _ in listed["train"]))
-    whole = {split: len(images) for split, images in listed.items()} == COUNTS
-    whole = whole and len(names) == CLASSES
+    counts = {split: len(images) for split, images in listed.items()}
+    whole = (counts, len(names)) == (COUNTS, CLASSES)
     kept = downloads / f"{NAME}-{_stamp(listed, size)}"
     with _alone(kept):
         train, test = (_decode(split, listed[split], names, size, kept) for split in SPLITS)
@@ -328,7 +341,7 @@ def fetch(path: Path, size: int, folder: Path, downloads: Path) -> None:
             test_images=np.load(test.file, mmap_mode="r", allow_pickle=False),
             test_labels=test.labels,
             class_names=names,
-            source=_source(listed, len(names), whole, size),
+            source=_source(counts, len(names), whole, size),
         )
         unreadable = {"train": train.unreadable, "test": test.unreadable}
         files.write_json(folder / UNREADABLE, unreadable)
@@ -378,16 +391,16 @@ def _decode(
 
 
 def _shown(labelled: Labelled) -> str:
-    wnid, image = labelled
-    return f"{wnid}/{image.name}".encode(errors="backslashreplace").decode()
+    """Return class and name for a message or a file: names of files may be no text."""
+    return "/".join(_place(labelled)).encode(errors="backslashreplace").decode()
 
 
-def _source(listed: Mapping[str, list[Labelled]], num_classes: int, whole: bool, size: int) -> str:
+def _source(counts: Mapping[str, int], num_classes: int, whole: bool, size: int) -> str:
     """Return where the images come from, how many there were, and how they were made square."""
     return (
         f"ImageNet (ILSVRC2012){'' if whole else ', not the whole of it'}: "
-        f"{len(listed['train']):,} training images (of {COUNTS['train']:,}) and "
-        f"{len(listed['test']):,} validation images (of {COUNTS['test']:,}), the latter for "
+        f"{counts['train']:,} training images (of {COUNTS['train']:,}) and "
+        f"{counts['test']:,} validation images (of {COUNTS['test']:,}), the latter for "
         f"testing, of {num_classes:,} classes (of {CLASSES:,}); those that cannot be read are left "
         f"out ({UNREADABLE}). The shorter side scaled to {size} pixels, then cropped to the middle "
         f"{size}x{size}."
