@@ -19,7 +19,7 @@ from stages.lib.datasets import Dataset
 from stages.lib.errors import DamagedError, UserError
 from stages.lib.images import conform, white_noise
 from stages.lib.noise import Labels
-from stages.lib.params import DataParams, NoiseParams, check_fit
+from stages.lib.params import MOST_CONFUSED, DataParams, NoiseParams, check_fit
 from stages.lib.streams import stream
 
 ARRAYS = ("labels", "images", "validation_labels", "validation_images")
@@ -35,7 +35,8 @@ class Dilution:
         validation_labels: ``(V,)`` labels of the validation images diluted in the same way; the
             first ``len(validation_images)`` are true.
         validation_images: ``(v,)`` uint32 indices of held-out training images.
-        facts: what ``noise.json`` says: config, transition, counts, accuracy, seed, digests.
+        facts: what ``noise.json`` says: config, transition and counts (None of more than
+            `MOST_CONFUSED` classes), accuracy, seed, digests.
     """
 
     labels: Labels
@@ -145,9 +146,10 @@ def dilute(
         "originals": n,
         "examples": n + noisy,
         "num_classes": m,
-        "transition": transition.tolist(),
+        # Of a thousand classes, a million numbers for each seed; and the noise is uniform then.
+        "transition": transition.tolist() if m <= MOST_CONFUSED else None,
         "transition_axes": "row: true class; column: noisy label; rows sum to 1",
-        "counts": counts.tolist(),
+        "counts": counts.tolist() if m <= MOST_CONFUSED else None,
         "counts_axes": "row: true class; column: given label; clean and noisy examples together",
         "counts_of_unknown_images": unknown.tolist(),
         "label_accuracy": float(np.trace(counts) / (n + noisy)),

@@ -90,11 +90,11 @@ def summarise(train: TrainParams, outcomes: list[Outcome]) -> dict[str, Any]:
         ``test_accuracy`` (mean at the chosen rate over the seeds that did not diverge there),
         ``sd``, ``lo``, ``hi``, ``values`` per seed, ``val_accuracy``, ``learning_rate``,
         ``top5_accuracy``, ``top5_accuracy_sd`` and ``top5_values`` at that rate (of more than five
-        classes), the test accuracy and rate of the other two selections, ``diverged`` (how many seeds did at the
-        chosen rate; as many at the other selections' rates), ``diverged_runs`` at whatever rate,
-        ``seeds_text`` (of how many seeds all this is, in words) and ``rates``. Where every seed
-        diverged at every rate no rate is chosen, and there is no mean; where fewer than two are
-        left there is no spread.
+        classes), the test accuracy and rate of the other two selections, ``diverged`` (how many
+        seeds did at the chosen rate; as many at the other selections' rates), ``diverged_runs`` at
+        whatever rate, ``seeds_text`` (of how many seeds all this is, in words) and ``rates``. Where
+        every seed diverged at every rate no rate is chosen, and there is no mean; where fewer than
+        two are left there is no spread.
     """
     width = len(train.learning_rates)
     rates = [
