@@ -305,6 +305,7 @@ def test_labels_of_many_classes_take_two_bytes(tmp_path: Path, get: Callable[...
     )
     assert noisy.labels.dtype == noisy.validation_labels.dtype == np.uint16
     assert noisy.labels.max() == 299
+    assert (noisy.facts["transition"], noisy.facts["counts"]) == (None, None)
 
 
 # --- what is resumed
@@ -740,6 +741,34 @@ def test_a_network_learns_from_a_damaged_tree(
     folder = paths.datasets(paths.EXPERIMENT) / "imagenet"
     assert len(files.read_json(folder / imagenet.UNREADABLE)["train"]) == 2
     assert files.read_json(paths.EXPERIMENT_METRICS)["test_accuracy"] >= 11 / 12
+
+
+def test_a_residual_network_gives_top_1_and_top_5(
+    workspace: Path, run: Callable[[int], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two steps of ResNet-18 with random crops, on eight classes of a damaged tree."""
+    tree = damaged_tree()
+    for k in range(5):  # more classes than five: the same pictures under other names
+        tree |= {name.replace(WNIDS[1], f"n0300000{k}"): tree[name] for name in make_tree()
+                 if WNIDS[1] in name}  # fmt: skip
+    write(workspace / "images", tree)
+    changes = {
+        "model.name": "resnet18", "model.width": 1.0, "train.augmentation": "resized_crop",
+        "train.batch_size": 4, "train.min_examples": 8, "train.learning_rates": [0.5],
+    }  # fmt: skip
+    (workspace / "scales").mkdir()
+    Path("scales/tiny.yaml").write_text(yaml.safe_dump(tiny_scale()), encoding="utf-8")
+    content = replaced(BASE, EXPERIMENT | changes)
+    Path("params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    for stage in ("fetch", "confuse", "dilute", "train"):
+        assert run(NAMES.index(stage)) == 0, capsys.readouterr().err
+    report = files.read_json(paths.EXPERIMENT_METRICS)
+    assert report["examples_seen"] == 8
+    tested = files.read_json(paths.datasets(paths.EXPERIMENT) / "imagenet" / "dataset.json")
+    assert tested["num_classes"] == 8
+    counts = [report[key] * tested["size"]["test"] for key in ("test_accuracy", "top5_accuracy")]
+    assert counts == pytest.approx(np.rint(counts))
+    assert 0 <= counts[0] < counts[1] <= tested["size"]["test"]
 
 
 def test_a_wrong_path_ends_the_stage_with_one_line(

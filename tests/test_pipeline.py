@@ -337,11 +337,20 @@ def plots() -> dict[str, dict[str, Any]]:
     return {title: plot for entry in PIPELINE["plots"] for title, plot in entry.items()}
 
 
+def commented_plots() -> dict[str, dict[str, Any]]:
+    """Return the plots of ImageNet's figures, which stand in comments at the end."""
+    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8").partition("  # With ImageNet's")[2]
+    lines = [line.removeprefix("  # ") for line in text.splitlines()[1:]]
+    entries = yaml.safe_load("\n".join(lines))
+    return {title: plot for entry in entries for title, plot in entry.items()}
+
+
 @pytest.mark.parametrize("key", studies.FIGURES)
 def test_figure_has_its_plot(key: str) -> None:
     figure = studies.FIGURES[key]
     file = f"metrics/figures/${{scale}}/{key}.json"
-    shown = {title: plot for title, plot in plots().items() if file in plot["y"]}
+    offered = commented_plots() if key in IMAGENET else plots()
+    shown = {title: plot for title, plot in offered.items() if file in plot["y"]}
     assert len(shown) == 1
     (title,) = shown
     plot = shown[title]
