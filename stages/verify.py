@@ -46,6 +46,8 @@ def recorded(scale: str, key: str) -> Iterator[Recorded]:
         key, studies.read_grid(scale, key), paths.datasets(scale), paths.figure_labels(scale, key)
     )
     points = files.read_json(file)["points"]
+    if studies.FIGURES[key].top5:  # where each stands for top-1, then for top-5
+        points = points[::2]
     configs = [json.loads(files.to_json(asdict(runs[0].config))) for runs in expanded]
     if [point["config"] for point in points] != configs:
         raise UserError(f"{file}: is not of the grid in {paths.scale_file(scale)}; dvc repro first")

@@ -1,6 +1,7 @@
 """`stages.verify`: what it finds equal, and what it calls a difference."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from test_faults import NAMES
 
 from stages import verify
-from stages.lib import files, paths, points
+from stages.lib import files, paths, points, studies
 
 KEY = "fig1_uniform_mnist"
 
@@ -52,6 +53,19 @@ def test_what_was_recorded_is_equal(
     assert sum(line.endswith(": equal") for line in lines) == 4
     assert lines[-1] == "4 of 8 runs trained again (sample 0)"
     assert {path: path.read_bytes() for path in (recorded / ".points").glob("*.json")} == stored
+
+
+def test_a_figure_with_top_5_has_its_runs_once(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = list(verify.recorded("tiny", KEY))
+    change(
+        paths.figure_metrics("tiny", KEY),
+        lambda report: report.update(points=[p for p in report["points"] for _ in (1, 5)]),
+    )
+    figure = replace(studies.FIGURES[KEY], top5=True)
+    monkeypatch.setitem(studies.FIGURES, KEY, figure)
+    assert list(verify.recorded("tiny", KEY)) == once
 
 
 def shift(report: dict[str, Any]) -> None:
