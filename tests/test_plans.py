@@ -209,3 +209,16 @@ def test_a_figure_that_is_not_there_is_told(
     monkeypatch.setattr(sys, "argv", ["train_figure", "--plan", *arguments])
     assert train_figure.main() == 1
     assert capsys.readouterr().err.startswith(f"error: {line}")
+
+
+@pytest.mark.parametrize("key", ["fig3_uniform_imagenet", "fig10_training_size_imagenet"])
+def test_imagenet_is_planned_before_it_is_there(
+    key: str, measured: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.setattr(paths, "datasets", lambda group: tmp_path / group)
+    plan = plans.make(key, "paper")
+    seen = {plans.known(kind.run) for kind in plan.kinds}
+    assert seen == {((64, 64, 3), 1000, 1_331_167)}
+    assert plan.memory > 1_331_167 * 64 * 64 * 3
+    assert plan.examples > 0

@@ -51,6 +51,8 @@ FACTS = {
     "cifar10": Facts("CIFAR-10, photographs", 50_000, 10_000, 32, 32, 3, 10),
     "cifar100": Facts("CIFAR-100, photographs, its fine labels", 50_000, 10_000, 32, 32, 3, 100),
 }
+IMAGENET_COUNTS = {"train": 1_281_167, "test": 50_000}  # images of ILSVRC2012, of
+IMAGENET_CLASSES = 1000  # classes; a tree may hold fewer
 NAMED = tuple(FACTS)  # all but those that lie at a path of the user's
 KNOWN = {name: facts.about for name, facts in FACTS.items()} | {
     "folder": "train/CLASS/* and test/CLASS/* of JPEG or PNG in a folder, .zip or .tar.*",

@@ -47,8 +47,7 @@ from stages.lib.noise import label_dtype
 
 NAME = "imagenet"
 UNREADABLE = "unreadable.json"  # which images are left out, by split, and why
-COUNTS = {"train": 1_281_167, "test": 50_000}  # images of ILSVRC2012
-CLASSES = 1000
+COUNTS, CLASSES = datasets.IMAGENET_COUNTS, datasets.IMAGENET_CLASSES
 FOLDERS = {"train": "train", "test": "val"}
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "test": "ILSVRC2012_img_val.tar"}
 DEVKITS = ("ILSVRC2012_devkit_t12", "ILSVRC2012_devkit_t12.tar.gz")

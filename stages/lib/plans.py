@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.lib import datasets, figures, hosts, noise, paths, processes, runs, stacks, studies
+from stages.lib import (
+    datasets,
+    figures,
+    files,
+    hosts,
+    noise,
+    paths,
+    processes,
+    runs,
+    stacks,
+    studies,
+)
 from stages.lib.errors import UserError
 from stages.lib.runs import Run
 from stages.lib.stacks import Seen
@@ -93,12 +104,15 @@ def known(run: Run) -> Seen:
     wanted = run.config.data
     facts = datasets.FACTS.get(wanted.name)
     if facts is None:
-        if not (run.data / wanted.name / datasets.DESCRIPTION).exists():
-            raise UserError(
-                f"data.name: {wanted.name} says its classes only once it is fetched; run first: "
-                "dvc repro fetch_figures"
-            )
-        return stacks.fetched(run)
+        if (run.data / wanted.name / datasets.DESCRIPTION).exists():
+            return stacks.fetched(run)
+        if wanted.name == "imagenet" and wanted.size:  # the whole of it
+            shape, images = (wanted.size, wanted.size, 3), sum(datasets.IMAGENET_COUNTS.values())
+            return Seen(shape, datasets.IMAGENET_CLASSES, images)
+        raise UserError(
+            f"data.name: {wanted.name} says its classes only once it is fetched; run first: "
+            "dvc repro fetch_figures"
+        )
     size = (wanted.size, wanted.size) if wanted.size else (facts.height, facts.width)
     return Seen((*size, facts.channels), facts.num_classes, facts.train_size + facts.test_size)
 
@@ -147,8 +161,9 @@ def _memory(queue: Sequence[list[Run]], device: str) -> int:
     for stack in queue:
         seen = known(stack[0])
         needed.append(sum(stacks.memory(run, run.examples, device, seen) for run in stack))
-    banks = [_bank(stack[0]) for stack in queue]
-    return sum(sorted(needed)[-side_by_side:]) + side_by_side * max(banks, default=0)
+    bank = max((_bank(stack[0]) for stack in queue), default=0)
+    copies = 1 if bank >= files.MAPPED_BYTES else side_by_side  # processes share what is mapped
+    return sum(sorted(needed)[-side_by_side:]) + copies * bank
 
 
 def _bank(run: Run) -> int:
