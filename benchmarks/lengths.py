@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import reports
-from stages.lib import dilution, figures, noise, paths, runs, studies, workers
+from stages.lib import dilution, figures, files, noise, paths, runs, studies, workers
+from stages.lib.errors import UserError
 from stages.lib.params import Config, read_params
 from stages.lib.studies import Grid
 
@@ -68,7 +69,8 @@ def compare(
         first: a figure's points.
         second: the same points, computed otherwise.
     """
-    after = {(p["series"], p[x]): p[y] for p in second}
+    after = {(p["series"], p[x]): p[y] for p in second if p[y] is not None}
+    first = [p for p in first if p[y] is not None and (p["series"], p[x]) in after]
     apart = [after[p["series"], p[x]] - p[y] for p in first]
     pairs = [(a, b) for a, b in combinations(first, 2) if a[x] == b[x]]
     swapped = [
@@ -79,10 +81,16 @@ def compare(
     return {
         "points": len(first),
         "change": {"mean": mean(apart), "smallest": min(apart), "largest": max(apart)},
-        "mean_sd_of_seeds": mean(p["sd"] for p in first if p["sd"] is not None),
+        "mean_sd_of_seeds": known_mean([p["sd"] for p in first]),
         "pairs": len(pairs),
         "pairs_swapped": swapped,
     }
+
+
+def known_mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the values that are there; a loss that diverged is none."""
+    known = [value for value in values if value is not None]
+    return mean(known) if known else None
 
 
 def entropy(alpha: float, classes: int) -> float:
@@ -94,7 +102,8 @@ def entropy(alpha: float, classes: int) -> float:
 
 def very_long(config: Config, alphas: Sequence[float], examples: int) -> list[dict[str, Any]]:
     """Return the learning curves of long training, means and standard deviations over seeds."""
-    rows = []
+    rows, experiment = [], paths.datasets(paths.EXPERIMENT)
+    classes = files.read_json(experiment / config.data.name / "dataset.json")["num_classes"]
     with TemporaryDirectory() as folder:
         for alpha in alphas:
             point = replace(
@@ -107,11 +116,10 @@ def very_long(config: Config, alphas: Sequence[float], examples: int) -> list[di
                     min_examples=examples,
                 ),
             )
-            data, labels = paths.datasets(paths.EXPERIMENT), Path(folder) / f"alpha-{alpha:g}"
-            seeds = point.train.seeds
-            dilution.materialise(point.data, point.noise, seeds, data_folder=data, out=labels)
+            labels, seeds = Path(folder) / f"alpha-{alpha:g}", point.train.seeds
+            dilution.materialise(point.data, point.noise, seeds, data_folder=experiment, out=labels)
             outcomes, _ = workers.complete(
-                runs.expand(f"α = {alpha:g}", point, data, labels), f"α = {alpha:g}"
+                runs.expand(f"α = {alpha:g}", point, experiment, labels), f"α = {alpha:g}"
             )
             curves = [outcome["curve"] for outcome in outcomes]
             rows.append(
@@ -119,7 +127,7 @@ def very_long(config: Config, alphas: Sequence[float], examples: int) -> list[di
                     "alpha": alpha,
                     "learning_rate": point.train.learning_rates[0],
                     "seeds": len(seeds),
-                    "entropy": entropy(alpha, len(outcomes[0]["test_confusion"])),
+                    "entropy": entropy(alpha, classes),
                     "test_accuracy": mean(outcome["test_accuracy"] for outcome in outcomes),
                     "curve": [_look(looks) for looks in zip(*curves, strict=True)],
                 }
@@ -134,7 +142,7 @@ def _look(looks: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "examples_seen": looks[0]["examples_seen"],
         "val_accuracy": mean(accuracies),
         "val_accuracy_sd": stdev(accuracies) if len(accuracies) > 1 else None,
-        "train_loss": mean(look["train_loss"] for look in looks),
+        "train_loss": known_mean([look["train_loss"] for look in looks]),
     }
 
 
@@ -149,6 +157,8 @@ def main() -> None:
     experiment = Config(params.data, params.noise, params.model, params.train)
     key, grid = told.figure, studies.read_grid(params.scale, told.figure)
     figure = studies.check_key(key)
+    if figure.kind != "trained":
+        raise UserError(f"{key}: is {figure.kind}; accepted: a figure of trained points")
     first = trained(key, params.scale, grid)
     second = trained(key, params.scale, lengthened(grid, told.factor))
     print(f"{key}: done", file=sys.stderr)

@@ -17,9 +17,11 @@ from stages.lib import (
     noise,
     paths,
     runs,
+    stacks,
     studies,
     workers,
 )
+from stages.lib.errors import UserError
 from stages.lib.params import Config
 from stages.lib.studies import Grid
 
@@ -418,4 +420,27 @@ def test_top_5_is_a_series_beside_top_1(prepare: Any, monkeypatch: pytest.Monkey
     assert found == {"perceptron, top-1": 0.5, "perceptron, top-5": 0.75}
     (_, top5) = report["points"]
     assert (top5["values"], top5["top5_accuracy"]) == ([0.75] * len(top5["seeds"]), 0.75)
+    for way in ("paper", "noisy"):
+        assert top5[f"test_accuracy_{way}_selection"] == 0.75
+    assert "rates" not in top5
     assert len(times["points"]) == 1
+
+
+def test_top_5_of_five_classes_is_refused_before_any_compute(
+    prepare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare([{"noise.alpha": 2}])
+    seen = stacks.Seen((8, 8, 1), 5, 300)
+    monkeypatch.setattr(stacks, "fetched", lambda _: seen)
+    monkeypatch.setattr(workers, "complete", None)
+    with pytest.raises(UserError, match="got 5 classes; accepted: more than 5, for top-5"):
+        figures.compute("fig3_uniform_imagenet", "tiny", *prepared)
+
+
+def test_transitions_of_many_classes_are_refused(
+    prepare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare([{"noise.alpha": 2}])
+    monkeypatch.setattr(dilution, "read_facts", lambda _: {"transition": None})
+    with pytest.raises(UserError, match="got more than 100 classes"):
+        figures.compute("fig4_noise_models", "tiny", *prepared)

@@ -206,6 +206,14 @@ FOLDER = {"data.name": "folder", "data.path": "a.zip", "data.size": 8}
             "train.batch_size: got 181; accepted: at most the training set",
         ),
         (
+            {"train.batch_size": 1, "model.name": "resnet18_small"},
+            "train.batch_size: got 1; accepted: 2 or more for resnet18_small: batch norm has no",
+        ),
+        (
+            {"train.batch_size": 1, "model.name": "conv2", "model.batch_norm": True},
+            "train.batch_size: got 1; accepted: 2 or more for conv2: batch norm has no variance",
+        ),
+        (
             {"train.batch_size": 61, "train.loss": "noisy_loss"},
             "train.batch_size: got 61; accepted: at most the training set, 60 examples",
         ),

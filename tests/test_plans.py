@@ -96,6 +96,10 @@ def test_memory_holds_images_and_grows_with_the_set(
     assert plain > images
     write(noise={"images": "mnist5k"}, grids=[{"model.name": ["perceptron", "conv2"]}])
     assert plans.make(KEY, "tiny").memory == plain + 4000 * 64
+    white = {"noise.images": ["white"], "noise.alpha": [2, 9]}
+    write(grids=[{"model.name": ["perceptron", "conv2"], **white}])
+    more = stacks.EXAMPLE_BYTES * 200 * (9 - 2) + 200 * 64  # as many images as originals
+    assert plans.make(KEY, "tiny").memory == plain + more
     write(grids=[{"model.name": ["perceptron", "conv2"], "noise.alpha": [1000]}])
     more = plans.make(KEY, "tiny").memory - plain
     assert more == stacks.EXAMPLE_BYTES * (200 * 1001 - 600)

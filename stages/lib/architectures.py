@@ -80,6 +80,11 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
+def is_residual(name: str) -> bool:
+    """Tell whether a network is residual: it always has batch norm."""
+    return isinstance(ARCHITECTURES[name], ResNet | TorchvisionResNet)
+
+
 def smallest_side(name: str) -> int:
     """Return how many pixels the sides of a network's images have at least."""
     architecture = ARCHITECTURES[name]

@@ -5,7 +5,7 @@ and observing the errors it makes on a test set." Here the errors are counted on
 outside the subset, so that the test set stays unseen.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from stages.lib.params import (
     NoiseParams,
     TrainParams,
     check_confusion,
+    check_model,
     fail,
 )
 
@@ -92,6 +93,8 @@ def estimate(
         why = f"{dataset.num_classes} classes, more than {MOST_CONFUSED}: none are ordered"
         return {"dataset": dataset_name, "counts": None, "why": why}
     config = config_of(params, dataset_name, start)
+    seen = replace(config.data, size=min(dataset.image_shape[:2]))
+    check_model(config.model, seen, file, "confusion", key="model")
     with files.scratch_folder() as folder:
         materialise(config.data, NO_NOISE, config.train.seeds, data_folder=data_folder, out=folder)
         todo = runs.expand(f"confusion {params.model}", config, data_folder, folder)

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from stages.lib import dilution, noise, results, runs, studies, workers
-from stages.lib.params import Config
+from stages.lib import dilution, noise, results, runs, stacks, studies, workers
+from stages.lib.errors import UserError
+from stages.lib.params import MOST_CONFUSED, TOP, Config
 from stages.lib.runs import Run
 from stages.lib.studies import Grid
 
@@ -114,6 +115,9 @@ def _trained(
 ) -> tuple[list[Point], list[Point], str]:
     """Return the trained points, how long each took, and the device."""
     figure, expanded = studies.FIGURES[key], expand(key, grid, data, labels)
+    fewest = min(stacks.fetched(point[0]).classes for point in expanded)
+    if figure.top5 and fewest <= TOP:
+        raise UserError(f"{key}: got {fewest} classes; accepted: more than {TOP}, for top-{TOP}")
     flat, device = workers.complete([run for point in expanded for run in point], key)
     points, times = [], []
     for config, todo in zip(grid.points, expanded, strict=True):
@@ -137,6 +141,8 @@ def _transitions(key: str, grid: Grid, labels: Path) -> list[Point]:
     points = []
     for config in grid.points:
         facts = dilution.read_facts(_folder(labels, config) / f"seed-{config.train.seeds[0]}")
+        if facts["transition"] is None:
+            raise UserError(f"{key}: got more than {MOST_CONFUSED} classes; accepted: fewer")
         transition = np.array(facts["transition"])
         diluted = noise.diluted_distribution(transition, config.noise.alpha)
         counts = np.array(facts["counts"])

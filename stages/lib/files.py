@@ -201,8 +201,8 @@ def place(source: Path, path: Path) -> None:
 def read_array(path: Path, sha256: str, *, trust_mapped: bool = False) -> NDArray[Any]:
     """Return the array that `write_array` wrote; one of `MAPPED_BYTES` is mapped into memory.
 
-    What is written into a mapped array stays in memory (torch takes no array that cannot be
-    written to).
+    A mapped array cannot be written to: a private copy of its pages would be charged against the
+    machine's memory, which may be smaller.
 
     Args:
         path: the file.
@@ -217,7 +217,7 @@ def read_array(path: Path, sha256: str, *, trust_mapped: bool = False) -> NDArra
             size = os.fstat(stream.fileno()).st_size
             mapped = size >= MAPPED_BYTES
             if mapped:
-                array: NDArray[Any] = np.asarray(np.lib.format.open_memmap(path, mode="c"))
+                array: NDArray[Any] = np.asarray(np.lib.format.open_memmap(path, mode="r"))
             else:
                 array = np.lib.format.read_array(stream, allow_pickle=False)
             stream.seek(0)

@@ -283,7 +283,7 @@ def _place(labelled: Labelled) -> tuple[str, str]:
 
 
 def _stamp(listed: Mapping[str, list[Labelled]], size: int) -> str:
-    """Return a name for what is to be decoded; it changes with any image and with the decoder."""
+    """Return a name for what is to be decoded; it changes with any image and with Pillow."""
     digest = hashlib.sha256(f"{PIL.__version__} {size}\n".encode())
     for split, images in listed.items():
         for wnid, (name, _, start, length, changed) in images:

@@ -24,6 +24,7 @@ from stages.lib.architectures import (
     INITS,
     ConvNet,
     TorchvisionResNet,
+    is_residual,
     smallest_side,
 )
 from stages.lib.errors import UserError
@@ -39,6 +40,7 @@ MOST_CHARACTERS = 1 << 17  # of a YAML file, aliases followed; the longest here 
 MOST_LEVELS = 16  # of values within values
 LONGEST = 200  # characters of a value or a key in a message
 MOST_EXAMPLES = 2**31 - 1  # the order of examples is int32
+TOP = 5  # a class among so many largest logits is right for top-5 accuracy
 MOST_CONFUSED = 100  # classes whose confusion is counted: of a thousand, a million numbers a run
 IMAGENET_SIDES = (64, 224)  # pixels: the least and the most that ImageNet is decoded to
 CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, surrogates, ends of lines
@@ -501,6 +503,9 @@ def check_config(config: Config, file: Path | str = paths.PARAMS, prefix: str = 
         accepted = "cross_entropy: H_alpha stands for uniform noise on the same images only"
         fail(file, prefix + "train", "loss", train.loss, accepted)
     check_model(config.model, data, file, prefix + "model")
+    if train.batch_size == 1 and (config.model.batch_norm or is_residual(config.model.name)):
+        accepted = f"2 or more for {config.model.name}: batch norm has no variance of one image"
+        fail(file, prefix + "train", "batch_size", 1, accepted)
     if config.noise.images == data.name:
         accepted = "same or unique for images of the originals' own data set"
         fail(file, prefix + "noise", "images", data.name, accepted)

@@ -58,7 +58,7 @@ STYLE = {
 # Where a symlog axis may have ticks: powers of ten alone are too few between 0 and 100.
 SYMLOG_TICKS = [
     *(0, 1, 2, 5, 10, 20, 50, 100, 250, 500),
-    *(1000, 2000, 4000, 8000, 15000, 30000, 60000),
+    *(1000, 2000, 4000, 8000, 15000, 30000, 60000, 125000, 250000, 500000, 1000000),
 ]
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and what is asked for may be
     from stages.lib.training import Member, Recipe
 
 SECONDS = 2.0  # of a measurement, about
-FIRST_STEPS = 20  # of the one before, which says how many steps that takes
+FIRST_STEPS = 4  # of the one before, which says how many steps that takes
 MOST_IMAGES = 4000  # in a measurement
 
 
@@ -150,7 +150,8 @@ def _alike(queue: Sequence[list[Run]]) -> list[list[list[Run]]]:
     for stack in queue:
         run, train = stack[0], stack[0].config.train
         cost = run.config.model, known(run), train.batch_size, train.precision, train.stacking
-        groups.setdefault((cost, run.alpha > 0), []).append(stack)
+        more = train.augmentation, train.average > 0, run.alpha > 0
+        groups.setdefault((cost, more), []).append(stack)
     return list(groups.values())
 
 
@@ -173,7 +174,7 @@ def _bank(run: Run) -> int:
     if noisy in datasets.FACTS:
         images += datasets.FACTS[noisy].train_size
     elif noisy == "white":
-        images += run.examples - run.config.data.originals
+        images += run.config.data.originals
     return images * int(np.prod(shape))
 
 
@@ -238,8 +239,9 @@ def _measure(stack: list[Run], device: str, shape: tuple[int, int, int], classes
         return rate_of(runs.recipe(stack[0].config), members, stacks.stacking(stack[0], device))
 
     runs.settle(device)
-    first = rate(FIRST_STEPS) / len(stack)
-    return rate(max(FIRST_STEPS, round(SECONDS * first)))
+    first = rate(FIRST_STEPS)
+    steps = round(SECONDS * first / len(stack))
+    return rate(steps) if steps > FIRST_STEPS else first
 
 
 def rate_of(recipe: "Recipe", members: Sequence["Member"], stacking: str) -> float:

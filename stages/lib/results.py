@@ -135,9 +135,12 @@ def _band(mean: float | None, sd: float | None) -> dict[str, float | None]:
 
 
 def as_top5(summary: dict[str, Any]) -> dict[str, Any]:
-    """Return a `summarise` whose test accuracy, its spread and values are those of top-5."""
+    """Return a `summarise` whose test accuracies and spread are top-5's, without the rates."""
     mean, sd = summary["top5_accuracy"], summary["top5_accuracy_sd"]
-    return {**summary, "test_accuracy": mean, "values": summary["top5_values"], **_band(mean, sd)}
+    of_rate = {rate["learning_rate"]: rate["top5_accuracy"] for rate in summary["rates"]}
+    chosen = {f"test_accuracy{s}": of_rate.get(summary[f"learning_rate{s}"]) for s in SELECTIONS}
+    kept = {key: value for key, value in summary.items() if key != "rates"}
+    return {**kept, **chosen, "values": summary["top5_values"], **_band(mean, sd)}
 
 
 def number_of_seeds(known: int, seeds: int) -> str:

@@ -4,6 +4,7 @@ Runs that share a `stack_key` can train side by side in one stack.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -293,7 +294,9 @@ def _to_device(images: NDArray[np.uint8], device: str) -> "torch.Tensor":
 
     if device == "cuda":
         hosts.require_gpu_memory(images.nbytes, f"{len(images):,} images")
-    return torch.from_numpy(images).to(device)
+    with warnings.catch_warnings():  # mapped images cannot be written to, and nobody does
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(images).to(device)
 
 
 @lru_cache(maxsize=2)

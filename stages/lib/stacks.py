@@ -139,7 +139,8 @@ def memory(run: Run, examples: int, device: str, seen: Seen) -> int:
         # Images as floats, where their pixels are looked for, what is found; five int32 ahead.
         floats += 6 * batch_size * math.prod(seen.shape)
         ahead += 20 * CHUNK[device] * batch_size
-    return 4 * floats + EXAMPLE_BYTES * examples + ahead
+    votes = 8 * run.config.data.validation * seen.classes  # of noisy labels for validation images
+    return 4 * floats + EXAMPLE_BYTES * examples + ahead + votes
 
 
 def _members(group: list[Run], device: str, seen: Seen) -> int:

@@ -6,8 +6,8 @@ from stages.lib import files
 
 #: What streams are for, by their numbers, which are part of every result: append, never renumber.
 PURPOSES = (
-    *("split", "order", "labels", "validation", "images", "init", "shuffle", "augmentation"),
-)
+    "split", "order", "labels", "validation", "images", "init", "shuffle", "augmentation",
+)  # fmt: skip
 
 
 def stream(seed: int, purpose: str, point: str = "") -> np.random.SeedSequence:

@@ -22,14 +22,13 @@ from stages.lib import losses, models
 from stages.lib.adadelta import AdaDelta
 from stages.lib.augmentation import BOX, Boxes, augment
 from stages.lib.errors import UserError
-from stages.lib.params import MOST_CONFUSED, ModelParams
+from stages.lib.params import MOST_CONFUSED, TOP, ModelParams
 
 EVALUATIONS = 10  # times that a training looks at the validation images
 EVALUATION_BATCH = 1000
 CHUNK = {"cpu": 64, "cuda": 1024, "mps": 64}  # steps whose batches are looked up at once
 WARM_UP = 3  # steps before a CUDA graph is captured
 CHECKPOINT_SHARE = 0.05  # of the time, at most, goes into checkpoints
-TOP = 5  # classes, the true one among which is top-5 accuracy
 
 State = dict[str, Any]  # what a member's training goes on from: tensors on the CPU, plain values
 
