@@ -24,6 +24,7 @@ from tools.lock import mend
 
 GRACE_SECONDS = 20  # until every process has noticed that another is gone
 RESULTS = ("data", "metrics/experiment.json", "metrics/figures", "plots/figures")
+STAGED = "uncommitted changes exist in the index"  # what DVC then says
 MADE = ("data", "metrics", "plots/figures", ".points", ".dvc/cache", ".dvc/tmp", "dvc.lock")
 
 
@@ -35,7 +36,8 @@ class Counts:
         kills: by way of killing.
         rounds: whole pipelines that came to their end.
         orphans: processes that were still there `GRACE_SECONDS` after a kill.
-        cut_locks: times that DVC was killed while it wrote ``dvc.lock`` or its table of locks.
+        cut_locks: times that DVC was killed while it wrote ``dvc.lock``, its table of locks, or, in
+            ``dvc exp run``, git's index.
         lost_points: stored trainings that were gone or others after a kill.
         differing: results that are not, to the byte, those of a pipeline that nobody killed.
         seconds: from the first start to the last end.
@@ -216,6 +218,10 @@ def _run_once(
         return True
     if mend(repository.root):
         # DVC writes them in place; `make repro` does this, and so would a user who is told.
+        counts.cut_locks += 1
+        return False
+    if STAGED in said:
+        repository.git("reset", "--quiet")  # as docs/REPRODUCIBILITY.md says
         counts.cut_locks += 1
         return False
     assert killed, said

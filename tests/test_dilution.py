@@ -170,9 +170,8 @@ def test_more_than_256_classes_take_two_bytes(make_dataset: MakeDataset, tmp_pat
     dilution.save(diluted, tmp_path)
     arrays, facts = read(tmp_path)
     true = many.train_labels[arrays["images"][np.arange(4000) % 1000]]
-    expected = np.zeros((300, 300), dtype=np.int64)
-    np.add.at(expected, (true, arrays["labels"]), 1)
-    np.testing.assert_array_equal(facts["counts"], expected)
+    assert facts["label_accuracy"] == pytest.approx((true == arrays["labels"]).mean())
+    assert (facts["transition"], facts["counts"]) == (None, None)  # 90,000 numbers each
 
 
 # --- which images
