@@ -124,7 +124,7 @@ def kill_in_queue(
         check=True,
     )
     deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not any(repository.points.glob("*.json")):
+    while not any(repository.points.glob("[!.]*.json")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     family, kept = _inside(repository.root), repository.snapshot(".points")
@@ -136,7 +136,7 @@ def kill_in_queue(
         psutil.wait_procs(family, timeout=TIMEOUT_SECONDS)
     _, left = psutil.wait_procs(family, timeout=GRACE_SECONDS)
     orphans = [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-    stored = {name: content for name, content in kept.items() if name.endswith(".json")}
+    stored = {n: c for n, c in kept.items() if n.endswith(".json") and "/." not in n}
     return stored, [" ".join(process.cmdline()) for process in orphans]
 
 

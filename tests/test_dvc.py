@@ -79,7 +79,8 @@ def experiment(
 
 
 def points(repository: Repository) -> set[str]:
-    return {path.name for path in repository.points.glob("*.json")}
+    """Return the stored trainings, without what a kill has left half written."""
+    return {path.name for path in repository.points.glob("[!.]*.json")}
 
 
 def read_json(repository: Repository, name: str) -> Any:
