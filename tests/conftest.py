@@ -123,3 +123,19 @@ def _denormals() -> Iterator[None]:
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)
+
+
+@pytest.fixture
+def clocked_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a training take a second to start and a tenth for each of ten steps, by its clock."""
+    now = [0.0]
+
+    def train(_: Any, members: Any, *, on_evaluation: Any, **__: Any) -> None:
+        now[0] += 1
+        for step in range(1, 11):
+            now[0] += 0.1
+            for k in range(len(members)):
+                on_evaluation(k, step, None)
+
+    monkeypatch.setattr("stages.lib.training.train", train)
+    monkeypatch.setattr("stages.lib.plans.time.perf_counter", lambda: now[0])

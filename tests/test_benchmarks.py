@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from benchmarks import arithmetic, growth, labels, lengths, plain, rates, subjects, tables, training
-from stages.lib import models, plans, stacks
+from stages.lib import models, stacks
 
 
 @pytest.mark.parametrize("name", subjects.SHAPES)
@@ -97,23 +97,10 @@ def test_the_usual_stacks_are_the_largest_that_stages_form() -> None:
     assert rates.usual("conv4", "cuda", 3).members == 3
 
 
-def test_rates_are_of_all_members_and_without_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training that takes a second to start and a tenth for each step."""
-    now = [0.0]
-
-    def train(_: Any, members: Any, *, on_evaluation: Any, **__: Any) -> None:
-        now[0] += 1
-        for step in range(1, 11):
-            now[0] += 0.1
-            for k in range(len(members)):
-                on_evaluation(k, step, None)
-
-    monkeypatch.setattr("stages.lib.training.train", train)
-    monkeypatch.setattr(plans.time, "perf_counter", lambda: now[0])
+@pytest.mark.usefixtures("one_thread", "clocked_training")
+def test_rates_are_of_all_members_and_without_the_start() -> None:
     stack = rates.Stack("perceptron", 3, "cpu", "grouped")
-    threads = torch.get_num_threads()
     assert rates.rate_of_one(stack, 10) == pytest.approx(3 * 10)
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.5])

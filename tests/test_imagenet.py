@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from repository import tiny_scale
 from scipy.io import savemat
+from test_sources import tar_of
 
 from stages.lib import datasets, decoding, dilution, files, hosts, imagenet, params, paths, runs
 from stages.lib.datasets import DataError, Dataset
@@ -75,21 +76,14 @@ def damaged_tree() -> Tree:
     return tree
 
 
+tar = functools.partial(tar_of, mode="w")  # the originals are not compressed
+
+
 def write(folder: Path, tree: Tree) -> Path:
     for name, content in tree.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return folder
-
-
-def tar(members: Tree, mode: str = "w") -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as archive:  # type: ignore[call-overload]
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 def devkit(tree: Tree) -> Tree:
@@ -143,7 +137,7 @@ def as_archives(folder: Path, tree: Tree) -> Path:
         {
             "ILSVRC2012_img_train.tar": tar(inner),
             "ILSVRC2012_img_val.tar": tar(flat(tree)),
-            "ILSVRC2012_devkit_t12.tar.gz": tar(devkit(tree), "w:gz"),
+            "ILSVRC2012_devkit_t12.tar.gz": tar_of(devkit(tree)),
         },
     )
 

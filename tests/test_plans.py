@@ -126,24 +126,9 @@ def test_a_folder_is_known_once_it_is_fetched(
     assert plans.known(plans.make(KEY, "tiny").kinds[0].run) == ((8, 8, 1), 7, 300)
 
 
-@pytest.mark.usefixtures("one_thread")
-def test_the_rate_is_of_all_members_and_without_the_start(
-    write: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a training that takes a second to start and a tenth for each step."""
-    from stages.lib import training
-
-    now, stack = [0.0], list(stacks_of(KEY)[0])
-
-    def train(_: Any, members: Any, *, on_evaluation: Any, **__: Any) -> None:
-        now[0] += 1
-        for step in range(1, 11):
-            now[0] += 0.1
-            for k in range(len(members)):
-                on_evaluation(k, step, None)
-
-    monkeypatch.setattr(training, "train", train)
-    monkeypatch.setattr(plans.time, "perf_counter", lambda: now[0])
+@pytest.mark.usefixtures("one_thread", "clocked_training")
+def test_the_rate_is_of_all_members_and_without_the_start(write: Callable[..., None]) -> None:
+    stack = stacks_of(KEY)[0]
     assert plans._measure(stack, "cpu", (8, 8, 1), 10) == pytest.approx(10 * len(stack))
 
 
