@@ -171,7 +171,7 @@ def points(rounds: int) -> dict[str, Any]:
     train = TrainParams(
         loss="cross_entropy", learning_rates=(0.5,), batch_size=32, rho=0.95, epsilon=1e-8,
         init="he", zero_output=True, passes=0.0, min_examples=320, average=0.0,
-        weight_decay=0.0, augmentation="none",
+        early_stopping=False, weight_decay=0.0, augmentation="none",
         seeds=tuple(range(max(POINTS))), device="cpu", precision="float32", stacking="auto",
     )  # fmt: skip
     data = DataParams("digits", None, None, 1000, 100)

@@ -29,7 +29,8 @@ BASE: dict[str, Any] = {
     "train": {
         "loss": "cross_entropy", "learning_rates": [0.5], "batch_size": 16, "rho": 0.95,
         "epsilon": 1e-6, "init": "he", "zero_output": False, "passes": 0.0, "min_examples": 320,
-        "weight_decay": 0.0, "augmentation": "none", "average": 0.0, "seeds": [0], "device": "cpu",
+        "weight_decay": 0.0, "augmentation": "none", "average": 0.0,
+        "early_stopping": False, "seeds": [0], "device": "cpu",
         "precision": "float32", "stacking": "auto",
     },
     "confusion": {

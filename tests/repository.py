@@ -293,6 +293,7 @@ def tiny_config(**train: Any) -> dict[str, dict[str, Any]]:
             "weight_decay": 0.0,
             "augmentation": "none",
             "average": 0.0,
+            "early_stopping": False,
             "seeds": [0, 1],
             "device": "cpu",
             "precision": "float32",

@@ -90,6 +90,7 @@ BAD: dict[str, list[Any]] = {
     "train.weight_decay": [*NOT_NUMBERS, -0.1, 1.1],
     "train.augmentation": [*NOT_NAMES, "flip"],
     "train.average": [*NOT_NUMBERS, -0.1, 1.1],
+    "train.early_stopping": NOT_BOOLEAN,
     "train.seeds": [*NOT_LISTS, [0, 0], [-1], [0.0], ["0"], [True], [None], [2**31]],
     "train.device": [*NOT_NAMES, "gpu"],
     "train.precision": [*NOT_NAMES, "float16", 32],
@@ -233,6 +234,14 @@ FOLDER = {"data.name": "folder", "data.path": "a.zip", "data.size": 8}
             "data.validation: got 0; accepted: at least 1 where there is more than one learning",
         ),
         ({"train.min_examples": 0}, "train.passes: got 0.0; accepted: above 0"),
+        (
+            {"data.validation": 0, "train.early_stopping": True},
+            "data.validation: got 0; accepted: at least 1 with train.early_stopping",
+        ),
+        (
+            {"train.average": 0.6, "train.early_stopping": True},
+            "train.average: got 0.6; accepted: at most 0.5 with train.early_stopping",
+        ),
         ({"data.name": "folder"}, "data.path: got None; accepted: a folder"),
         ({"data.name": "folder", "data.path": "a.zip"}, "data.size: got None; accepted: pixels"),
         ({"confusion.subset": 1409}, "confusion.subset: got 1409; accepted: at most 1408 beside"),

@@ -212,8 +212,8 @@ def test_steps(
         {"model.name": "mlp1"}, {"model.width": 0.5}, {"train.loss": "noisy_loss"},
         {"train.learning_rates": [0.4]}, {"train.batch_size": 17}, {"train.rho": 0.9},
         {"train.epsilon": 1e-7}, {"train.init": "glorot"}, {"train.zero_output": True},
-        {"train.average": 0.5}, {"train.min_examples": 640}, {"train.passes": 9},
-        {"train.weight_decay": 1e-4}, {"train.augmentation": "flip_crop"},
+        {"train.average": 0.5}, {"train.early_stopping": True}, {"train.min_examples": 640},
+        {"train.passes": 9}, {"train.weight_decay": 1e-4}, {"train.augmentation": "flip_crop"},
         {"train.augmentation": "resized_crop"},
         {"train.precision": "bfloat16"}, {"train.precision": "tf32"},
         {"train.seeds": [1]}, {"noise.alpha": 3}, {"data.originals": 59}, {"data.validation": 19},
@@ -375,7 +375,7 @@ def test_runs_pass_their_numbers_on(make_runs: MakeRuns, monkeypatch: pytest.Mon
     }  # fmt: skip
     stack = make_runs(shared) + make_runs(
         {**shared, "noise.alpha": 1, "train.average": 0.3, "train.learning_rates": [2.0],
-         "train.seeds": [4], "train.min_examples": 640}
+         "train.seeds": [4], "train.min_examples": 640, "train.early_stopping": True}
     )  # fmt: skip
     told: list[Any] = []
     outcomes = runs.train_stack(
@@ -404,8 +404,9 @@ def test_runs_pass_their_numbers_on(make_runs: MakeRuns, monkeypatch: pytest.Mon
             elif name == "data":
                 np.testing.assert_array_equal(value.labels, runs.load_data(run, "cpu").labels)
             else:
-                assert value == identity[name]
+                assert value == {**runs.UNUSED, **identity}[name]
     assert (members[1].learning_rate, members[1].average, members[1].alpha) == (2.0, 0.3, 1)
+    assert [member.early_stopping for member in members] == [False, True]
     assert members[1].steps == 40 != members[0].steps
 
 

@@ -146,6 +146,7 @@ FIELDS: dict[str, Rule] = {
     "train.weight_decay": number(0, 1),
     "train.augmentation": one_of(AUGMENTATIONS),
     "train.average": number(0, 1),
+    "train.early_stopping": lambda value: isinstance(value, bool),
     "train.seeds": list_of(whole(0)),
     "train.device": one_of(DEVICES),
     "train.precision": one_of(PRECISIONS),
@@ -198,7 +199,8 @@ GOOD = {
     "train.min_examples": st.integers(1, 2**31 - 1),
     "train.weight_decay": st.floats(0, 1),
     "train.augmentation": st.sampled_from(AUGMENTATIONS),
-    "train.average": st.floats(0, 1),
+    "train.average": st.floats(0, 0.5),  # more of it is refused with early stopping
+    "train.early_stopping": st.booleans(),
     "train.seeds": many(st.integers(0, 2**31 - 1)),
     "train.device": st.sampled_from(DEVICES),
     "train.precision": st.sampled_from(PRECISIONS),

@@ -89,7 +89,7 @@ def keep_networks(monkeypatch: pytest.MonkeyPatch) -> dict[int, models.Network]:
     networks: dict[int, models.Network] = {}
     report = training._report
 
-    def keep(stack: Any, done: list[int], *seen: Any) -> dict[int, Outcome]:
+    def keep(stack: Any, done: list[int], *seen: Any) -> list[Outcome]:
         networks.update({k: stack.snapshot([k]) for k in done})
         return report(stack, done, *seen)
 
@@ -538,6 +538,70 @@ def test_neither_global_generators_nor_data_are_touched() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
     assert all(torch.equal(before[name], value) for name, value in vars(data).items())
+
+
+# --- early stopping
+
+
+@pytest.mark.parametrize("average", [0.0, 0.3, 0.5])
+@pytest.mark.parametrize("steps", [1, 37, 130])
+def test_early_stopping_reports_the_best_of_trainings_of_doubled_lengths(
+    steps: int, average: float
+) -> None:
+    """Each look is the end of a training of its own, to the bit; the first of equals is kept."""
+    data = make_data(noise=0.6)
+    one = member(data, steps=steps, average=average, early_stopping=True)
+    (got,) = train_to_the_bit(MLP, [one])
+    looks = sorted({math.ceil(steps / 2**k) for k in range(training.EVALUATIONS)})
+    assert [row["examples_seen"] for row in got["curve"]] == [32 * look for look in looks]
+    alone = [
+        train_to_the_bit(MLP, [member(data, steps=look, average=average)])[0] for look in looks
+    ]
+    accuracies = [outcome["val_accuracy"] for outcome in alone]
+    assert [row["val_accuracy"] for row in got["curve"]] == accuracies
+    best = accuracies.index(max(accuracies))
+    wanted = {**alone[best], "curve": got["curve"], "stopped_at": 32 * looks[best]}
+    assert got == wanted
+
+
+def test_early_stopping_keeps_what_longer_training_loses() -> None:
+    """Few labels, mostly wrong: the network ends by learning them by heart."""
+    data = make_data(noise=0.7)
+    last = train_alone(MLP, member(data, steps=1500))
+    best = train_alone(MLP, member(data, steps=1500, early_stopping=True))
+    assert best["stopped_at"] < 1500 * 32
+    assert best["val_accuracy"] > last["val_accuracy"] + 0.05
+    assert best["test_accuracy"] > last["test_accuracy"] + 0.05
+
+
+def test_members_that_stop_early_and_others_train_side_by_side() -> None:
+    data = make_data(noise=0.6)
+    members = [
+        member(data, 0, steps=100, average=0.5, early_stopping=True),
+        member(data, 1, steps=100, average=0.5),
+        member(data, 2, steps=37, average=0.25, early_stopping=True),
+        member(data, 3, steps=140, early_stopping=True),
+        member(data, 4, steps=140),
+    ]
+    together = train_to_the_bit(MLP, members)
+    for one, outcome in zip(members, together, strict=True):
+        assert train_to_the_bit(MLP, [one]) == [outcome]
+
+
+def test_early_stopping_goes_on_from_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before and after the best look, and between two looks."""
+    monkeypatch.setattr(training, "CHECKPOINT_SHARE", math.inf)
+    monkeypatch.setitem(training.CHUNK, "cpu", 4)  # checkpoints are taken between two
+    states: list[training.State] = []
+    one = member(make_data(noise=0.6), steps=1000, average=0.5, early_stopping=True)
+    whole = train_alone(
+        MLP, one, checkpoint_seconds=0.0, on_checkpoint=lambda _, state: states.append(state)
+    )
+    steps = [state["step"] for state in states]
+    assert min(steps) < whole["stopped_at"] // 32 < max(steps)
+    for state in (states[0], states[len(states) // 2], states[-1]):
+        again = train_alone(MLP, one, states=[state])
+        assert without_time(again) == without_time(whole)
 
 
 # --- the report

@@ -57,6 +57,7 @@ def config_of(params: ConfusionParams, dataset: str, start: Start) -> Config:
             passes=0.0,
             min_examples=params.min_examples,
             average=0.0,
+            early_stopping=False,
             weight_decay=0.0,
             augmentation="none",
             seeds=tuple(range(params.repeats)),

@@ -39,6 +39,7 @@ NOISE_KINDS = ("uniform", "structured")
 MOST_CHARACTERS = 1 << 17  # of a YAML file, aliases followed; the longest here has 6,000
 MOST_LEVELS = 16  # of values within values
 LONGEST = 200  # characters of a value or a key in a message
+MOST_AVERAGED = 0.5  # with early stopping: a report's average may not reach back to the one before
 MOST_EXAMPLES = 2**31 - 1  # the order of examples is int32
 TOP = 5  # a class among so many largest logits is right for top-5 accuracy
 MOST_CONFUSED = 100  # classes whose confusion is counted: of a thousand, a million numbers a run
@@ -185,6 +186,7 @@ class TrainParams:
     passes: float = _field(_number(0, 1e6))
     min_examples: int = _field(_integer(0))
     average: float = _field(_number(0, 1))
+    early_stopping: bool = _field(_boolean())
     weight_decay: float = _field(_number(0, 1))
     augmentation: str = _field(_one_of(*AUGMENTATIONS))
     seeds: tuple[int, ...] = _field(_list_of(_integer(0)))
@@ -483,8 +485,7 @@ def check_config(config: Config, file: Path | str = paths.PARAMS, prefix: str = 
     if data.validation == 0 and len(train.learning_rates) > 1:
         accepted = "at least 1 where there is more than one learning rate to choose from"
         fail(file, prefix + "data", "validation", data.validation, accepted)
-    if train.passes == 0 and train.min_examples == 0:
-        fail(file, prefix + "train", "passes", train.passes, "above 0 where min_examples is 0")
+    _check_length(config, file, prefix)
     largest = max(data.originals, data.validation)  # validation images are diluted as well
     if largest + noise.count_noisy(largest, config.noise.alpha) > MOST_EXAMPLES:
         highest = MOST_EXAMPLES // largest - 1
@@ -512,6 +513,17 @@ def check_config(config: Config, file: Path | str = paths.PARAMS, prefix: str = 
     facts = datasets.FACTS.get(data.name)
     if facts is not None:
         check_fit(data, config.noise, facts.train_size, facts.num_classes, file, prefix)
+
+
+def _check_length(config: Config, file: Path | str, prefix: str) -> None:
+    data, train = config.data, config.train
+    if train.passes == 0 and train.min_examples == 0:
+        fail(file, prefix + "train", "passes", train.passes, "above 0 where min_examples is 0")
+    if train.early_stopping and data.validation == 0:
+        fail(file, prefix + "data", "validation", 0, "at least 1 with train.early_stopping")
+    if train.early_stopping and train.average > MOST_AVERAGED:
+        accepted = f"at most {MOST_AVERAGED:g} with train.early_stopping"
+        fail(file, prefix + "train", "average", train.average, accepted)
 
 
 def check_model(

@@ -48,15 +48,18 @@ def summarise_rate(rate: float, outcomes: list[Outcome]) -> dict[str, Any]:
 
     Mean and spread are over the seeds that did not diverge, None where all did; ``values`` has None
     for each that did, and ``diverged`` counts them. Of five classes or fewer there is no top-5.
+    ``stopped_at`` is there with early stopping alone: the examples that each seed had seen.
     """
     finite = [outcome for outcome in outcomes if not outcome["diverged"]]
-    top5: dict[str, Any] = {}
+    more: dict[str, Any] = {}
     if outcomes[0]["test_top5_accuracy"] is not None:
         values = [outcome["test_top5_accuracy"] for outcome in finite]
-        top5 = {"top5_accuracy": _mean(values), "top5_accuracy_sd": spread(values)}
-        top5["top5_values"] = [None if o["diverged"] else o["test_top5_accuracy"] for o in outcomes]
+        more = {"top5_accuracy": _mean(values), "top5_accuracy_sd": spread(values)}
+        more["top5_values"] = [None if o["diverged"] else o["test_top5_accuracy"] for o in outcomes]
+    if "stopped_at" in outcomes[0]:
+        more["stopped_at"] = [outcome["stopped_at"] for outcome in outcomes]
     return {
-        **top5,
+        **more,
         "learning_rate": rate,
         **{column: _mean([o[column] for o in finite]) for column in SELECTIONS.values()},
         "test_accuracy_sd": spread([outcome["test_accuracy"] for outcome in finite]),

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 
 #: Parameters that came after the others, as they are where they do nothing. They are then left out
 #: of an identity: it decides the random streams, and results from before them stay what they are.
-UNUSED: dict[str, Any] = {"batch_norm": False, "weight_decay": 0.0, "augmentation": "none"}
+UNUSED: dict[str, Any] = {
+    "batch_norm": False,
+    "weight_decay": 0.0,
+    "augmentation": "none",
+    "early_stopping": False,
+}
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,7 @@ class Run:
             "batch_norm": model.batch_norm,
             "weight_decay": train.weight_decay,
             "augmentation": train.augmentation,
+            "early_stopping": train.early_stopping,
         }
         return {
             **{name: value for name, value in used.items() if value != UNUSED[name]},
@@ -239,6 +245,7 @@ def _member(run: Run, device: str) -> "Member":
         init=stream(run.seed, "init", point),
         shuffle=stream(run.seed, "shuffle", point),
         augment=stream(run.seed, "augmentation", point),
+        early_stopping=run.config.train.early_stopping,
     )
 
 

@@ -24,7 +24,7 @@ from stages.lib.augmentation import BOX, Boxes, augment
 from stages.lib.errors import UserError
 from stages.lib.params import MOST_CONFUSED, TOP, ModelParams
 
-EVALUATIONS = 10  # times that a training looks at the validation images
+EVALUATIONS = 10  # looks at the validation images: with early stopping each after twice the steps
 EVALUATION_BATCH = 1000
 CHUNK = {"cpu": 64, "cuda": 1024, "mps": 64}  # steps whose batches are looked up at once
 WARM_UP = 3  # steps before a CUDA graph is captured
@@ -99,11 +99,13 @@ class Member:
         data: its diluted set; ``bank`` and ``test_images`` are the same for all of a stack.
         learning_rate: AdaDelta's.
         steps: batches to train for.
-        average: share of the last steps whose weights are averaged.
+        average: share of the last steps before a report whose weights are averaged.
         alpha: that of ``H_alpha``, else 0.
         init: randomness of the weights.
         shuffle: randomness of the order of examples.
         augment: randomness of the changes to their images.
+        early_stopping: whether the look with the best accuracy on clean validation images is
+            reported, not the last. ``average`` is then at most one half, and counts for each look.
     """
 
     data: TrainingData
@@ -114,16 +116,28 @@ class Member:
     init: np.random.SeedSequence
     shuffle: np.random.SeedSequence
     augment: np.random.SeedSequence
-
-    @property
-    def first_averaged(self) -> int:
-        """The first step whose weights are averaged; beyond the last where none are."""
-        return self.steps - math.floor(self.average * self.steps) + 1
+    early_stopping: bool = False
 
     @property
     def looks(self) -> set[int]:
         """Steps after which the member is looked at; the last is among them."""
+        if self.early_stopping:  # as if each were the end of a training half as long as the next
+            return {math.ceil(self.steps / 2**k) for k in range(EVALUATIONS)}
         return {math.ceil(self.steps * k / EVALUATIONS) for k in range(1, EVALUATIONS + 1)}
+
+    def first_averaged(self, step: int) -> int:
+        """Return the first step whose weights are averaged for the next report from a step on.
+
+        Beyond that report's where none are.
+        """
+        reports = self.looks if self.early_stopping else {self.steps}
+        end = min(report for report in reports if report >= step)
+        return end - math.floor(self.average * end) + 1
+
+    @property
+    def averages(self) -> bool:
+        """Whether any report is of averaged weights."""
+        return math.floor(self.average * self.steps) > 0
 
 
 def resolve_device(name: str) -> str:
@@ -211,7 +225,8 @@ def train(
     Returns:
         For each member: accuracies as fractions (``val_accuracy`` and ``noisy_val_accuracy`` None
         without validation images, ``test_top5_accuracy`` where there are no more than five
-        classes), confusion counts with the true class in the rows (None for more than
+        classes), ``stopped_at`` with early stopping (examples seen by the weights that are
+        reported), confusion counts with the true class in the rows (None for more than
         `MOST_CONFUSED` classes), the curve over
         examples seen, ``diverged`` when a loss was not finite, ``wall_seconds``: its share of the
         time, divided at every moment among the members that were not done.
@@ -231,17 +246,15 @@ def train(
             stack.advance(min(min(ahead) - stack.step, stack.looked_up or stack.chunk))
             looking = [k for k in active if stack.step in members[k].looks]
             done = [k for k in looking if stack.step == members[k].steps]
-            reports: dict[int, dict[str, Any]] = {}
             if looking:
-                network, seen = _look(stack, looking, records)
-                rows = [looking.index(k) for k in done]
-                reports = _report(stack, done, network.select(rows).eval(), seen) if done else {}
+                _look(stack, looking, records)
+                stack.average_anew(looking)
             for k in active:
                 records[k].seconds += (time.perf_counter() - started) / len(active)
             for k in looking:
                 on_evaluation(k, stack.step, records[k].curve[-1]["val_accuracy"])
             for k in done:
-                outcomes[k] = {**reports[k], **records[k].report()}
+                outcomes[k] = records[k].outcome()
                 on_done(k, outcomes[k])
             left = [k for k in active if k not in outcomes]
             if left and 2 * len(left) <= len(stack.rows):
@@ -265,11 +278,13 @@ class _Record:
     looked: int = 0
     seconds: float = 0.0
     finite: bool = True
+    report: dict[str, Any] = field(default_factory=dict)
 
-    def report(self) -> dict[str, Any]:
-        """Return its part of the outcome."""
+    def outcome(self) -> dict[str, Any]:
+        """Return its outcome."""
         lost = any(row["train_loss"] is None for row in self.curve)
         return {
+            **self.report,
             "curve": self.curve,
             "diverged": lost or not self.finite,
             "wall_seconds": self.seconds,
@@ -322,10 +337,11 @@ class _Stack:
         )
         alphas = [member.alpha for member in members]
         self.alphas = self._column(alphas) if any(alphas) else None
-        self.first = min(member.first_averaged for member in members)
-        self.firsts = torch.tensor([m.first_averaged for m in members], device=self.device)
+        firsts = [member.first_averaged(1) for member in members]
+        self.first = min(firsts)
+        self.firsts = torch.tensor(firsts, device=self.device)
         self.averaged: models.Network | None = None
-        if any(member.first_averaged <= member.steps for member in members):
+        if any(member.averages for member in members):
             self.averaged = self.network.select(self.rows)
         self.losses = torch.zeros(count, device=self.device)
         self.chunk = CHUNK[self.device.type]
@@ -447,7 +463,8 @@ class _Stack:
         """Return a copy of members as they would be reported now, set to evaluate."""
         rows = [self.rows.index(k) for k in chosen]
         network = self.network.select(rows)
-        averaging = [i for i, k in enumerate(chosen) if self.step >= self.members[k].first_averaged]
+        firsts = [self.members[k].first_averaged(self.step) for k in chosen]
+        averaging = [i for i, first in enumerate(firsts) if self.step >= first]
         if averaging and self.averaged is not None:
             averaged = self.averaged.select([rows[i] for i in averaging])
             index = torch.tensor(averaging, device=self.device)
@@ -456,9 +473,15 @@ class _Stack:
                 mine[index] = theirs
         return network.eval()
 
+    def average_anew(self, looked_at: Sequence[int]) -> None:
+        """Have members that were looked at average for their next report."""
+        for k in looked_at:
+            if self.step < self.members[k].steps:
+                self.firsts[self.rows.index(k)] = self.members[k].first_averaged(self.step + 1)
+
     def state(self, k: int) -> State:
         """Return a copy of all that a member's training goes on from; between two chunks only."""
-        row, averages = self.rows.index(k), self.members[k].first_averaged <= self.members[k].steps
+        row, averages = self.rows.index(k), self.members[k].averages
         order, boxes = self.orders[k], self.boxes[k : k + 1]
         return {
             "step": self.step,
@@ -471,6 +494,7 @@ class _Stack:
         """Go on from the states of all members, which were taken after the same step."""
         self.step = states[0]["step"]
         self.done.fill_(self.step)
+        self.average_anew(self.rows)
         for row, (state, order) in enumerate(zip(states, self.orders, strict=True)):
             # A member that averages nothing has no averages to go on from.
             for mine, theirs in zip(self._tensors(averages=True), state["tensors"], strict=False):
@@ -596,15 +620,14 @@ def _generator(sequence: np.random.SeedSequence, device: torch.device) -> torch.
     return torch.Generator(device).manual_seed(seed)
 
 
-def _look(
-    stack: _Stack, looking: list[int], records: list[_Record]
-) -> tuple[models.Network, dict[int, Tensor]]:
-    """Note how members do; return a copy of them, and what they predict of validation images."""
+def _look(stack: _Stack, looking: list[int], records: list[_Record]) -> None:
+    """Note how members do, and report on those that are due."""
     index = torch.stack([stack.members[k].data.validation for k in looking])
     network = stack.snapshot(looking)
     predicted = predict(network, stack.bank, index, stack.recipe.precision)
     finite = network.weights.isfinite().all(dim=1).tolist()
     sums = stack.take_losses(looking)
+    due = []
     for i, k in enumerate(looking):
         mean_loss = sums[i] / (stack.step - records[k].looked)
         records[k].looked, records[k].finite = stack.step, finite[i]
@@ -616,15 +639,30 @@ def _look(
                 "train_loss": mean_loss if math.isfinite(mean_loss) else None,
             }
         )
-    return network, dict(zip(looking, predicted, strict=True))
+        if _is_due(stack.members[k], stack.step, records[k].curve):
+            due.append(i)
+    if due:
+        reports = _report(
+            stack, [looking[i] for i in due], network.select(due).eval(), predicted[due]
+        )
+        for i, report in zip(due, reports, strict=True):
+            records[looking[i]].report = report
+
+
+def _is_due(member: Member, step: int, curve: list[dict[str, Any]]) -> bool:
+    """Tell whether to report on a member as it is: at its end, or where it is the best so far."""
+    if not member.early_stopping:
+        return step == member.steps
+    *before, now = (look["val_accuracy"] for look in curve)
+    return not before or now > max(before)
 
 
 def _report(
-    stack: _Stack, done: list[int], network: models.Network, seen: dict[int, Tensor]
-) -> dict[int, dict[str, Any]]:
-    """Return accuracies and confusion of members that are done, from what they last predicted."""
+    stack: _Stack, due: list[int], network: models.Network, validation: Tensor
+) -> list[dict[str, Any]]:
+    """Return accuracies and confusion of members, from what they predict of validation images."""
     data = stack.members[0].data
-    every = torch.arange(len(data.test_images), device=stack.device).expand(len(done), -1)
+    every = torch.arange(len(data.test_images), device=stack.device).expand(len(due), -1)
 
     def classes_and_ranks(logits: Tensor, part: Tensor) -> Tensor:
         true = data.test_labels[part]
@@ -632,11 +670,13 @@ def _report(
 
     precision = stack.recipe.precision
     tested = predict(network, data.test_images, every, precision, classes_and_ranks)
-    parameters = network.weights.shape[1]
-    return {
-        k: {**_accuracies(stack.members[k].data, seen[k], *test), "parameters": parameters}
-        for k, test in zip(done, tested.movedim(2, 1), strict=True)
-    }
+    shared = {"parameters": network.weights.shape[1]}
+    stopped = {"stopped_at": stack.step * stack.recipe.batch_size}
+    return [
+        _accuracies(stack.members[k].data, seen, *test)
+        | (shared | stopped if stack.members[k].early_stopping else shared)
+        for k, seen, test in zip(due, validation, tested.movedim(2, 1), strict=True)
+    ]
 
 
 def _accuracies(
