@@ -34,6 +34,14 @@ def two_by_two(make_config: Any) -> Any:
     return make_config({"train.learning_rates": [0.1, 0.5], "train.seeds": [0, 7]})
 
 
+def test_with_early_stopping_each_seed_tells_where_it_stopped(two_by_two: Any) -> None:
+    outcomes = [{**outcome(0.5, 0.5), "stopped_at": 32 * k} for k in (1, 2, 4, 8)]
+    report = summarise(two_by_two.train, outcomes)
+    assert [rate["stopped_at"] for rate in report["rates"]] == [[32, 128], [64, 256]]
+    plain = summarise(two_by_two.train, [outcome(0.5, 0.5)] * 4)
+    assert not any("stopped_at" in rate for rate in plain["rates"])
+
+
 # --- spread
 
 

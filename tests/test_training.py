@@ -1,6 +1,7 @@
 """A training recomputed in plain numpy, and that company in a stack changes nothing of it."""
 
 import io
+import itertools
 import math
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import top_k_accuracy_score
 from torch import Tensor
 
-from stages.lib import files, models, training
+from stages.lib import files, losses, models, training
 from stages.lib.augmentation import AUGMENTATIONS, Boxes, augment
 from stages.lib.errors import UserError
 from stages.lib.params import PRECISIONS, ModelParams
@@ -574,13 +575,37 @@ def test_early_stopping_keeps_what_longer_training_loses() -> None:
     assert best["test_accuracy"] > last["test_accuracy"] + 0.05
 
 
+def test_what_blows_up_after_its_best_look_is_reported_as_it_was_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A network of NaNs predicts the first class, the only one here: no such look is the best."""
+    data = make_data(noise=0.6)
+    data = replace(data, validation_labels=torch.zeros_like(data.validation_labels))
+    one, steps, sound = member(data, steps=64), itertools.count(1), losses.noisy_loss
+    alone = train_alone(MLP, replace(one, steps=32))
+
+    def breaking(*given: Any) -> Tensor:
+        return sound(*given) * (math.nan if next(steps) > 40 else 1.0)
+
+    monkeypatch.setattr(losses, "noisy_loss", breaking)
+    best = train_alone(MLP, replace(one, early_stopping=True))
+    assert best["stopped_at"] <= 32 * 32
+    assert best["diverged"] is False
+    assert best["curve"][-1] == {
+        "examples_seen": 64 * 32, "val_accuracy": 1.0, "train_loss": None
+    }  # fmt: skip
+    assert best["val_accuracy"] >= alone["val_accuracy"]
+    steps = itertools.count(1)
+    assert train_alone(MLP, one)["diverged"] is True
+
+
 def test_members_that_stop_early_and_others_train_side_by_side() -> None:
     data = make_data(noise=0.6)
     members = [
         member(data, 0, steps=100, average=0.5, early_stopping=True),
         member(data, 1, steps=100, average=0.5),
         member(data, 2, steps=37, average=0.25, early_stopping=True),
-        member(data, 3, steps=140, early_stopping=True),
+        member(data, 3, steps=140, average=0.5, early_stopping=True),  # in a stack that shrank
         member(data, 4, steps=140),
     ]
     together = train_to_the_bit(MLP, members)
@@ -594,14 +619,17 @@ def test_early_stopping_goes_on_from_a_checkpoint(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(training.CHUNK, "cpu", 4)  # checkpoints are taken between two
     states: list[training.State] = []
     one = member(make_data(noise=0.6), steps=1000, average=0.5, early_stopping=True)
-    whole = train_alone(
-        MLP, one, checkpoint_seconds=0.0, on_checkpoint=lambda _, state: states.append(state)
+    (whole,) = train_to_the_bit(
+        MLP, [one], checkpoint_seconds=0.0, on_checkpoint=lambda _, state: states.append(state)
     )
-    steps = [state["step"] for state in states]
-    assert min(steps) < whole["stopped_at"] // 32 < max(steps)
-    for state in (states[0], states[len(states) // 2], states[-1]):
-        again = train_alone(MLP, one, states=[state])
-        assert without_time(again) == without_time(whole)
+    stopped = whole["stopped_at"] // 32
+    between = [state for state in states if stopped / 2 < state["step"] < stopped]
+    assert between
+    for state in between:
+        assert train_to_the_bit(MLP, [one], states=[state]) == [whole]
+    del whole["network"]
+    for state in (states[0], states[-1]):  # the last is taken after the best look
+        assert without_time(train_alone(MLP, one, states=[state])) == whole
 
 
 # --- the report

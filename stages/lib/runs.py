@@ -234,7 +234,8 @@ def _member(run: Run, device: str) -> "Member":
     from stages.lib.training import Member
 
     identity = run.identity()
-    del identity["precision"]  # which starts from the same weights and order as any other
+    for same in ("precision", "early_stopping"):  # from the same weights, in the same order
+        identity.pop(same, None)
     point = files.to_json(identity, indent=None)
     return Member(
         data=load_data(run, device),

@@ -227,9 +227,9 @@ def train(
         without validation images, ``test_top5_accuracy`` where there are no more than five
         classes), ``stopped_at`` with early stopping (examples seen by the weights that are
         reported), confusion counts with the true class in the rows (None for more than
-        `MOST_CONFUSED` classes), the curve over
-        examples seen, ``diverged`` when a loss was not finite, ``wall_seconds``: its share of the
-        time, divided at every moment among the members that were not done.
+        `MOST_CONFUSED` classes), the curve over examples seen, ``diverged`` when a loss was not
+        finite before the report, ``wall_seconds``: its share of the time, divided at every moment
+        among the members that were not done.
     """
     records = [_Record() for _ in members]
     outcomes: dict[int, dict[str, Any]] = {}
@@ -282,7 +282,9 @@ class _Record:
 
     def outcome(self) -> dict[str, Any]:
         """Return its outcome."""
-        lost = any(row["train_loss"] is None for row in self.curve)
+        reported = self.report.get("stopped_at", math.inf)
+        rows = [row for row in self.curve if row["examples_seen"] <= reported]
+        lost = any(row["train_loss"] is None for row in rows)
         return {
             **self.report,
             "curve": self.curve,
@@ -630,7 +632,7 @@ def _look(stack: _Stack, looking: list[int], records: list[_Record]) -> None:
     due = []
     for i, k in enumerate(looking):
         mean_loss = sums[i] / (stack.step - records[k].looked)
-        records[k].looked, records[k].finite = stack.step, finite[i]
+        records[k].looked = stack.step
         true = stack.members[k].data.validation_labels
         records[k].curve.append(
             {
@@ -639,7 +641,8 @@ def _look(stack: _Stack, looking: list[int], records: list[_Record]) -> None:
                 "train_loss": mean_loss if math.isfinite(mean_loss) else None,
             }
         )
-        if _is_due(stack.members[k], stack.step, records[k].curve):
+        if _is_due(stack.members[k], stack.step, records[k].curve, finite[i]):
+            records[k].finite = finite[i]
             due.append(i)
     if due:
         reports = _report(
@@ -649,12 +652,12 @@ def _look(stack: _Stack, looking: list[int], records: list[_Record]) -> None:
             records[looking[i]].report = report
 
 
-def _is_due(member: Member, step: int, curve: list[dict[str, Any]]) -> bool:
+def _is_due(member: Member, step: int, curve: list[dict[str, Any]], finite: bool) -> bool:
     """Tell whether to report on a member as it is: at its end, or where it is the best so far."""
     if not member.early_stopping:
         return step == member.steps
     *before, now = (look["val_accuracy"] for look in curve)
-    return not before or now > max(before)
+    return not before or (finite and now > max(before))
 
 
 def _report(
