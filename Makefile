@@ -62,6 +62,7 @@ bench: setup
 	python -m benchmarks.arithmetic
 	python -m benchmarks.growth
 	python -m benchmarks.lengths
+	python -m benchmarks.updates
 	python -m benchmarks.machines
 	python -m benchmarks.pipeline
 

@@ -9,12 +9,13 @@
 
 Needs the figure's images and label sets, and the experiment's images: ``dvc repro`` first. Finished
 trainings are kept in the point store. Prints JSON.
-``python -m benchmarks.lengths [--figure KEY] [--factor 1.5] [--examples 2560000]``
+``python -m benchmarks.lengths [--figure KEY] [--factor 1.5] [--examples 1280000]``
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -104,20 +105,20 @@ def very_long(config: Config, alphas: Sequence[float], examples: int) -> list[di
     """Return the learning curves of long training, means and standard deviations over seeds."""
     rows, experiment = [], paths.datasets(paths.EXPERIMENT)
     classes = files.read_json(experiment / config.data.name / "dataset.json")["num_classes"]
+    originals = config.data.originals
     with TemporaryDirectory() as folder:
         for alpha in alphas:
-            point = replace(
-                config,
-                noise=replace(config.noise, kind="uniform", delta=0.0, alpha=alpha),
-                train=replace(
-                    config.train,
-                    learning_rates=config.train.learning_rates[:1],
-                    passes=0.0,
-                    min_examples=examples,
-                ),
+            labels, seeds = Path(folder) / f"alpha-{alpha:g}", config.train.seeds
+            given = replace(config.noise, kind="uniform", delta=0.0, alpha=alpha)
+            dilution.materialise(config.data, given, seeds, data_folder=experiment, out=labels)
+            train = replace(
+                config.train,
+                learning_rates=config.train.learning_rates[:1],
+                passes=0.0,
+                min_examples=examples,
+                early_stopping=True,  # for its looks: each after twice as many examples
             )
-            labels, seeds = Path(folder) / f"alpha-{alpha:g}", point.train.seeds
-            dilution.materialise(point.data, point.noise, seeds, data_folder=experiment, out=labels)
+            point = replace(config, noise=given, train=train)
             outcomes, _ = workers.complete(
                 runs.expand(f"α = {alpha:g}", point, experiment, labels), f"α = {alpha:g}"
             )
@@ -125,10 +126,10 @@ def very_long(config: Config, alphas: Sequence[float], examples: int) -> list[di
             rows.append(
                 {
                     "alpha": alpha,
-                    "learning_rate": point.train.learning_rates[0],
+                    "examples": originals + noise.count_noisy(originals, alpha),
+                    "learning_rate": train.learning_rates[0],
                     "seeds": len(seeds),
                     "entropy": entropy(alpha, classes),
-                    "test_accuracy": mean(outcome["test_accuracy"] for outcome in outcomes),
                     "curve": [_look(looks) for looks in zip(*curves, strict=True)],
                 }
             )
@@ -151,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--figure", default="fig1_uniform_mnist")
     parser.add_argument("--factor", type=float, default=1.5)
-    parser.add_argument("--examples", type=int, default=2_560_000)
+    parser.add_argument("--examples", type=int, default=1_280_000)
     told = parser.parse_args()
     params = read_params()
     experiment = Config(params.data, params.noise, params.model, params.train)
@@ -159,16 +160,17 @@ def main() -> None:
     figure = studies.check_key(key)
     if figure.kind != "trained":
         raise UserError(f"{key}: is {figure.kind}; accepted: a figure of trained points")
-    first = trained(key, params.scale, grid)
-    second = trained(key, params.scale, lengthened(grid, told.factor))
-    print(f"{key}: done", file=sys.stderr)
+    with redirect_stdout(sys.stderr):  # what stages say is not part of the JSON
+        first = trained(key, params.scale, grid)
+        second = trained(key, params.scale, lengthened(grid, told.factor))
+        curves = very_long(experiment, ALPHAS, told.examples)
     reports.emit(
         {
             "figure": key,
             "scale": params.scale,
             "factor": told.factor,
             "longer": compare(figure.x, figure.y, first, second),
-            "very_long": very_long(experiment, ALPHAS, told.examples),
+            "very_long": curves,
         }
     )
 

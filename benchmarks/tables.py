@@ -177,9 +177,80 @@ def machines(results: dict[str, Any]) -> str:
     return table(head, rows)
 
 
+def longer(results: dict[str, Any]) -> str:
+    """Return how a figure moves when it is trained longer, and what changes its order."""
+    report = results["lengths"]
+    found, more = report["longer"], f"{report['factor']:g} times as long"
+    change, swapped = found["change"], found["pairs_swapped"]
+    gaps = ", ".join(f"{pair['gap']:.4f}" for pair in swapped)
+    rows = [
+        ["points", str(found["points"])],
+        [f"change of test accuracy when trained {more}, mean", f"{change['mean']:+.4f}"],
+        ["from", f"{change['smallest']:+.4f}"],
+        ["to", f"{change['largest']:+.4f}"],
+        ["standard deviation over seeds, mean", f"{found['mean_sd_of_seeds']:.4f}"],
+        ["pairs of networks at the same alpha", str(found["pairs"])],
+        ["of them in another order", f"{len(swapped)}" + (f" (apart by {gaps})" if gaps else "")],
+    ]
+    return table(["what", "measured"], rows)
+
+
+def very_long(results: dict[str, Any]) -> str:
+    """Return accuracies and losses of long training at some moments, by alpha."""
+    report = results["lengths"]["very_long"]
+    head, moments = ["examples seen"], [look["examples_seen"] for look in report[0]["curve"]]
+    for row in report:
+        head += [f"α = {row['alpha']:g}: validation accuracy", "training loss"]
+    rows = []
+    for k, moment in enumerate(moments):
+        line = [f"{moment:,}"]
+        for row in report:
+            look = row["curve"][k]
+            line.append(f"{look['val_accuracy']:.3f} ± {look['val_accuracy_sd']:.3f}")
+            line.append(f"{look['train_loss']:.3f}")
+        rows.append(line)
+    last = ["entropy of the labels"]
+    for row in report:
+        last += ["", f"{abs(row['entropy']):.3f}"]
+    return table(head, [*rows, last])
+
+
+def updates(results: dict[str, Any]) -> str:
+    """Return AdaDelta's updates under noise alone, for each size of gradients."""
+    rows = results["updates"]["updates"]
+    sizes = sorted({row["gradient"] for row in rows})
+    found = {(row["rho"], row["epsilon"], row["gradient"]): row["update"] for row in rows}
+    head = ["rho", "epsilon", *(f"gradients of ± {size:g}" for size in sizes)]
+    lines = [
+        [f"{rho:g}", f"{epsilon:g}", *(f"{found[rho, epsilon, size]:.2f}" for size in sizes)]
+        for rho, epsilon in sorted({(row["rho"], row["epsilon"]) for row in rows})
+    ]
+    return table(head, lines)
+
+
+def variants(results: dict[str, Any]) -> str:
+    """Return what each variant of a figure's point reaches, by question."""
+    rows = []
+    for question, found in results["variants"]["variants"].items():
+        for point in found["points"]:
+            changes = ", ".join(f"`{name}={_value(v)}`" for name, v in point["changes"].items())
+            (chosen,) = (r for r in point["rates"] if r["learning_rate"] == point["learning_rate"])
+            seen = chosen.get("stopped_at", [point["examples_seen"]])
+            accuracy = f"{point['test_accuracy']:.3f}"
+            accuracy += " (one seed)" if point["sd"] is None else f" ± {point['sd']:.3f}"
+            row = [question, changes, " and ".join(f"{count:,}" for count in sorted(set(seen)))]
+            rows.append([*row, f"{point['learning_rate']:g}", accuracy])
+    return table(["question", "changed", "examples seen", "rate", "test accuracy"], rows)
+
+
+def _value(value: Any) -> str:
+    return ", ".join(f"{v:g}" for v in value) if isinstance(value, list) else f"{value}"
+
+
 #: the tables of each document
 TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], ...]] = {
     "PERFORMANCE.md": (floors, training, stacking, arithmetic, labels, pipeline, choices),
+    "FINDINGS.md": (longer, very_long, updates),
     "REPRODUCIBILITY.md": (machines,),
 }
 

@@ -12,8 +12,21 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import arithmetic, growth, labels, lengths, plain, rates, subjects, tables, training
-from stages.lib import models, stacks
+from benchmarks import (
+    arithmetic,
+    growth,
+    labels,
+    lengths,
+    plain,
+    rates,
+    subjects,
+    tables,
+    training,
+    updates,
+    variants,
+)
+from stages.lib import models, stacks, studies
+from stages.lib.params import check_config
 
 
 @pytest.mark.parametrize("name", subjects.SHAPES)
@@ -182,3 +195,39 @@ def test_the_entropy_of_noisy_labels(alpha: float, classes: int) -> None:
     false = alpha / classes / (1 + alpha)
     others = (classes - 1) * false * math.log(false) if false else 0.0
     assert lengths.entropy(alpha, classes) == pytest.approx(-true * math.log(true) - others)
+
+
+def test_updates_of_noise_alone_are_those_of_torch_and_follow_epsilon() -> None:
+    """The step where noise dominates: a multiple of sqrt(epsilon), whatever the gradients' size."""
+    steps, sizes = 300, (0.01, 0.1)
+    small, large = (updates.update(0.95, epsilon, sizes, steps) for epsilon in (1e-7, 1e-5))
+    assert small[1] == pytest.approx(small[0], rel=0.05)
+    assert large[1] == pytest.approx(10 * small[1], rel=0.05)
+    generator = torch.Generator().manual_seed(0)
+    parameter = torch.zeros(2, updates.PARAMETERS, dtype=torch.float64, requires_grad=True)
+    theirs = torch.optim.Adadelta([parameter], lr=1.0, rho=0.95, eps=1e-7)
+    for _ in range(steps):
+        before = parameter.detach().clone()
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        parameter.grad = torch.tensor(sizes, dtype=torch.float64)[:, None] * noise
+        theirs.step()
+    moved = (parameter.detach() - before).square().mean(1).sqrt()
+    np.testing.assert_allclose(small, moved, rtol=1e-6)
+
+
+def test_a_variant_differs_in_what_is_named_alone() -> None:
+    (first, *_) = studies.read_grid("laptop", "fig1_uniform_mnist").points
+    other = variants.changed(first, {"train.passes": 4.0, "noise.alpha": 100.0})
+    assert (other.train.passes, other.noise.alpha) == (4.0, 100.0)
+    back = {"train.passes": first.train.passes, "noise.alpha": first.noise.alpha}
+    assert variants.changed(other, back) == first
+
+
+@pytest.mark.parametrize("question", variants.VARIANTS)
+def test_variants_are_accepted_and_differ(question: str) -> None:
+    key, changes = variants.VARIANTS[question]
+    first = studies.read_grid("laptop", key).points[0]
+    points = [variants.changed(first, each) for each in changes]
+    for point in points:
+        check_config(point)
+    assert len(set(points)) == len(points)

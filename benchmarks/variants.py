@@ -1,0 +1,137 @@
+"""Single points of the laptop scale's figures with something changed: what a finding hangs on.
+
+Each group of `VARIANTS` asks one question of one figure: is it the length, the initialisation, the
+learning rate? Needs the figures' images: ``dvc repro confuse_figures`` at laptop scale first.
+Finished trainings are kept in the point store. Prints JSON.
+``python -m benchmarks.variants [--only GROUP ...]``
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks import reports
+from stages.lib import dilution, paths, results, runs, studies, workers
+from stages.lib.params import Config
+from stages.lib.runs import Run
+
+SCALE = "laptop"
+Changes = Mapping[str, Any]
+
+ONE: Changes = {"train.seeds": (0,), "train.learning_rates": (0.1,)}
+NOISY: Changes = {"noise.alpha": 100.0}
+CONVNET: Changes = {"model.name": "conv4", **NOISY}
+TORCH: Changes = {"train.init": "torch", "train.zero_output": False}
+#: each clean label is seen as often as without noise: 14.2 times, which takes 11 times as long
+AS_OFTEN: Changes = {"train.min_examples": 11 * 640_000, "train.seeds": (0,)}
+
+#: by question: the figure, and what is changed in its first point
+VARIANTS: dict[str, tuple[str, tuple[Changes, ...]]] = {
+    "figure 1, initialisation": (
+        "fig1_uniform_mnist",
+        (
+            {**NOISY, "train.learning_rates": (0.1, 0.5)},
+            {**NOISY, "train.learning_rates": (0.1, 0.5), "train.average": 0.0},
+            {**NOISY, "train.learning_rates": (0.1, 0.5), **TORCH},
+            {**NOISY, "train.learning_rates": (0.1, 0.5), **TORCH, "train.average": 0.0},
+        ),
+    ),
+    "figure 1, length": (
+        "fig1_uniform_mnist",
+        (
+            {**CONVNET, "train.passes": 0.0},  # at least `min_examples`
+            {**CONVNET, "train.learning_rates": (0.1, 0.5)},
+        ),
+    ),
+    "figure 1, five passes": (
+        "fig1_uniform_mnist",
+        tuple(
+            {"model.name": name, **NOISY, "train.passes": 5.0, **ONE}
+            for name in ("conv4", "mlp2", "perceptron")
+        ),
+    ),
+    "figure 6, length": (
+        "fig6_sources",
+        (
+            {},
+            {"noise.alpha": 10.0, "noise.images": "white"},
+            {"noise.alpha": 10.0},
+        ),
+    ),
+    "figure 6, clean labels as often": (
+        "fig6_sources",
+        ({"noise.alpha": 10.0, "noise.images": "white", **AS_OFTEN},),
+    ),
+    "figure 8, early stopping": (
+        "fig8_training_size",
+        tuple(
+            {"data.originals": n, "train.early_stopping": early}
+            for n in (1000, 2500, 55000)
+            for early in (False, True)
+        ),
+    ),
+}
+
+
+def changed(config: Config, changes: Changes) -> Config:
+    """Return a configuration with some values changed.
+
+    Args:
+        config: what is changed.
+        changes: values by ``section.key``, as in ``grids``.
+    """
+    for name, value in changes.items():
+        section, _, key = name.partition(".")
+        config = replace(config, **{section: replace(getattr(config, section), **{key: value})})
+    return config
+
+
+def measured(questions: Iterable[str]) -> dict[str, Any]:
+    """Return what each variant reaches, by question; all are trained side by side."""
+    data = paths.datasets(SCALE)
+    asked = [(question, each) for question in questions for each in VARIANTS[question][1]]
+    todo: list[tuple[Config, list[Run]]] = []
+    with TemporaryDirectory() as folder:
+        for k, (question, changes) in enumerate(asked):
+            key = VARIANTS[question][0]
+            config = changed(studies.read_grid(SCALE, key).points[0], changes)
+            labels, train = Path(folder) / str(k), config.train
+            dilution.materialise(
+                config.data, config.noise, train.seeds, data_folder=data, out=labels,
+                confusion_file=paths.figure_confusion(SCALE) / f"{key}.json",
+            )  # fmt: skip
+            todo.append((config, runs.expand(f"{question} {changes}", config, data, labels)))
+        outcomes, _ = workers.complete([run for _, point in todo for run in point], "variants")
+    report: dict[str, Any] = {}
+    for (question, changes), (config, point) in zip(asked, todo, strict=True):
+        mine, outcomes = outcomes[: len(point)], outcomes[len(point) :]
+        found = results.summarise(config.train, mine)
+        group = report.setdefault(question, {"figure": VARIANTS[question][0], "points": []})
+        group["points"].append(
+            {
+                "changes": dict(changes),
+                "examples_seen": mine[0]["curve"][-1]["examples_seen"],
+                **{name: found[name] for name in ("test_accuracy", "sd", "learning_rate")},
+                **{name: found[name] for name in ("values", "rates")},
+            }
+        )
+    return report
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    told = parser.parse_args()
+    with redirect_stdout(sys.stderr):  # what stages say is not part of the JSON
+        report = measured(told.only)
+    reports.emit({"scale": SCALE, "variants": report})
+
+
+if __name__ == "__main__":
+    main()
