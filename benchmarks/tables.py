@@ -238,7 +238,11 @@ def variants(results: dict[str, Any]) -> str:
             seen = chosen.get("stopped_at", [point["examples_seen"]])
             accuracy = f"{point['test_accuracy']:.3f}"
             accuracy += " (one seed)" if point["sd"] is None else f" ± {point['sd']:.3f}"
-            row = [question, changes, " and ".join(f"{count:,}" for count in sorted(set(seen)))]
+            row = [
+                question,
+                changes or "nothing",
+                " and ".join(f"{count:,}" for count in sorted(set(seen))),
+            ]
             rows.append([*row, f"{point['learning_rate']:g}", accuracy])
     return table(["question", "changed", "examples seen", "rate", "test accuracy"], rows)
 
@@ -250,7 +254,7 @@ def _value(value: Any) -> str:
 #: the tables of each document
 TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], ...]] = {
     "PERFORMANCE.md": (floors, training, stacking, arithmetic, labels, pipeline, choices),
-    "FINDINGS.md": (longer, very_long, updates),
+    "FINDINGS.md": (longer, very_long, updates, variants),
     "REPRODUCIBILITY.md": (machines,),
 }
 
