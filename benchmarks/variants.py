@@ -55,6 +55,10 @@ VARIANTS: dict[str, tuple[str, tuple[Changes, ...]]] = {
             for name in ("conv4", "mlp2", "perceptron")
         ),
     ),
+    "figure 2, the ResNet's rate": (
+        "fig2_uniform_cifar10",
+        tuple({"model.name": "resnet20", "noise.alpha": alpha, **ONE} for alpha in (0.0, 10.0)),
+    ),
     "figure 6, length": (
         "fig6_sources",
         (
