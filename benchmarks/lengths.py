@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import reports
+from benchmarks.variants import changed
 from stages.lib import dilution, figures, files, noise, paths, runs, studies, workers
 from stages.lib.errors import UserError
 from stages.lib.params import Config, read_params
@@ -36,20 +37,11 @@ ALPHAS = (0.0, 10.0, 50.0)
 
 def lengthened(grid: Grid, factor: float) -> Grid:
     """Return a grid whose points train so many times as long."""
-    return replace(
-        grid,
-        points=tuple(
-            replace(
-                point,
-                train=replace(
-                    point.train,
-                    passes=point.train.passes * factor,
-                    min_examples=round(point.train.min_examples * factor),
-                ),
-            )
-            for point in grid.points
-        ),
-    )
+    points = []
+    for point in grid.points:
+        passes, least = point.train.passes * factor, round(point.train.min_examples * factor)
+        points.append(changed(point, {"train.passes": passes, "train.min_examples": least}))
+    return replace(grid, points=tuple(points))
 
 
 def trained(key: str, scale: str, grid: Grid) -> list[dict[str, Any]]:
@@ -109,16 +101,15 @@ def very_long(config: Config, alphas: Sequence[float], examples: int) -> list[di
     with TemporaryDirectory() as folder:
         for alpha in alphas:
             labels, seeds = Path(folder) / f"alpha-{alpha:g}", config.train.seeds
-            given = replace(config.noise, kind="uniform", delta=0.0, alpha=alpha)
-            dilution.materialise(config.data, given, seeds, data_folder=experiment, out=labels)
-            train = replace(
-                config.train,
-                learning_rates=config.train.learning_rates[:1],
-                passes=0.0,
-                min_examples=examples,
-                early_stopping=True,  # for its looks: each after twice as many examples
-            )
-            point = replace(config, noise=given, train=train)
+            uniform = {"noise.kind": "uniform", "noise.delta": 0.0, "noise.alpha": alpha}
+            length = {
+                "train.learning_rates": config.train.learning_rates[:1],
+                "train.passes": 0.0,
+                "train.min_examples": examples,
+                "train.early_stopping": True,  # for its looks: each after twice as many examples
+            }
+            point = changed(config, {**uniform, **length})
+            dilution.materialise(point.data, point.noise, seeds, data_folder=experiment, out=labels)
             outcomes, _ = workers.complete(
                 runs.expand(f"α = {alpha:g}", point, experiment, labels), f"α = {alpha:g}"
             )
@@ -127,7 +118,7 @@ def very_long(config: Config, alphas: Sequence[float], examples: int) -> list[di
                 {
                     "alpha": alpha,
                     "examples": originals + noise.count_noisy(originals, alpha),
-                    "learning_rate": train.learning_rates[0],
+                    "learning_rate": point.train.learning_rates[0],
                     "seeds": len(seeds),
                     "entropy": entropy(alpha, classes),
                     "curve": [_look(looks) for looks in zip(*curves, strict=True)],
