@@ -29,6 +29,9 @@ CONVNET: Changes = {"model.name": "conv4", **NOISY}
 TORCH: Changes = {"train.init": "torch", "train.zero_output": False}
 #: each clean label is seen as often as without noise: 14.2 times, which takes 11 times as long
 AS_OFTEN: Changes = {"train.min_examples": 11 * 640_000, "train.seeds": (0,)}
+#: the second most likely class has nine tenths of the correct one's margin
+NEARLY: Changes = {"noise.delta": 0.9, "train.passes": 5.0, "train.early_stopping": True}
+RATES: tuple[Changes, ...] = tuple({"train.learning_rates": (rate,)} for rate in (0.1, 0.5, 2.0))
 
 #: by question: the figure, and what is changed in its first point
 VARIANTS: dict[str, tuple[str, tuple[Changes, ...]]] = {
@@ -59,6 +62,18 @@ VARIANTS: dict[str, tuple[str, tuple[Changes, ...]]] = {
         "fig2_uniform_cifar10",
         tuple({"model.name": "resnet20", "noise.alpha": alpha, **ONE} for alpha in (0.0, 10.0)),
     ),
+    "figure 2, clean labels as often": (
+        "fig2_uniform_cifar10",
+        ({"noise.alpha": 10.0, **AS_OFTEN},),
+    ),
+    "figure 5, length": (
+        "fig5_structured",
+        (
+            {**NEARLY, "train.learning_rates": (1.0,)},
+            {**NEARLY, "train.learning_rates": (0.1,)},
+            {**NEARLY, **ONE, "data.originals": 55000},
+        ),
+    ),
     "figure 6, length": (
         "fig6_sources",
         (
@@ -70,6 +85,17 @@ VARIANTS: dict[str, tuple[str, tuple[Changes, ...]]] = {
     "figure 6, clean labels as often": (
         "fig6_sources",
         ({"noise.alpha": 10.0, "noise.images": "white", **AS_OFTEN},),
+    ),
+    "figure 12, length": (
+        "fig12_learning_rate",
+        tuple(
+            {"noise.alpha": 0.0, "train.seeds": (0,), "train.min_examples": 2_560_000, **rate}
+            for rate in RATES
+        ),
+    ),
+    "figure 12, clean labels as often": (
+        "fig12_learning_rate",
+        tuple({"noise.alpha": 10.0, **AS_OFTEN, **rate} for rate in RATES),
     ),
     "figure 8, early stopping": (
         "fig8_training_size",
@@ -120,6 +146,10 @@ def measured(questions: Iterable[str]) -> dict[str, Any]:
             {
                 "changes": dict(changes),
                 "examples_seen": mine[0]["curve"][-1]["examples_seen"],
+                "val_curves": [
+                    [(look["examples_seen"], look["val_accuracy"]) for look in each["curve"]]
+                    for each in mine
+                ],
                 **{name: found[name] for name in ("test_accuracy", "sd", "learning_rate")},
                 **{name: found[name] for name in ("values", "rates")},
             }

@@ -1152,6 +1152,22 @@ def test_a_member_is_told_of_and_reported_when_it_is_done() -> None:
     )
 
 
+def test_a_member_that_stops_early_is_told_of_between_its_last_looks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training, "CHUNK", {"cpu": 4})
+    one = replace(member(make_data(), steps=200), early_stopping=True)
+    told: list[tuple[int, float | None]] = []
+    outcome = train_alone(MLP, one, on_evaluation=lambda _, *event: told.append(event))
+    looks = {row["examples_seen"] // 32: row["val_accuracy"] for row in outcome["curve"]}
+    assert sorted(looks) == [1, 2, 4, 7, 13, 25, 50, 100, 200]
+    between = [step for step, _ in told if step not in looks]
+    assert between == [48, 72, 92, 120, 140, 160, 180]  # ends of chunks, at least 20 steps apart
+    assert [step for step, _ in told] == sorted([*looks, *between])
+    for step, accuracy in told:
+        assert accuracy == looks[max(look for look in looks if look <= step)]
+
+
 def test_the_time_is_shared_among_the_members() -> None:
     """The three long ones go on in a stack of five: all of the time is theirs, not three fifths."""
     members = [

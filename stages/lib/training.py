@@ -218,8 +218,8 @@ def train(
             training goes on from there, on a CPU to the same bits as if it had never stopped.
         checkpoint_seconds: between two checkpoints, at least.
         on_checkpoint: called with member and state for each that is not done.
-        on_evaluation: called with member, steps done and validation accuracy, `EVALUATIONS` times
-            for each.
+        on_evaluation: called with member, steps done and the last validation accuracy: after each
+            look and, where looks are far apart, after each share of 1/`EVALUATIONS` of its steps.
         on_done: called with member and outcome when it has done its steps.
 
     Returns:
@@ -251,8 +251,9 @@ def train(
                 stack.average_anew(looking)
             for k in active:
                 records[k].seconds += (time.perf_counter() - started) / len(active)
-            for k in looking:
+            for k in (k for k in active if records[k].is_news(stack.step, members[k].steps)):
                 on_evaluation(k, stack.step, records[k].curve[-1]["val_accuracy"])
+                records[k].told = stack.step
             for k in done:
                 outcomes[k] = records[k].outcome()
                 on_done(k, outcomes[k])
@@ -276,9 +277,14 @@ class _Record:
 
     curve: list[dict[str, Any]] = field(default_factory=list)
     looked: int = 0
+    told: int = 0
     seconds: float = 0.0
     finite: bool = True
     report: dict[str, Any] = field(default_factory=dict)
+
+    def is_news(self, step: int, steps: int) -> bool:
+        """Tell whether it was looked at just now, or last told of a share of its steps ago."""
+        return step == self.looked or step - self.told >= steps / EVALUATIONS
 
     def outcome(self) -> dict[str, Any]:
         """Return its outcome."""
