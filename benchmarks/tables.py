@@ -1,4 +1,4 @@
-"""Writes the tables of ``docs/`` from ``benchmarks/results``.
+"""Writes the tables of README and ``docs/`` from ``benchmarks/results`` and the figures' results.
 
 ``python -m benchmarks.tables``
 """
@@ -9,10 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from benchmarks import subjects
 
 RESULTS = Path(__file__).parent / "results"
-DOCUMENTS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+FIGURES = "docs/figures.yaml"
+SCALES = ("quick", "laptop")  # that were run
+POINT = re.compile(r"\{(.+?) @ ([\d.]+)\}")
 MEBI, MEGA, GIGA = 2**20, 1e6, 1e9
 
 
@@ -251,18 +256,71 @@ def _value(value: Any) -> str:
     return ", ".join(f"{v:g}" for v in value) if isinstance(value, list) else f"{value}"
 
 
+def figures(results: dict[str, Any]) -> str:
+    """Return the paper's statements beside the committed figures, and verdicts."""
+    rows = []
+    for key, row in yaml.safe_load((ROOT / FIGURES).read_text(encoding="utf-8")).items():
+        cells = [f"`{key}`", row["shows"], row["paper"]]
+        for scale in SCALES:
+            figure = results["figures"].get((scale, key), {"points": []})
+            cells.append(stated(row.get(scale, "not run"), figure))
+        rows.append([*cells, row["verdict"]])
+    head = ["key", "what it shows", "the paper", *(f"ours, {scale}" for scale in SCALES)]
+    return table([*head, "verdict"], rows)
+
+
+def stated(text: str, figure: dict[str, Any]) -> str:
+    """Return a text with a figure's values in the places of its points, ``{series @ x}``.
+
+    Raises:
+        ValueError: the figure has no such point, or the point no value that can be told.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        series, x = match[1], float(match[2])
+        points = [
+            point
+            for point in figure["points"]
+            if (point["series"], point[figure["x"]]) == (series, x)
+        ]
+        if len(points) != 1:
+            raise ValueError(f"{match[0]}: got {len(points)} points; must be one of the figure's")
+        return _mean(points[0]) if "test_accuracy" in points[0] else _critical(points[0])
+
+    return POINT.sub(value, text)
+
+
+def _mean(point: dict[str, Any]) -> str:
+    spread = "(one seed)" if point["sd"] is None else f"± {point['sd']:.3f}"
+    return f"{point['test_accuracy']:.3f} {spread}"
+
+
+def _critical(point: dict[str, Any]) -> str:
+    if point["critical_size"] is None:
+        return str(point["status"])
+    said = f"{point['critical_size']:,.0f}"
+    return said + (f" (seeds {point['lo']:,.0f} to {point['hi']:,.0f})" if point["lo"] else "")
+
+
 #: the tables of each document
 TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], ...]] = {
-    "PERFORMANCE.md": (floors, training, stacking, arithmetic, labels, pipeline, choices),
-    "FINDINGS.md": (longer, very_long, updates, variants),
-    "REPRODUCIBILITY.md": (machines,),
+    "README.md": (figures,),
+    "docs/PERFORMANCE.md": (floors, training, stacking, arithmetic, labels, pipeline, choices),
+    "docs/FINDINGS.md": (longer, very_long, updates, variants),
+    "docs/REPRODUCIBILITY.md": (machines,),
 }
 
 
-def filled(name: str, document: str) -> str:
+def measured() -> dict[str, Any]:
+    """Return what the tables are of: reports by name; figures by scale and key, as in the tree."""
+    results = {file.stem: json.loads(file.read_text("utf-8")) for file in RESULTS.glob("*.json")}
+    files = [file for scale in SCALES for file in (ROOT / "metrics/figures" / scale).glob("*.json")]
+    read = {(file.parent.name, file.stem): json.loads(file.read_text("utf-8")) for file in files}
+    return {**results, "figures": read}
+
+
+def filled(name: str, document: str, results: dict[str, Any]) -> str:
     """Return a document, one of `TABLES`, with its tables as the results have them."""
-    found = {file.stem: file.read_text(encoding="utf-8") for file in RESULTS.glob("*.json")}
-    results = {stem: json.loads(text) for stem, text in found.items()}
     for make in TABLES[name]:
         title = make.__name__
         place = re.compile(rf"(<!-- table: {title} -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -275,9 +333,10 @@ def filled(name: str, document: str) -> str:
 
 def main() -> None:
     """Write the tables."""
+    results = measured()
     for name in TABLES:
-        text = (DOCUMENTS / name).read_text(encoding="utf-8")
-        (DOCUMENTS / name).write_text(filled(name, text), encoding="utf-8")
+        text = (ROOT / name).read_text(encoding="utf-8")
+        (ROOT / name).write_text(filled(name, text, results), encoding="utf-8")
 
 
 if __name__ == "__main__":

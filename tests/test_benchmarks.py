@@ -157,10 +157,10 @@ def test_arithmetic_compares_seed_by_seed(monkeypatch: pytest.MonkeyPatch, capsy
     assert got["difference"]["largest"] == pytest.approx(np.abs(differences).max())
 
 
-@pytest.mark.parametrize("name", tables.TABLES)
+@pytest.mark.parametrize("name", [each for each in tables.TABLES if each != "README.md"])
 def test_a_document_has_the_tables_of_the_results(name: str) -> None:
-    text = (tables.DOCUMENTS / name).read_text(encoding="utf-8")
-    assert tables.filled(name, text) == text
+    text = (tables.ROOT / name).read_text(encoding="utf-8")
+    assert tables.filled(name, text, tables.measured()) == text
     named = {make.__name__ for make in tables.TABLES[name]}
     assert named == set(re.findall(r"<!-- table: (\w+) -->", text))
 

@@ -1,87 +1,71 @@
 """README's table of results against the results that are committed beside it."""
 
 import json
-import re
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from benchmarks import tables
 from stages.lib import studies
 
-ROOT = Path(__file__).parents[1]
-SCALES = ("quick", "laptop")
 VERDICTS = ("confirmed", "not confirmed", "not run")
-MEAN = re.compile(r"(\d\.\d+) ± (\d\.\d+)")
-THRESHOLD = re.compile(r"([\d,]+) at α = (\d+)(?: \((?:seeds )?([\d,]+) to ([\d,]+)\))?")
-
-
-def rows() -> dict[str, list[str]]:
-    """Return the other cells of the table of figures, by key."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = [re.split(r" *\| *", line.strip("| ")) for line in text.splitlines()]
-    return {cells[0].strip("`"): cells[1:] for cells in found if cells[0].startswith("`fig")}
+TEXTS = yaml.safe_load((tables.ROOT / tables.FIGURES).read_text(encoding="utf-8"))
 
 
 def committed(scale: str, key: str) -> dict[str, Any] | None:
     """Return a figure's results as git's index has them; a user's own may lie in the tree."""
     command = ["git", "show", f":metrics/figures/{scale}/{key}.json"]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    answer = subprocess.run(command, cwd=tables.ROOT, capture_output=True, text=True, check=False)
     return json.loads(answer.stdout) if answer.returncode == 0 else None
 
 
-def unfounded(cell: str, figure: dict[str, Any]) -> Iterator[str]:
-    """Yield what a cell says that a figure's results do not."""
-    points = figure["points"]
-    if figure["figure"] == "fig9_critical_size":
-        known = {
-            (
-                round(p["critical_size"]),
-                p["alpha"],
-                *(None if x is None else round(x) for x in ends),
-            )
-            for p in points
-            if p["critical_size"] is not None
-            for ends in ((p["lo"], p["hi"]), (None, None))
-        }
-        for match in THRESHOLD.finditer(cell):
-            size, alpha, lo, hi = (text and int(text.replace(",", "")) for text in match.groups())
-            if (size, alpha, lo, hi) not in known:
-                yield match[0]
-        return
-    if figure["kind"] == "curves":
-        accuracies = {
-            (f"{p['test_accuracy']:.3f}", f"{p['sd']:.3f}") for p in points if p["sd"] is not None
-        }
-        yield from (m[0] for m in MEAN.finditer(cell) if m.groups() not in accuracies)
-
-
 def test_every_figure_has_a_row_with_a_verdict() -> None:
-    assert list(rows()) == list(studies.FIGURES)
-    for key, (_, _, *cells, verdict) in rows().items():
-        assert len(cells) == len(SCALES), key
-        assert verdict.startswith(VERDICTS), key
+    assert list(TEXTS) == list(studies.FIGURES)
+    for key, row in TEXTS.items():
+        assert row["verdict"].startswith(VERDICTS), key
+        for scale in tables.SCALES:
+            figure = committed(scale, key)
+            assert (scale in row) == (figure is not None), key
+            if figure and figure["kind"] == "curves":
+                assert tables.POINT.search(row[scale]), key
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("key", studies.FIGURES)
-def test_values_are_those_of_the_committed_results(key: str, scale: str) -> None:
-    cell, figure = rows()[key][2 + SCALES.index(scale)], committed(scale, key)
-    if figure is None:
-        assert cell == "not run"
-    else:
-        assert figure["kind"] != "curves" or MEAN.search(cell) or THRESHOLD.search(cell)
-        assert not list(unfounded(cell, figure))
+def test_the_table_is_of_the_committed_results() -> None:
+    wanted = [(scale, key) for scale in tables.SCALES for key in TEXTS]
+    figures = {each: found for each in wanted if (found := committed(*each))}
+    text = (tables.ROOT / "README.md").read_text(encoding="utf-8")
+    assert tables.filled("README.md", text, {"figures": figures}) == text
 
 
-def test_a_value_that_nobody_measured_is_found() -> None:
-    point = {"test_accuracy": 0.9, "sd": 0.01}
-    figure = {"figure": "fig1_uniform_mnist", "kind": "curves", "points": [point]}
-    assert list(unfounded("0.900 ± 0.010, 0.901 ± 0.010", figure)) == ["0.901 ± 0.010"]
-    reached = {"critical_size": 1234.4, "alpha": 10.0, "lo": 1200.0, "hi": 1300.0}
-    nine = {"figure": "fig9_critical_size", "points": [reached, {"critical_size": None}]}
-    assert not list(unfounded("1,234 at α = 10 (seeds 1,200 to 1,300)", nine))
-    for wrong in ("1,235 at α = 10", "1,234 at α = 20", "1,234 at α = 10 (1,200 to 1,301)"):
-        assert list(unfounded(wrong, nine)) == [wrong]
+POINTS = [
+    {"series": "a", "alpha": 10.0, "test_accuracy": 0.9, "sd": 0.01},
+    {"series": "b, c", "alpha": 0.5, "test_accuracy": 0.8, "sd": None},
+]
+SIZES = [
+    {"series": "0.9", "alpha": 10.0, "critical_size": 1234.4, "lo": 1200.4, "hi": 1299.6},
+    {"series": "0.9", "alpha": 20.0, "critical_size": None, "status": "not reached"},
+    {"series": "0.9", "alpha": 5.0, "critical_size": 600.0, "lo": None, "hi": None},
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "points", "expected"),
+    [
+        ("of a {a @ 10}, of b {b, c @ 0.5}", POINTS, "of a 0.900 ± 0.010, of b 0.800 (one seed)"),
+        ("{0.9 @ 10}; {0.9 @ 20}", SIZES, "1,234 (seeds 1,200 to 1,300); not reached"),
+        ("{0.9 @ 5}", SIZES, "600"),
+        ("nothing", [], "nothing"),
+    ],
+)
+def test_a_text_states_the_values_of_its_points(
+    text: str, points: list[dict[str, Any]], expected: str
+) -> None:
+    assert tables.stated(text, {"x": "alpha", "points": points}) == expected
+
+
+@pytest.mark.parametrize("text", ["{a @ 11}", "{c @ 10}"])
+def test_a_point_that_is_not_the_figures_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="got 0 points; must be one of the figure's"):
+        tables.stated(text, {"x": "alpha", "points": POINTS})
