@@ -53,7 +53,7 @@ plots: setup
 	@echo "Wrote dvc_plots/index.html"
 
 # Minutes each; every one prints JSON, and progress beside it.
-bench: setup
+bench: repro
 	$(WHEELS) --requirement benchmarks/requirements.txt
 	python -m benchmarks.labels
 	python -m benchmarks.training

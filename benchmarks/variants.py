@@ -64,14 +64,16 @@ VARIANTS: dict[str, tuple[str, tuple[Changes, ...]]] = {
     ),
     "figure 2, clean labels as often": (
         "fig2_uniform_cifar10",
-        ({"noise.alpha": 10.0, **AS_OFTEN},),
+        tuple(
+            {"model.name": name, "noise.alpha": 10.0, **AS_OFTEN} for name in ("conv4", "resnet20")
+        ),
     ),
     "figure 5, length": (
         "fig5_structured",
         (
             {**NEARLY, "train.learning_rates": (1.0,)},
             {**NEARLY, "train.learning_rates": (0.1,)},
-            {**NEARLY, **ONE, "data.originals": 55000},
+            {**NEARLY, "train.seeds": (0,), "data.originals": 55000},
         ),
     ),
     "figure 6, length": (
@@ -95,7 +97,7 @@ VARIANTS: dict[str, tuple[str, tuple[Changes, ...]]] = {
     ),
     "figure 12, clean labels as often": (
         "fig12_learning_rate",
-        tuple({"noise.alpha": 10.0, **AS_OFTEN, **rate} for rate in RATES),
+        tuple({"noise.alpha": 10.0, **AS_OFTEN, "train.seeds": (0, 1), **rate} for rate in RATES),
     ),
     "figure 8, early stopping": (
         "fig8_training_size",

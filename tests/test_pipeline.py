@@ -6,6 +6,7 @@ stay as they were when it changes. One that it declares and doesn't use costs ho
 
 import ast
 import copy
+import hashlib
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -381,3 +382,16 @@ def test_plot_has_its_template_and_its_data(title: str) -> None:
         for key in studies.FIGURES
     }
     assert set(plot["y"]) <= made
+
+
+def test_recorded_results_are_of_this_code() -> None:
+    """Else a fresh clone trains all figures again: ``dvc repro``, and commit ``dvc.lock``."""
+    other = []
+    for name, stage in read("dvc.lock")["stages"].items():
+        files = [dep for dep in stage["deps"] if dep["path"].startswith(CODE)]
+        assert files, name
+        for dep in files:
+            content = (ROOT / dep["path"]).read_bytes()
+            if hashlib.md5(content, usedforsecurity=False).hexdigest() != dep["md5"]:
+                other.append((name, dep["path"]))
+    assert not other

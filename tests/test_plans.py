@@ -68,6 +68,26 @@ def test_a_plan_counts_what_the_figure_trains(
     assert len(measured) == 2
 
 
+def test_what_points_share_is_counted_once(
+    write: Callable[..., None], measured: list[list[Any]]
+) -> None:
+    write(
+        train={"learning_rates": [0.1, 1.0], "seeds": [0, 1, 2]},
+        grids=[
+            {
+                "noise.kind": ["structured"],
+                "noise.alpha": [10],
+                "noise.order": ["confusing", "random"],
+                "noise.delta": [0.0, 0.5, 1.0],  # 0 is uniform in any order
+            },
+            {"noise.alpha": [0, 2], "noise.images": ["same", "white"]},  # 0 shows none
+        ],
+    )
+    plan = plans.make(KEY, "tiny")
+    assert (plan.points, plan.runs) == (6 + 4, (5 + 3) * 2 * 3)
+    assert sum(kind.runs for kind in plan.kinds) == plan.runs
+
+
 def test_what_trains_at_another_speed_is_measured_apart(
     write: Callable[..., None], measured: list[list[Any]]
 ) -> None:

@@ -8,11 +8,10 @@ import errno
 import os
 import shutil
 import time
-from collections import deque
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from stages.lib import files, hosts
+from stages.lib import files, processes
 from stages.lib.errors import DamagedError
 from stages.lib.folder_images import MOST_BYTES, UNREADABLE, bombs_refused, decode, why_unreadable
 from stages.lib.params import one_line
@@ -144,12 +143,13 @@ def _decode_rest(
     """Decode the chunks that are not done yet, recording progress now and then and at the end."""
     chunks = {k: range(k * CHUNK, min((k + 1) * CHUNK, len(images))) for k in _numbers(images)}
     todo = [k for k in chunks if k not in progress.chunks]
+    calls = (partial(_decode_chunk, stream, images, rows, size, chunks[k]) for k in todo)
     done = sum(len(chunks[k]) for k in progress.chunks)
     recorded = time.monotonic()
     with (
         bombs_refused(),
         tqdm(total=len(images), initial=done, desc=title, unit="images", disable=None) as bar,
-        closing(_in_threads(stream, images, rows, size, [chunks[k] for k in todo])) as results,
+        closing(processes.in_threads(calls)) as results,
     ):
         try:
             for k, failures in zip(todo, results, strict=True):
@@ -165,32 +165,6 @@ def _decode_rest(
 
 def _numbers(images: Sequence[Encoded]) -> range:
     return range(-(-len(images) // CHUNK))
-
-
-def _in_threads(
-    stream: IO[bytes],
-    images: Sequence[Encoded],
-    rows: NDArray[np.int64],
-    size: int,
-    chunks: Sequence[range],
-) -> Generator[dict[int, str], None, None]:
-    """Yield what failed of each chunk, in their order, when the chunk is written.
-
-    In threads: Pillow lets go of Python's lock while it decodes and scales, files while they are
-    read; and threads leave nobody behind when the process is killed.
-    """
-    threads = hosts.cores()
-    pool = ThreadPoolExecutor(threads)
-    waiting: deque[Future[dict[int, str]]] = deque()
-    try:
-        for chunk in chunks:
-            waiting.append(pool.submit(_decode_chunk, stream, images, rows, size, chunk))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _decode_chunk(

@@ -107,7 +107,7 @@ def dilute(
     split = np.random.default_rng(stream(seed, "split")).permutation(total).astype(np.uint32)
     originals, held_out = split[:n], split[total - data.validation :]
     transition = transition_matrix(params, m, confusion, seed)
-    point = files.to_json(asdict(_canonical(params)), indent=None)
+    point = files.to_json(asdict(canonical(params)), indent=None)
 
     rng = np.random.default_rng(stream(seed, "images", point))
     if params.images == "same":
@@ -159,7 +159,7 @@ def dilute(
     return Dilution(**arrays, facts=facts)
 
 
-def _canonical(params: NoiseParams) -> NoiseParams:
+def canonical(params: NoiseParams) -> NoiseParams:
     """Return the config that decides the draw: without structure, any order is uniform noise."""
     if params.kind == "uniform" or params.delta == 0:
         return replace(params, kind="uniform", delta=0.0, order=noise.ORDERS[0])

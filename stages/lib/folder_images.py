@@ -17,10 +17,9 @@ import tarfile
 import warnings
 import zipfile
 import zlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -31,6 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from stages.lib import processes
 from stages.lib.datasets import SPLITS, DataError, Dataset, interleave
 from stages.lib.noise import label_dtype
 from stages.lib.params import is_plain, one_line
@@ -41,7 +41,6 @@ LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")  # left behind by file manager
 MOST_BYTES = 1 << 28  # of one file; an image is smaller, a bomb is not
 MOST_NAME_BYTES = 1 << 20  # of a member's name and properties in a tar archive
 BATCH_IMAGES, BATCH_BYTES = 64, 1 << 23  # handed to a thread at once
-MOST_THREADS = 16
 MOST_CLASSES = 1 << 16  # that labels of two bytes tell apart
 SHOWN = 5  # names in a message
 TAR_BLOCK = 512
@@ -453,21 +452,6 @@ def _batches(
         yield batch
 
 
-def _decode_all(
-    path: Path, plan: Plan, images: dict[str, NDArray[np.uint8]], size: int
-) -> Iterator[Decoded]:
-    """Decode every image into its place, in threads, holding a few batches at a time."""
-    threads = min(MOST_THREADS, os.cpu_count() or 1)
-    waiting: deque[Future[Decoded]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for batch in _batches(path, plan, images):
-            waiting.append(pool.submit(_decode_batch, batch, size))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
 def _read_images(path: Path, plan: Plan, size: int) -> dict[str, NDArray[np.uint8]]:
     """Return each split's images, with one channel if every image is grey and three otherwise.
 
@@ -478,12 +462,14 @@ def _read_images(path: Path, plan: Plan, size: int) -> dict[str, NDArray[np.uint
         split: np.empty((len(labels), size, size, 3), dtype=np.uint8)
         for split, labels in plan.labels.items()
     }
+    calls = (partial(_decode_batch, batch, size) for batch in _batches(path, plan, images))
     all_grey, count, failures = True, 0, []
     with (
         bombs_refused(),
         tqdm(total=len(plan.rows), desc=path.name, unit="images", disable=None) as bar,
+        closing(processes.in_threads(calls)) as results,
     ):
-        for decoded in _decode_all(path, plan, images, size):
+        for decoded in results:
             all_grey &= decoded.all_grey
             count += decoded.count
             failures += decoded.failures

@@ -7,13 +7,14 @@ core of a CPU, or one on the accelerator, for some seconds, on random images and
 import time
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stages.lib import (
     datasets,
+    dilution,
     figures,
     files,
     hosts,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and what is asked for may be
 SECONDS = 2.0  # of a measurement, about
 FIRST_STEPS = 4  # of the one before, which says how many steps that takes
 MOST_IMAGES = 4000  # in a measurement
+FEWER = ", fewer where some are in the point store"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Plan:
 
     Attributes:
         points: of the figure.
-        runs: of all points: every seed at every learning rate.
+        runs: of all points: every seed at every learning rate; those that points share count once.
         largest: examples of the largest diluted set.
         memory: bytes for images, diluted sets and networks that are there at the same time, without
             the libraries themselves.
@@ -131,7 +133,7 @@ def make(key: str, scale: str) -> Plan:
     if studies.FIGURES[key].kind != "transitions":  # whose label sets nothing is trained on
         folders = paths.datasets(scale), paths.figure_labels(scale, key)
         expanded = figures.expand(key, grid, *folders)
-    every = [run for point in expanded for run in point]
+    every = list({_outcome(run): run for point in expanded for run in point}.values())
     queue = stacks.form(every, device, seen=known)
     sizes = [(point.data.originals, point.noise.alpha) for point in grid.points]
     return Plan(
@@ -142,6 +144,15 @@ def make(key: str, scale: str) -> Plan:
         kinds=tuple(_kind(group, device) for group in _alike(queue)),
         device=device,
     )
+
+
+def _outcome(run: Run) -> Hashable:
+    """Return what runs share whose outcome is the same, so that one of them is trained."""
+    config, wanted = run.config, dilution.canonical(run.config.noise)
+    if wanted.alpha == 0:
+        wanted = replace(wanted, images="same")  # no noisy example shows another
+    train = replace(config.train, learning_rates=(), seeds=())
+    return config.data, wanted, config.model, train, run.learning_rate, run.seed
 
 
 def _alike(queue: Sequence[list[Run]]) -> list[list[list[Run]]]:
@@ -274,7 +285,7 @@ def show(key: str, scale: str, plan: Plan) -> list[str]:
     lines = [
         f"{key} at scale {scale}, on {plan.device} ({where})",
         f"  points                 {plan.points:,}",
-        f"  runs                   {plan.runs:,}, fewer where some are in the point store",
+        f"  runs                   {plan.runs:,}" + FEWER * (plan.runs > 0),
         f"  examples to be seen    {plan.examples:,}",
         f"  largest diluted set    {plan.largest:,} examples",
         f"  memory                 about {_bytes(plan.memory)}, besides PyTorch itself",

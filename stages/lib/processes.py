@@ -1,4 +1,4 @@
-"""Processes: how workers are started, and how a stage ends when it is told to or left alone."""
+"""Processes and threads: how they are started, and how a stage ends when told to or left alone."""
 
 import multiprocessing
 import os
@@ -7,9 +7,14 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing import forkserver
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from stages.lib import hosts
 
 # It comes with DVC: a stage that is started by hand does without.
 if TYPE_CHECKING:
@@ -18,6 +23,9 @@ if TYPE_CHECKING:
 WATCH_SECONDS = 0.5  # between two looks whether DVC is there
 GRACE_SECONDS = 10  # for the main thread to clean up
 REAPERS = ("systemd", "init", "launchd", "tini", "dumb-init", "docker-init")
+
+
+Result = TypeVar("Result")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -118,3 +126,23 @@ def _is_gone(process: "psutil.Process | None") -> bool:
         return True
     except psutil.Error:  # it is there, and somebody else's
         return False
+
+
+def in_threads(calls: Iterable[Callable[[], Result]]) -> Generator[Result, None, None]:
+    """Yield what calls return, in their order; a thread for each core, a few calls ahead.
+
+    For work that lets go of Python's lock, as Pillow does while it decodes. Threads leave nobody
+    behind when the process is killed; closing the generator cancels what has not begun.
+    """
+    threads = hosts.cores()
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for call in calls:
+            waiting.append(pool.submit(call))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
