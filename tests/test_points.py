@@ -321,6 +321,23 @@ def test_the_tensors_are_those_of_the_files(make_runs: MakeRuns, workspace: Path
     assert data.num_classes == 10
 
 
+def test_labels_of_a_thousand_classes_are_those_of_the_files(
+    make_runs: MakeRuns, make_dataset: Callable[..., Any], workspace: Path
+) -> None:
+    many = make_dataset("digits", train=1500, test=1000, num_classes=1000)
+    datasets.save(many, workspace / "data" / "digits")
+    run = make_runs({"data.originals": 1100, "data.validation": 300, "noise.alpha": 5})[0]
+    data, diluted = runs.load_data(run, "cpu"), dilution.load(run.labels)
+    assert diluted.labels.dtype == many.train_labels.dtype == np.uint16
+    assert diluted.labels.max() > 900
+    np.testing.assert_array_equal(data.labels, diluted.labels)
+    np.testing.assert_array_equal(data.test_labels, many.test_labels)
+    assert data.num_classes == 1000
+    votes = np.zeros((300, 1000), dtype=int)
+    np.add.at(votes, (np.arange(1800) % 300, diluted.validation_labels), 1)
+    np.testing.assert_array_equal(data.validation_votes, votes)
+
+
 def test_white_noise_is_that_of_size_and_seed(make_runs: MakeRuns, workspace: Path) -> None:
     own = datasets.load(workspace / "data" / "digits")
     for run in make_runs({"noise.images": "white", "train.seeds": [0, 1]}):
