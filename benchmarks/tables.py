@@ -236,7 +236,9 @@ def updates(results: dict[str, Any]) -> str:
 def variants(results: dict[str, Any]) -> str:
     """Return what each variant of a figure's point reaches, by question."""
     rows = []
-    for question, found in results["variants"]["variants"].items():
+    groups = results["variants"]["variants"]
+    for question in sorted(groups, key=lambda name: int(name.split()[1].strip(","))):
+        found = groups[question]
         for point in found["points"]:
             changes = ", ".join(f"`{name}={_value(v)}`" for name, v in point["changes"].items())
             (chosen,) = (r for r in point["rates"] if r["learning_rate"] == point["learning_rate"])

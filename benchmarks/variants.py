@@ -15,6 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from benchmarks import reports
 from stages.lib import dilution, paths, results, runs, studies, workers
 from stages.lib.params import Config
@@ -76,7 +78,7 @@ VARIANTS: dict[str, tuple[str, tuple[Changes, ...]]] = {
             {**NEARLY, "train.seeds": (0,), "data.originals": 55000},
         ),
     ),
-    "figure 6, length": (
+    "figure 6, as drawn": (
         "fig6_sources",
         (
             {},
@@ -123,6 +125,17 @@ def changed(config: Config, changes: Changes) -> Config:
     return config
 
 
+def to_one_class(confusion: list[list[int]]) -> float:
+    """Return the share of errors that go to the wrong class most common for the true one.
+
+    Args:
+        confusion: counts, the true class in the rows.
+    """
+    wrong = np.array(confusion)
+    np.fill_diagonal(wrong, 0)
+    return float(wrong.max(axis=1).sum() / max(wrong.sum(), 1))
+
+
 def measured(questions: Iterable[str]) -> dict[str, Any]:
     """Return what each variant reaches, by question; all are trained side by side."""
     data = paths.datasets(SCALE)
@@ -143,6 +156,10 @@ def measured(questions: Iterable[str]) -> dict[str, Any]:
     for (question, changes), (config, point) in zip(asked, todo, strict=True):
         mine, outcomes = outcomes[: len(point)], outcomes[len(point) :]
         found = results.summarise(config.train, mine)
+        rates = [run.learning_rate for run in point]
+        chosen = [
+            each for each, rate in zip(mine, rates, strict=True) if rate == found["learning_rate"]
+        ]
         group = report.setdefault(question, {"figure": VARIANTS[question][0], "points": []})
         group["points"].append(
             {
@@ -150,8 +167,9 @@ def measured(questions: Iterable[str]) -> dict[str, Any]:
                 "examples_seen": mine[0]["curve"][-1]["examples_seen"],
                 "val_curves": [
                     [(look["examples_seen"], look["val_accuracy"]) for look in each["curve"]]
-                    for each in mine
+                    for each in chosen
                 ],
+                "errors_to_one_class": [to_one_class(each["test_confusion"]) for each in chosen],
                 **{name: found[name] for name in ("test_accuracy", "sd", "learning_rate")},
                 **{name: found[name] for name in ("values", "rates")},
             }

@@ -223,6 +223,11 @@ def test_a_variant_differs_in_what_is_named_alone() -> None:
     assert variants.changed(other, back) == first
 
 
+def test_errors_to_one_class() -> None:
+    assert variants.to_one_class([[5, 3, 1], [0, 9, 0], [2, 2, 4]]) == (3 + 2) / 8
+    assert variants.to_one_class([[5, 0], [0, 5]]) == 0
+
+
 @pytest.mark.parametrize("question", variants.VARIANTS)
 def test_variants_are_accepted_and_differ(question: str) -> None:
     key, changes = variants.VARIANTS[question]
