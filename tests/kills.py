@@ -24,7 +24,8 @@ from tools.lock import mend
 
 GRACE_SECONDS = 20  # until every process has noticed that another is gone
 RESULTS = ("data", "metrics/experiment.json", "metrics/figures", "plots/figures")
-STAGED = "uncommitted changes exist in the index"  # what DVC then says
+STAGED = "uncommitted changes exist in the index"  # what DVC then says, or
+LOCKED = "the index is locked"
 MADE = ("data", "metrics", "plots/figures", ".points", ".dvc/cache", ".dvc/tmp", "dvc.lock")
 
 
@@ -220,8 +221,9 @@ def _run_once(
         # DVC writes them in place; `make repro` does this, and so would a user who is told.
         counts.cut_locks += 1
         return False
-    if STAGED in said:
-        repository.git("reset", "--quiet")  # as docs/REPRODUCIBILITY.md says
+    if STAGED in said or LOCKED in said:  # as docs/REPRODUCIBILITY.md says
+        (repository.root / ".git/index.lock").unlink(missing_ok=True)
+        repository.git("reset", "--quiet")
         counts.cut_locks += 1
         return False
     assert killed, said
