@@ -8,7 +8,7 @@ Finished trainings are kept in the point store. Prints JSON.
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -125,15 +125,18 @@ def changed(config: Config, changes: Changes) -> Config:
     return config
 
 
-def to_one_class(confusion: list[list[int]]) -> float:
-    """Return the share of errors that go to the wrong class most common for the true one.
+def to_second_class(confusion: Sequence[Sequence[int]], transition: Sequence[Any]) -> float:
+    """Return the share of errors that go to the class that noise favours most after the true one.
 
     Args:
-        confusion: counts, the true class in the rows.
+        confusion: counts of predictions, the true class in the rows.
+        transition: probabilities of noisy labels, the true class in the rows.
     """
-    wrong = np.array(confusion)
+    wrong, favoured = np.array(confusion), np.array(transition)
     np.fill_diagonal(wrong, 0)
-    return float(wrong.max(axis=1).sum() / max(wrong.sum(), 1))
+    np.fill_diagonal(favoured, 0)
+    to_it = wrong[np.arange(len(wrong)), favoured.argmax(axis=1)]
+    return float(to_it.sum() / max(wrong.sum(), 1))
 
 
 def measured(questions: Iterable[str]) -> dict[str, Any]:
@@ -151,15 +154,15 @@ def measured(questions: Iterable[str]) -> dict[str, Any]:
                 confusion_file=paths.figure_confusion(SCALE) / f"{key}.json",
             )  # fmt: skip
             todo.append((config, runs.expand(f"{question} {changes}", config, data, labels)))
-        outcomes, _ = workers.complete([run for _, point in todo for run in point], "variants")
+        everything = [run for _, point in todo for run in point]
+        outcomes, _ = workers.complete(everything, "variants")
+        transition = {run: dilution.read_facts(run.labels)["transition"] for run in everything}
     report: dict[str, Any] = {}
     for (question, changes), (config, point) in zip(asked, todo, strict=True):
         mine, outcomes = outcomes[: len(point)], outcomes[len(point) :]
         found = results.summarise(config.train, mine)
-        rates = [run.learning_rate for run in point]
-        chosen = [
-            each for each, rate in zip(mine, rates, strict=True) if rate == found["learning_rate"]
-        ]
+        pairs = zip(point, mine, strict=True)
+        chosen = [each for each in pairs if each[0].learning_rate == found["learning_rate"]]
         group = report.setdefault(question, {"figure": VARIANTS[question][0], "points": []})
         group["points"].append(
             {
@@ -167,9 +170,13 @@ def measured(questions: Iterable[str]) -> dict[str, Any]:
                 "examples_seen": mine[0]["curve"][-1]["examples_seen"],
                 "val_curves": [
                     [(look["examples_seen"], look["val_accuracy"]) for look in each["curve"]]
-                    for each in chosen
+                    for _, each in chosen
                 ],
-                "errors_to_one_class": [to_one_class(each["test_confusion"]) for each in chosen],
+                "errors_to_second_class": [
+                    to_second_class(each["test_confusion"], transition[run])
+                    for run, each in chosen
+                    if config.noise.delta > 0
+                ],
                 **{name: found[name] for name in ("test_accuracy", "sd", "learning_rate")},
                 **{name: found[name] for name in ("values", "rates")},
             }

@@ -223,9 +223,10 @@ def test_a_variant_differs_in_what_is_named_alone() -> None:
     assert variants.changed(other, back) == first
 
 
-def test_errors_to_one_class() -> None:
-    assert variants.to_one_class([[5, 3, 1], [0, 9, 0], [2, 2, 4]]) == (3 + 2) / 8
-    assert variants.to_one_class([[5, 0], [0, 5]]) == 0
+def test_errors_to_the_second_class() -> None:
+    favours = [[0.5, 0.2, 0.3], [0.1, 0.6, 0.3], [0.3, 0.2, 0.5]]
+    assert variants.to_second_class([[5, 3, 1], [0, 9, 0], [2, 4, 4]], favours) == (1 + 0 + 2) / 10
+    assert variants.to_second_class([[5, 0], [0, 5]], [[0.6, 0.4], [0.4, 0.6]]) == 0
 
 
 @pytest.mark.parametrize("question", variants.VARIANTS)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from stages.lib import files, processes
+from stages.lib import files, hosts, processes
 from stages.lib.errors import DamagedError
 from stages.lib.folder_images import MOST_BYTES, UNREADABLE, bombs_refused, decode, why_unreadable
 from stages.lib.params import one_line
@@ -149,7 +149,7 @@ def _decode_rest(
     with (
         bombs_refused(),
         tqdm(total=len(images), initial=done, desc=title, unit="images", disable=None) as bar,
-        closing(processes.in_threads(calls)) as results,
+        closing(processes.in_threads(calls, hosts.cores())) as results,
     ):
         try:
             for k, failures in zip(todo, results, strict=True):

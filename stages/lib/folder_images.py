@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from stages.lib import processes
+from stages.lib import hosts, processes
 from stages.lib.datasets import SPLITS, DataError, Dataset, interleave
 from stages.lib.noise import label_dtype
 from stages.lib.params import is_plain, one_line
@@ -41,6 +41,7 @@ LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")  # left behind by file manager
 MOST_BYTES = 1 << 28  # of one file; an image is smaller, a bomb is not
 MOST_NAME_BYTES = 1 << 20  # of a member's name and properties in a tar archive
 BATCH_IMAGES, BATCH_BYTES = 64, 1 << 23  # handed to a thread at once
+MOST_THREADS = 16
 MOST_CLASSES = 1 << 16  # that labels of two bytes tell apart
 SHOWN = 5  # names in a message
 TAR_BLOCK = 512
@@ -463,11 +464,12 @@ def _read_images(path: Path, plan: Plan, size: int) -> dict[str, NDArray[np.uint
         for split, labels in plan.labels.items()
     }
     calls = (partial(_decode_batch, batch, size) for batch in _batches(path, plan, images))
+    threads = min(MOST_THREADS, hosts.cores())  # each holds some batches
     all_grey, count, failures = True, 0, []
     with (
         bombs_refused(),
         tqdm(total=len(plan.rows), desc=path.name, unit="images", disable=None) as bar,
-        closing(processes.in_threads(calls)) as results,
+        closing(processes.in_threads(calls, threads)) as results,
     ):
         for decoded in results:
             all_grey &= decoded.all_grey

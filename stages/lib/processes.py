@@ -14,8 +14,6 @@ from contextlib import suppress
 from multiprocessing import forkserver
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stages.lib import hosts
-
 # It comes with DVC: a stage that is started by hand does without.
 if TYPE_CHECKING:
     import psutil
@@ -128,13 +126,14 @@ def _is_gone(process: "psutil.Process | None") -> bool:
         return False
 
 
-def in_threads(calls: Iterable[Callable[[], Result]]) -> Generator[Result, None, None]:
-    """Yield what calls return, in their order; a thread for each core, a few calls ahead.
+def in_threads(
+    calls: Iterable[Callable[[], Result]], threads: int
+) -> Generator[Result, None, None]:
+    """Yield what calls return, in their order; twice as many as threads are made ahead.
 
     For work that lets go of Python's lock, as Pillow does while it decodes. Threads leave nobody
     behind when the process is killed; closing the generator cancels what has not begun.
     """
-    threads = hosts.cores()
     pool = ThreadPoolExecutor(threads)
     waiting: deque[Future[Result]] = deque()
     try:
