@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -460,17 +461,21 @@ def test_the_second_of_two_repros_is_told_what_to_do(fresh: Repository) -> None:
     first = start(fresh, "repro", "--force", "--single-item", target)
     wait_for(lambda: bool(points(fresh)), first)
     family = psutil.Process(first.pid).children(recursive=True)
-    for process in family:
-        process.suspend()  # so that it is still there when the second comes
+    signal_all(family, psutil.Process.suspend)  # to be there still when the second comes
     second = ended(start(fresh, "repro", "--force", "--single-item", target))
-    for process in family:
-        process.resume()
+    signal_all(family, psutil.Process.resume)
     assert ended(first).status == 0
     assert second.status != 0
     assert second.ran == []
     assert re.search(rf"blocked by.*\(PID {first.pid}\)", second.text, re.DOTALL), second.text
     assert contents(fresh, "metrics/figures", "plots") == whole
     assert len(points(fresh)) == LONG_RUNS
+
+
+def signal_all(family: list[psutil.Process], signal: Callable[[psutil.Process], object]) -> None:
+    for process in family:
+        with suppress(psutil.NoSuchProcess):  # one that was about to end
+            signal(process)
 
 
 def wait_for(true: Callable[[], bool], process: subprocess.Popen[str]) -> None:

@@ -37,10 +37,12 @@ def test_a_cut_lock_file_is_put_aside(share: float, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("text", ["", '{"a": {'])
-def test_a_cut_table_of_locks_is_put_aside(text: str) -> None:
-    Path(".dvc/tmp/rwlock").write_text(text, encoding="utf-8")
-    assert lock.mend(Path()) == [".dvc/tmp/rwlock"]
-    assert [path.name for path in Path(".dvc/tmp").iterdir()] == ["rwlock.cut"]
+@pytest.mark.parametrize("folder", [".dvc/tmp", ".dvc/tmp/exps"])
+def test_a_cut_table_of_locks_is_put_aside(folder: str, text: str) -> None:
+    Path(folder).mkdir(exist_ok=True)
+    Path(folder, "rwlock").write_text(text, encoding="utf-8")
+    assert lock.mend(Path()) == [f"{folder}/rwlock"]
+    assert [path.name for path in Path(folder).iterdir()] == ["rwlock.cut"]
     assert lock.mend(Path()) == []
 
 

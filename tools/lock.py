@@ -1,8 +1,8 @@
 """Puts files aside that a kill has cut: ``python -m tools.lock``, which ``make repro`` does first.
 
-DVC writes ``dvc.lock`` and its table of locks in place. A kill at that moment leaves half of one,
+DVC writes ``dvc.lock`` and its tables of locks in place. A kill at that moment leaves half of one,
 and DVC then refuses to run. Without the first every stage runs again, and finds its finished
-trainings; the second names processes that are gone.
+trainings; the others name processes that are gone.
 """
 
 import json
@@ -26,6 +26,7 @@ def _read_lock(text: str) -> None:
 READERS: dict[str, Callable[[str], object]] = {
     "dvc.lock": _read_lock,
     ".dvc/tmp/rwlock": json.loads,
+    ".dvc/tmp/exps/rwlock": json.loads,
 }
 
 
