@@ -25,8 +25,10 @@ from stages.lib.runs import Run
 SCALE = "laptop"
 Changes = Mapping[str, Any]
 
+#: one seed, where two would take long
 FIRST: Changes = {"train.seeds": (0,)}
-ONE: Changes = {**FIRST, "train.learning_rates": (0.1,)}
+TEN: Changes = {"noise.alpha": 5.0, "train.seeds": tuple(range(10))}
+LOWEST: Changes = {"train.learning_rates": (0.1,)}
 LOW: Changes = {"train.learning_rates": (0.1, 0.5)}
 LAST: Changes = {"train.average": 0.0}
 NOISY: Changes = {"noise.alpha": 100.0}
@@ -36,6 +38,9 @@ TORCH: Changes = {"train.init": "torch", "train.zero_output": False}
 AS_OFTEN: Changes = {"noise.alpha": 10.0, "train.min_examples": 11 * 640_000}
 #: the second most likely class has nine tenths of the correct one's margin
 NEARLY: Changes = {"noise.delta": 0.9, "train.passes": 5.0, "train.early_stopping": True}
+INFINITE: Changes = {"train.loss": "noisy_loss", "train.batch_size": 128}
+LONGER: Changes = {"train.min_examples": 4 * 320_000}
+SMALL_EPSILON: Changes = {"train.min_examples": 320_000, "train.epsilon": 1e-10}
 RATES: tuple[Changes, ...] = tuple({"train.learning_rates": (rate,)} for rate in (0.1, 0.5, 2.0))
 
 #: by question: the figure, and what is changed in its first point
@@ -54,24 +59,27 @@ VARIANTS: dict[str, tuple[str, tuple[Changes, ...]]] = {
     "figure 1, five passes": (
         "fig1_uniform_mnist",
         tuple(
-            {"model.name": name, **NOISY, "train.passes": 5.0, **ONE}
+            {"model.name": name, **NOISY, "train.passes": 5.0, **LOWEST, **FIRST}
             for name in ("conv4", "mlp2", "perceptron")
         ),
     ),
     "figure 2, the ResNet's rate": (
         "fig2_uniform_cifar10",
-        tuple({"model.name": "resnet20", "noise.alpha": alpha, **ONE} for alpha in (0.0, 10.0)),
+        tuple(
+            {"model.name": "resnet20", "noise.alpha": alpha, **LOWEST, **FIRST}
+            for alpha in (0.0, 10.0)
+        ),
     ),
     "figure 2, clean labels as often": (
         "fig2_uniform_cifar10",
-        tuple({"model.name": name, **FIRST, **AS_OFTEN} for name in ("conv4", "resnet20")),
+        ({"model.name": "conv4", **AS_OFTEN}, {"model.name": "resnet20", **FIRST, **AS_OFTEN}),
     ),
     "figure 5, length": (
         "fig5_structured",
         (
             {**NEARLY, "train.learning_rates": (1.0,)},
             {**NEARLY, "train.learning_rates": (0.1,)},
-            {**NEARLY, **FIRST, "data.originals": 55000},
+            {**NEARLY, "data.originals": 55000},
         ),
     ),
     "figure 6, as drawn": (
@@ -84,11 +92,34 @@ VARIANTS: dict[str, tuple[str, tuple[Changes, ...]]] = {
     ),
     "figure 6, clean labels as often": (
         "fig6_sources",
-        ({"noise.images": "white", **FIRST, **AS_OFTEN},),
+        ({"noise.images": "white", **AS_OFTEN},),
+    ),
+    "figure 7, ten seeds": (
+        "fig7_unique_images",
+        tuple(
+            {"noise.images": images, "train.early_stopping": early, **TEN}
+            for early in (False, True)
+            for images in ("same", "unique")
+        ),
+    ),
+    "figure 8, five passes": (
+        "fig8_training_size",
+        tuple(
+            {"data.originals": n, "noise.alpha": 20.0, "train.passes": 5.0}
+            for n in (7500, 20000, 55000)
+        ),
+    ),
+    "figure 11, infinite batch": (
+        "fig11_batch_size",
+        tuple(
+            {**INFINITE, "noise.alpha": alpha, **changes}
+            for changes in (LONGER, SMALL_EPSILON)
+            for alpha in (0.0, 20.0)
+        ),
     ),
     "figure 12, length": (
         "fig12_learning_rate",
-        tuple({**FIRST, "train.min_examples": 2_560_000, **rate} for rate in RATES),
+        tuple({"train.min_examples": 2_560_000, **rate} for rate in RATES),
     ),
     "figure 12, clean labels as often": (
         "fig12_learning_rate",
