@@ -196,6 +196,8 @@ def measured(questions: Iterable[str]) -> dict[str, Any]:
                     [(look["examples_seen"], look["val_accuracy"]) for look in each["curve"]]
                     for _, each in chosen
                 ],
+                # of the last tenth, or of the second half with early stopping
+                "train_losses": [each["curve"][-1]["train_loss"] for _, each in chosen],
                 "errors_to_second_class": [
                     to_second_class(each["test_confusion"], transition[run])
                     for run, each in chosen
