@@ -27,7 +27,8 @@ Changes = Mapping[str, Any]
 
 #: one seed, where two would take long
 FIRST: Changes = {"train.seeds": (0,)}
-TEN: Changes = {"noise.alpha": 5.0, "train.seeds": tuple(range(10))}
+SIX: Changes = {"train.seeds": tuple(range(6))}
+TEN: Changes = {"train.seeds": tuple(range(10))}
 LOWEST: Changes = {"train.learning_rates": (0.1,)}
 LOW: Changes = {"train.learning_rates": (0.1, 0.5)}
 LAST: Changes = {"train.average": 0.0}
@@ -38,9 +39,12 @@ TORCH: Changes = {"train.init": "torch", "train.zero_output": False}
 AS_OFTEN: Changes = {"noise.alpha": 10.0, "train.min_examples": 11 * 640_000}
 #: the second most likely class has nine tenths of the correct one's margin
 NEARLY: Changes = {"noise.delta": 0.9, "train.passes": 5.0, "train.early_stopping": True}
-INFINITE: Changes = {"train.loss": "noisy_loss", "train.batch_size": 128}
-LONGER: Changes = {"train.min_examples": 4 * 320_000}
-SMALL_EPSILON: Changes = {"train.min_examples": 320_000, "train.epsilon": 1e-10}
+#: as in the figure's grid
+INFINITE: Changes = {
+    "train.loss": "noisy_loss",
+    "train.batch_size": 128,
+    "train.min_examples": 320_000,
+}
 RATES: tuple[Changes, ...] = tuple({"train.learning_rates": (rate,)} for rate in (0.1, 0.5, 2.0))
 
 #: by question: the figure, and what is changed in its first point
@@ -97,23 +101,25 @@ VARIANTS: dict[str, tuple[str, tuple[Changes, ...]]] = {
     "figure 7, ten seeds": (
         "fig7_unique_images",
         tuple(
-            {"noise.images": images, "train.early_stopping": early, **TEN}
+            {"noise.alpha": 5.0, "noise.images": images, "train.early_stopping": early, **TEN}
             for early in (False, True)
             for images in ("same", "unique")
         ),
     ),
     "figure 8, five passes": (
         "fig8_training_size",
-        tuple(
-            {"data.originals": n, "noise.alpha": 20.0, "train.passes": 5.0}
-            for n in (7500, 20000, 55000)
+        (
+            {"data.originals": 7500, "noise.alpha": 20.0, **SIX},
+            {"data.originals": 7500, "noise.alpha": 20.0, "train.passes": 5.0, **SIX},
+            {"data.originals": 20000, "noise.alpha": 20.0, "train.passes": 5.0},
+            {"data.originals": 55000, "noise.alpha": 20.0, "train.passes": 5.0},
         ),
     ),
     "figure 11, infinite batch": (
         "fig11_batch_size",
         tuple(
             {**INFINITE, "noise.alpha": alpha, **changes}
-            for changes in (LONGER, SMALL_EPSILON)
+            for changes in ({"train.min_examples": 4 * 320_000}, {"train.epsilon": 1e-10})
             for alpha in (0.0, 20.0)
         ),
     ),
@@ -196,7 +202,7 @@ def measured(questions: Iterable[str]) -> dict[str, Any]:
                     [(look["examples_seen"], look["val_accuracy"]) for look in each["curve"]]
                     for _, each in chosen
                 ],
-                # of the last tenth, or of the second half with early stopping
+                # of the run's last tenth, with early stopping of its second half
                 "train_losses": [each["curve"][-1]["train_loss"] for _, each in chosen],
                 "errors_to_second_class": [
                     to_second_class(each["test_confusion"], transition[run])
