@@ -106,6 +106,14 @@ VARIANTS: dict[str, tuple[str, tuple[Changes, ...]]] = {
             for images in ("same", "unique")
         ),
     ),
+    "figure 8, early stopping": (
+        "fig8_training_size",
+        tuple(
+            {"data.originals": n, "train.early_stopping": early}
+            for n in (1000, 2500, 55000)
+            for early in (False, True)
+        ),
+    ),
     "figure 8, five passes": (
         "fig8_training_size",
         (
@@ -130,14 +138,6 @@ VARIANTS: dict[str, tuple[str, tuple[Changes, ...]]] = {
     "figure 12, clean labels as often": (
         "fig12_learning_rate",
         tuple({**AS_OFTEN, **rate} for rate in RATES),
-    ),
-    "figure 8, early stopping": (
-        "fig8_training_size",
-        tuple(
-            {"data.originals": n, "train.early_stopping": early}
-            for n in (1000, 2500, 55000)
-            for early in (False, True)
-        ),
     ),
 }
 

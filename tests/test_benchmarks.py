@@ -237,3 +237,13 @@ def test_variants_are_accepted_and_differ(question: str) -> None:
     for point in points:
         check_config(point)
     assert len(set(points)) == len(points)
+
+
+def test_the_recorded_variants_are_those_asked_for() -> None:
+    recorded = json.loads((tables.RESULTS / "variants.json").read_text(encoding="utf-8"))
+    found = {
+        question: (group["figure"], [point["changes"] for point in group["points"]])
+        for question, group in recorded["variants"].items()
+    }
+    asked = json.loads(json.dumps(variants.VARIANTS))
+    assert found == {question: tuple(each) for question, each in asked.items()}
