@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 from repository import TIMEOUT_SECONDS, Repository
+from watching import runs, words
 
 from tools.lock import mend
 
@@ -81,7 +82,8 @@ def _group(process: psutil.Process, number: int) -> None:
 def _stage(process: psutil.Process) -> psutil.Process:
     """Return the stage that DVC runs; DVC itself where it runs none."""
     for child in process.children(recursive=True):
-        if child.cmdline()[1:2] == ["-m"] and child.cmdline()[2].startswith("stages."):
+        command = words(child)
+        if command[1:2] == ["-m"] and command[2].startswith("stages."):
             return child
     return process
 
@@ -131,14 +133,14 @@ def kill_in_queue(
     family, kept = _inside(repository.root), repository.snapshot(".points")
     for process in family:
         with suppress(psutil.Error):
-            if IN_QUEUE[whom] in " ".join(process.cmdline()):
+            if IN_QUEUE[whom] in " ".join(words(process)):
                 process.kill()
     if whom == "worker":  # DVC and its stage go on without it, to their end
         psutil.wait_procs(family, timeout=TIMEOUT_SECONDS)
     _, left = psutil.wait_procs(family, timeout=GRACE_SECONDS)
-    orphans = [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    orphans = [process for process in left if runs(process)]
     stored = {n: c for n, c in kept.items() if n.endswith(".json") and "/." not in n}
-    return stored, [" ".join(process.cmdline()) for process in orphans]
+    return stored, [" ".join(words(process)) for process in orphans]
 
 
 def _inside(folder: Path) -> list[psutil.Process]:
@@ -233,9 +235,9 @@ def _run_once(
     assert all("\nKeyboardInterrupt" in part for part in ours), said
     _, left = psutil.wait_procs(list(family), timeout=GRACE_SECONDS)
     for other in left:
-        with suppress(psutil.Error):
-            if other.status() != psutil.STATUS_ZOMBIE:
-                counts.orphans.append(" ".join(other.cmdline()))
+        if runs(other):
+            counts.orphans.append(" ".join(words(other)))
+            with suppress(psutil.NoSuchProcess):  # it ended just now
                 other.kill()
     after = repository.snapshot(".points")
     counts.lost_points += [

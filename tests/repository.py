@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil  # DVC brings it
 import yaml
+from watching import runs, words
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ("metrics/", "plots/", "dvc.lock")  # of the pipeline's runs here; a copy makes its own
@@ -172,10 +173,10 @@ class Repository:
         """
         with self._started(ready, *arguments) as process:
             family = psutil.Process(process.pid).children(recursive=True)
-            next(p for p in family if p.cmdline()[1:3] == ["-m", STAGE_OF_FIGURES]).kill()
+            next(p for p in family if words(p)[1:3] == ["-m", STAGE_OF_FIGURES]).kill()
             assert process.wait(TIMEOUT_SECONDS) != 0
             psutil.wait_procs(family, timeout=GRACE_SECONDS)
-            return [" ".join(member.cmdline()) for member in family if _runs(member)]
+            return [" ".join(words(member)) for member in family if runs(member)]
 
     @contextmanager
     def _started(
@@ -213,13 +214,6 @@ class Repository:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-
-
-def _runs(process: psutil.Process) -> bool:
-    """Tell whether a process is there and has not ended: a zombie only waits to be counted."""
-    with suppress(psutil.NoSuchProcess):
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    return False
 
 
 def clone(around: Path) -> Repository:

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from watching import runs, words
 
 from stages.lib import command
 from stages.lib.errors import DamagedError
@@ -139,17 +141,29 @@ STAGE = """
 """
 
 
-def start(tmp_path: Path, *wrapper: str, **variables: str) -> subprocess.Popen[str]:
-    """Start a stage that writes a file for a long time, and wait until it is at it."""
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Return how to start a stage that writes a file for a long time, once it is at it."""
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(STAGE), encoding="utf-8")
-    process = subprocess.Popen(
-        [*wrapper, sys.executable, str(script), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
-        stderr=subprocess.PIPE, encoding="utf-8",
-    )  # fmt: skip
-    wait_until(lambda: (tmp_path / "ready").exists())
-    return process
+    with ExitStack() as stack:
+
+        def begin(*wrapper: str, **variables: str) -> subprocess.Popen[str]:
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [*wrapper, sys.executable, str(script), str(tmp_path)],
+                    env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+                    stderr=subprocess.PIPE, encoding="utf-8",
+                )
+            )  # fmt: skip
+            stack.callback(process.kill)  # before it is waited for, where a test has failed
+            wait_until(lambda: (tmp_path / "ready").exists())
+            return process
+
+        yield begin
 
 
 def wait_until(true: Callable[[], Any]) -> None:
@@ -164,8 +178,10 @@ def written(tmp_path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stage_that_is_told_to_end_cleans_up(number: signal.Signals, tmp_path: Path) -> None:
-    process = start(tmp_path)
+def test_a_stage_that_is_told_to_end_cleans_up(
+    number: signal.Signals, start: Start, tmp_path: Path
+) -> None:
+    process = start()
     process.send_signal(number)
     _, said = process.communicate(timeout=SECONDS)
     assert said == "error: interrupted; what was finished is kept: run again\n"
@@ -173,9 +189,9 @@ def test_a_stage_that_is_told_to_end_cleans_up(number: signal.Signals, tmp_path:
     assert written(tmp_path) == set()
 
 
-def test_a_stage_under_nohup_ignores_what_nohup_ignores(tmp_path: Path) -> None:
+def test_a_stage_under_nohup_ignores_what_nohup_ignores(start: Start) -> None:
     """A shell's background jobs ignore Ctrl-C, which is meant for the foreground."""
-    process = start(tmp_path, "sh", "-c", 'trap "" INT; exec "$0" "$@"')
+    process = start("sh", "-c", 'trap "" INT; exec "$0" "$@"')
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=SECONDS)
@@ -187,7 +203,7 @@ def stage_below(process: subprocess.Popen[str]) -> psutil.Process:
     (stage,) = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
-        if "script.py" in " ".join(child.cmdline()) and "python" in child.name()
+        if "".join(words(child)[1:2]).endswith("script.py")
     ]
     return stage
 
@@ -197,11 +213,13 @@ SHELL = ("sh", "-c", '"$0" "$@"; true')  # it waits for its command
 
 
 @pytest.mark.parametrize("shell", [(), SHELL], ids=["directly", "below a shell"])
-def test_a_stage_ends_when_dvc_is_gone(shell: tuple[str, ...], tmp_path: Path) -> None:
-    dvc = start(tmp_path, sys.executable, "-c", STAND_IN, *shell, DVC_STAGE="draw@x")
+def test_a_stage_ends_when_dvc_is_gone(
+    shell: tuple[str, ...], start: Start, tmp_path: Path
+) -> None:
+    dvc = start(sys.executable, "-c", STAND_IN, *shell, DVC_STAGE="draw@x")
     stage = stage_below(dvc)
     dvc.kill()
-    wait_until(lambda: not stage.is_running() or stage.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: not runs(stage))
     dvc.communicate(timeout=SECONDS)
     assert written(tmp_path) == set()  # it has cleaned up, too
 
@@ -218,12 +236,12 @@ def test_a_stage_ends_that_dvc_has_left_before_it_looks(
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "DVC_STAGE": "draw@x"},
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    wait_until(lambda: any("time.sleep(2)" in " ".join(c.cmdline()) for c in below(dvc)))
+    wait_until(lambda: any("time.sleep(2)" in " ".join(words(c)) for c in below(dvc)))
     family = below(dvc)
     dvc.kill()
     dvc.wait()
     _, left = psutil.wait_procs(family, timeout=SECONDS)
-    assert not [process for process in left if process.status() != psutil.STATUS_ZOMBIE]
+    assert not [process for process in left if runs(process)]
     assert written(tmp_path) == set()
 
 
@@ -232,15 +250,14 @@ def below(process: subprocess.Popen[Any]) -> list[psutil.Process]:
 
 
 def test_a_stage_that_was_started_by_hand_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DVC_STAGE", raising=False)
-    shell = start(tmp_path, sys.executable, "-c", STAND_IN)
+    shell = start(sys.executable, "-c", STAND_IN)
     stage = stage_below(shell)
     shell.kill()
     shell.wait()
     time.sleep(2)  # four times what a stage of DVC's takes to notice
-    assert stage.is_running()
-    assert stage.status() != psutil.STATUS_ZOMBIE
+    assert runs(stage)
     stage.kill()
     shell.communicate(timeout=SECONDS)
