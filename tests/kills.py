@@ -162,20 +162,27 @@ def run_rounds(
     longest: float,
     say: Callable[[str], None] = lambda _: None,
 ) -> Counts:
-    """Run whole pipelines until one has ended after so many kills.
+    """Run whole pipelines until so many kills are made; nobody kills the last one from then on.
+
+    On a machine too busy for a stage to end within ``longest``, it would not come to its end.
 
     Args:
         repository: where; all that pipelines make there is deleted first.
         expected: `results` of a pipeline that nobody killed.
-        kills: at least so many.
+        kills: how many.
         rng: decides when and how.
         longest: seconds from a start to a kill, at most.
         say: told of each kill.
     """
     counts, started = Counts(), time.monotonic()
+
+    def moment() -> float:
+        """Return the seconds until the next kill; far more than a pipeline takes after the last."""
+        return rng.uniform(0.0, longest) if counts.kills.total() < kills else TIMEOUT_SECONDS
+
     while counts.kills.total() < kills:
         forget(repository)
-        while not _run_once(repository, counts, rng, longest, say):
+        while not _run_once(repository, counts, rng, moment, say):
             pass
         counts.rounds += 1
         found = results(repository)
@@ -190,7 +197,7 @@ def _run_once(
     repository: Repository,
     counts: Counts,
     rng: random.Random,
-    longest: float,
+    moment: Callable[[], float],
     say: Callable[[str], None],
 ) -> bool:
     """Start ``dvc repro``, or ``dvc exp run``, and end it at some moment; tell whether it ended."""
@@ -206,7 +213,7 @@ def _run_once(
             start_new_session=True,
         )
     process, family, killed = psutil.Process(started.pid), set[psutil.Process](), False
-    while (status := _ended(started, rng.uniform(0.0, longest))) is None:
+    while (status := _ended(started, moment())) is None:
         way, killed = rng.choice(sorted(WAYS)), True
         with suppress(psutil.Error, ProcessLookupError):  # it ended just now
             family |= set(process.children(recursive=True))
