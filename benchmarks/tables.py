@@ -243,14 +243,12 @@ def variants(results: dict[str, Any]) -> str:
             changes = ", ".join(f"`{name}={_value(v)}`" for name, v in point["changes"].items())
             (chosen,) = (r for r in point["rates"] if r["learning_rate"] == point["learning_rate"])
             seen = chosen.get("stopped_at", [point["examples_seen"]])
-            accuracy = f"{point['test_accuracy']:.3f}"
-            accuracy += " (one seed)" if point["sd"] is None else f" ± {point['sd']:.3f}"
             row = [
                 question,
                 changes or "nothing",
                 " and ".join(f"{count:,}" for count in sorted(set(seen))),
             ]
-            rows.append([*row, f"{point['learning_rate']:g}", accuracy])
+            rows.append([*row, f"{point['learning_rate']:g}", mean(point)])
     return table(["question", "changed", "examples seen", "rate", "test accuracy"], rows)
 
 
@@ -287,12 +285,13 @@ def stated(text: str, figure: dict[str, Any]) -> str:
         ]
         if len(points) != 1:
             raise ValueError(f"{match[0]}: got {len(points)} points; must be one of the figure's")
-        return _mean(points[0]) if "test_accuracy" in points[0] else _critical(points[0])
+        return mean(points[0]) if "test_accuracy" in points[0] else _critical(points[0])
 
     return POINT.sub(value, text)
 
 
-def _mean(point: dict[str, Any]) -> str:
+def mean(point: dict[str, Any]) -> str:
+    """Return a point's mean test accuracy with its standard deviation over seeds."""
     spread = "(one seed)" if point["sd"] is None else f"± {point['sd']:.3f}"
     return f"{point['test_accuracy']:.3f} {spread}"
 

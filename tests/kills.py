@@ -91,7 +91,8 @@ def _stage(process: psutil.Process) -> psutil.Process:
 def _worker(process: psutil.Process) -> psutil.Process:
     """Return a process that trains, a child of the stage's child; the stage where none does."""
     stage = _stage(process)
-    below = [child for child in stage.children(recursive=True) if child.ppid() != stage.pid]
+    direct = set(stage.children())
+    below = [child for child in stage.children(recursive=True) if child not in direct]
     return below[0] if below else stage
 
 
@@ -177,7 +178,7 @@ def run_rounds(
     counts, started = Counts(), time.monotonic()
 
     def moment() -> float:
-        """Return the seconds until the next kill; far more than a pipeline takes after the last."""
+        """Return the seconds until the next kill; after the last, more than a pipeline takes."""
         return rng.uniform(0.0, longest) if counts.kills.total() < kills else TIMEOUT_SECONDS
 
     while counts.kills.total() < kills:
@@ -218,14 +219,20 @@ def _run_once(
         with suppress(psutil.Error, ProcessLookupError):  # it ended just now
             family |= set(process.children(recursive=True))
             WAYS[way](process)
-        counts.kills[way] += 1
+            counts.kills[way] += 1
         say(f"{counts.kills.total():4} {way}, {len(before)} points at its start")
         # A worker may have had nothing left to do: then the others go on.
         if (status := _ended(started, GRACE_SECONDS)) is not None:
             break
-    said = log.read_text(encoding="utf-8")
     if status == 0:
         return True
+    _, left = psutil.wait_procs(list(family), timeout=GRACE_SECONDS)
+    for other in left:
+        if runs(other):
+            counts.orphans.append(" ".join(words(other)))
+            with suppress(psutil.NoSuchProcess):  # it ended just now
+                other.kill()
+    said = log.read_text(encoding="utf-8")
     if mend(repository.root):
         # DVC writes them in place; `make repro` does this, and so would a user who is told.
         counts.cut_locks += 1
@@ -240,12 +247,6 @@ def _run_once(
     # that was being started when the stage ended.
     ours = [part for part in said.split("Traceback")[1:] if f"{repository.root}/stages/" in part]
     assert all("\nKeyboardInterrupt" in part for part in ours), said
-    _, left = psutil.wait_procs(list(family), timeout=GRACE_SECONDS)
-    for other in left:
-        if runs(other):
-            counts.orphans.append(" ".join(words(other)))
-            with suppress(psutil.NoSuchProcess):  # it ended just now
-                other.kill()
     after = repository.snapshot(".points")
     counts.lost_points += [
         name

@@ -140,16 +140,14 @@ class Repository:
 
     def snapshot(self, *names: str) -> dict[str, tuple[int, bytes]]:
         """Return time of change and content of every file below the named files and folders."""
-        files = [
-            path
-            for name in names
-            for path in sorted([self.root / name, *(self.root / name).rglob("*")])
-            if path.is_file()
-        ]
-        return {
-            path.relative_to(self.root).as_posix(): (path.stat().st_mtime_ns, path.read_bytes())
-            for path in files
-        }
+        found = {}
+        for name in names:
+            for path in sorted([self.root / name, *(self.root / name).rglob("*")]):
+                if path.is_file():
+                    with suppress(FileNotFoundError):  # a scratch file or a checkpoint, just now
+                        content = path.stat().st_mtime_ns, path.read_bytes()
+                        found[path.relative_to(self.root).as_posix()] = content
+        return found
 
     def kill_when(self, ready: Callable[[], bool], *arguments: str) -> None:
         """Start DVC and kill it and all that it started, without warning, once ``ready()``.

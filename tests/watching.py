@@ -8,12 +8,12 @@ import psutil  # DVC brings it
 def runs(process: psutil.Process) -> bool:
     """Tell whether a process is there and has not ended: a zombie only waits to be counted."""
     with suppress(psutil.NoSuchProcess):
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
 
 
 def words(process: psutil.Process) -> list[str]:
     """Return a process's command line; nothing of one that has ended."""
     with suppress(psutil.NoSuchProcess):
-        return list(process.cmdline())
+        return process.cmdline()
     return []
