@@ -71,7 +71,7 @@ VARIANTS: dict[str, tuple[str, tuple[Changes, ...]]] = {
     ),
     "figure 2, clean labels as often": (
         "fig2_uniform_cifar10",
-        ({"model.name": "conv4", **AS_OFTEN}, {"model.name": "resnet20", **AS_OFTEN}),
+        tuple({"model.name": name, **AS_OFTEN} for name in ("conv4", "resnet20")),
     ),
     "figure 5, length": (
         "fig5_structured",

@@ -163,9 +163,10 @@ def run_rounds(
     longest: float,
     say: Callable[[str], None] = lambda _: None,
 ) -> Counts:
-    """Run whole pipelines until so many kills are made; nobody kills the last one from then on.
+    """Run whole pipelines until so many kills are made, and the last of them to its end.
 
-    On a machine too busy for a stage to end within ``longest``, it would not come to its end.
+    It is killed no more then: where no stage ends within ``longest``, on a busy machine, it never
+    would.
 
     Args:
         repository: where; all that pipelines make there is deleted first.
