@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks import reports, subjects
-from stages.lib import hosts, plans, processes, runs
+from stages.lib import hosts, processes, runs, training
 from stages.lib.architectures import ARCHITECTURES
 from stages.lib.params import PRECISIONS
 from stages.lib.stacks import GPU_MEMBERS, GPU_STACKING, cpu_members
@@ -78,15 +78,15 @@ def timed(function: Callable[[], object], device: str) -> float:
     return time.perf_counter() - started
 
 
-def rate_of_one(stack: Stack, steps: int) -> float:
+def rate_of_one(stack: Stack, seconds: float) -> float:
     """Return a stack's steps per second, all members together, in this process."""
     runs.settle(stack.device)
     bank = subjects.bank(subjects.SHAPES[stack.name]).to(stack.device)
-    members = subjects.members(bank, stack.members, steps)
+    members = subjects.members(bank, stack.members, 1)
     recipe = subjects.recipe(stack.name, precision=stack.precision)
     if _barrier is not None:
         _barrier.wait(PATIENCE)
-    return plans.rate_of(recipe, members, stack.stacking)
+    return training.steps_per_second(recipe, members, stacking=stack.stacking, seconds=seconds)
 
 
 _barrier: Any = None  # set once in each worker process, where they wait for each other
@@ -97,19 +97,13 @@ def _set_barrier(barrier: Any) -> None:
     _barrier = barrier
 
 
-def rate(stack: Stack, steps: int) -> float:
+def rate(stack: Stack, seconds: float) -> float:
     """Return steps per second: of one stack on CUDA, of one on every core of a CPU together."""
     if stack.device == "cuda":
-        return rate_of_one(stack, steps)
+        return rate_of_one(stack, seconds)
     context, cores = processes.context("benchmarks.rates"), hosts.cores()
     barrier = context.Barrier(cores)
     with ProcessPoolExecutor(
         cores, mp_context=context, initializer=_set_barrier, initargs=(barrier,)
     ) as pool:
-        return sum(pool.map(rate_of_one, [stack] * cores, [steps] * cores))
-
-
-def steps_for(stack: Stack, seconds: float) -> int:
-    """Return how many steps take about so long."""
-    side_by_side = 1 if stack.device == "cuda" else hosts.cores()
-    return max(20, round(seconds * rate(stack, 20) / stack.members / side_by_side))
+        return sum(pool.map(rate_of_one, [stack] * cores, [seconds] * cores))

@@ -35,13 +35,10 @@ def measure(name: str, sizes: list[int], rounds: int, device: str, precision: st
         for way in ways(name, size)
     ]
     found: dict[rates.Stack, list[float]] = {stack: [] for stack in todo}
-    steps: dict[rates.Stack, int] = {}
     for _ in range(rounds):
         for stack in todo:
             try:
-                if stack not in steps:
-                    steps[stack] = rates.steps_for(stack, SECONDS)
-                found[stack].append(rates.rate(stack, steps[stack]))
+                found[stack].append(rates.rate(stack, SECONDS))
             except torch.cuda.OutOfMemoryError:
                 torch.cuda.empty_cache()
     return [

@@ -80,11 +80,10 @@ def measure(stack: rates.Stack, rounds: int) -> dict[str, Any]:
         scripts[kind].train(3)
         seconds = rates.timed(lambda kind=kind: scripts[kind].train(5), device)  # type: ignore[misc]
         steps[kind] = max(3, round(SECONDS * 5 / seconds))
-    our_steps = rates.steps_for(stack, SECONDS)
     keys = (*plain.SOURCES, "ours", *(f"ratio_to_{kind}" for kind in plain.SOURCES))
     found: dict[str, list[float]] = {key: [] for key in (*keys, "product", "bandwidth")}
     for _ in range(rounds):
-        found["ours"].append(rates.rate(stack, our_steps))
+        found["ours"].append(rates.rate(stack, SECONDS))
         for kind, script in scripts.items():
             count = steps[kind]
             seconds = rates.timed(lambda s=script, n=count: s.train(n), device)  # type: ignore[misc]

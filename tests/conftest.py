@@ -128,15 +128,15 @@ def _denormals() -> Iterator[None]:
 
 @pytest.fixture
 def clocked_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make a training take a second to start and a tenth for each of ten steps, by its clock."""
+    """Make a stack take a second to be built and a tenth for a step, by the training's clock."""
     now = [0.0]
 
-    def train(_: Any, members: Any, *, on_evaluation: Any, **__: Any) -> None:
-        now[0] += 1
-        for step in range(1, 11):
-            now[0] += 0.1
-            for k in range(len(members)):
-                on_evaluation(k, step, None)
+    class Stack:
+        def __init__(self, *_: Any) -> None:
+            now[0] += 1
 
-    monkeypatch.setattr("stages.lib.training.train", train)
-    monkeypatch.setattr("stages.lib.plans.time.perf_counter", lambda: now[0])
+        def advance(self, steps: int) -> None:
+            now[0] += 0.1 * steps
+
+    monkeypatch.setattr("stages.lib.training._Stack", Stack)
+    monkeypatch.setattr("stages.lib.training.time.perf_counter", lambda: now[0])

@@ -104,9 +104,7 @@ def test_subjects_have_the_shapes_and_differ() -> None:
 def test_the_usual_stacks_are_the_largest_that_stages_form() -> None:
     assert rates.usual("perceptron", "cpu").members == stacks.CPU_MEMBERS
     assert rates.usual("mlp2", "cpu").members == 1
-    assert rates.usual("conv4", "cuda") == rates.Stack(
-        "conv4", stacks.GPU_MEMBERS, "cuda", "grouped"
-    )
+    assert rates.usual("conv4", "cuda") == rates.Stack("conv4", stacks.GPU_MEMBERS, "cuda", "loop")
     assert rates.usual("conv4", "cuda", 3).members == 3
 
 

@@ -29,7 +29,7 @@ from stages.lib.architectures import (
     smallest_side,
 )
 
-STREAMS = 32  # as many as PyTorch tells apart
+STREAMS = 8  # few networks at a time fill a GPU
 
 
 class Network(nn.Module):

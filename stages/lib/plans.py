@@ -4,11 +4,9 @@ Time comes from a short measurement: of each kind of stack that the figure would
 core of a CPU, or one on the accelerator, for some seconds, on random images and labels.
 """
 
-import time
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,11 +28,7 @@ from stages.lib.runs import Run
 from stages.lib.stacks import Seen
 from stages.lib.streams import stream
 
-if TYPE_CHECKING:  # torch takes seconds to import, and what is asked for may be refused
-    from stages.lib.training import Member, Recipe
-
 SECONDS = 2.0  # of a measurement, about
-FIRST_STEPS = 4  # of the one before, which says how many steps that takes
 MOST_IMAGES = 4000  # in a measurement
 FEWER = ", fewer where some are in the point store"
 
@@ -134,7 +128,8 @@ def make(key: str, scale: str) -> Plan:
         folders = paths.datasets(scale), paths.figure_labels(scale, key)
         expanded = figures.expand(key, grid, *folders)
     every = list({_outcome(run): run for point in expanded for run in point}.values())
-    queue = stacks.form(every, device, seen=known)
+    free = hosts.free_gpu_memory() if device == "cuda" else 0
+    queue = stacks.form(every, device, seen=known, free=free)
     sizes = [(point.data.originals, point.noise.alpha) for point in grid.points]
     return Plan(
         points=len(grid.points),
@@ -217,7 +212,7 @@ def _measure(stack: list[Run], device: str, shape: tuple[int, int, int], classes
     """Return steps per second of all members together, in this process."""
     import torch
 
-    from stages.lib.training import Member, TrainingData
+    from stages.lib.training import Member, TrainingData, steps_per_second
 
     pixels = np.random.default_rng(0).integers(0, 256, (MOST_IMAGES, *shape), dtype=np.uint8)
     images = torch.from_numpy(pixels).to(device)
@@ -233,49 +228,26 @@ def _measure(stack: list[Run], device: str, shape: tuple[int, int, int], classes
         test_labels=none.new_zeros(1),
     )
 
-    def rate(steps: int) -> float:
-        members = [
-            Member(
-                data=data,
-                learning_rate=run.learning_rate,
-                steps=steps,
-                average=run.config.train.average,
-                alpha=run.alpha,
-                init=stream(k, "init"),
-                shuffle=stream(k, "shuffle"),
-                augment=stream(k, "augmentation"),
-            )
-            for k, run in enumerate(stack)
-        ]
-        return rate_of(runs.recipe(stack[0].config), members, stacks.stacking(stack[0], device))
-
+    members = [
+        Member(
+            data=data,
+            learning_rate=run.learning_rate,
+            steps=2,  # the second is averaged, where any is, and so is every one beyond it
+            average=run.config.train.average,
+            alpha=run.alpha,
+            init=stream(k, "init"),
+            shuffle=stream(k, "shuffle"),
+            augment=stream(k, "augmentation"),
+        )
+        for k, run in enumerate(stack)
+    ]
     runs.settle(device)
-    first = rate(FIRST_STEPS)
-    steps = round(SECONDS * first / len(stack))
-    return rate(steps) if steps > FIRST_STEPS else first
-
-
-def rate_of(recipe: "Recipe", members: Sequence["Member"], stacking: str) -> float:
-    """Return the steps per second of members side by side, from the first look at them to the last.
-
-    That leaves out building networks, and the capture of a step.
-
-    Args:
-        recipe: what they share.
-        members: of equally many steps, at least two.
-        stacking: how their convolutions are computed, see `models.Network`.
-    """
-    from stages.lib.training import train
-
-    looks: list[tuple[int, float]] = []
-    train(
-        recipe,
+    return steps_per_second(
+        runs.recipe(stack[0].config),
         members,
-        stacking=stacking,
-        on_evaluation=lambda _, step, __: looks.append((step, time.perf_counter())),
+        stacking=stacks.stacking(stack[0], device),
+        seconds=SECONDS,
     )
-    (first, started), (last, ended) = looks[0], looks[-1]
-    return len(members) * (last - first) / (ended - started)
 
 
 def show(key: str, scale: str, plan: Plan) -> list[str]:

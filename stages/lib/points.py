@@ -20,6 +20,7 @@ DECIDING = (
     "adadelta",
     "architectures",
     "augmentation",
+    "averaging",
     "dilution",
     "images",
     "losses",

@@ -9,7 +9,8 @@ thread it repeats to the bit, alone or in a stack of dense networks.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor
 from stages.lib import losses, models
 from stages.lib.adadelta import AdaDelta
 from stages.lib.augmentation import BOX, Boxes, augment
+from stages.lib.averaging import RunningMean
 from stages.lib.errors import UserError
 from stages.lib.params import MOST_CONFUSED, TOP, ModelParams
 
@@ -203,12 +205,13 @@ def train(
     checkpoint_seconds: float = math.inf,
     on_checkpoint: Callable[[int, State], None] = lambda *_: None,
     on_evaluation: Callable[[int, int, float | None], None] = lambda *_: None,
+    on_report: Callable[[int, dict[str, Any]], None] = lambda *_: None,
     on_done: Callable[[int, dict[str, Any]], None] = lambda *_: None,
 ) -> list[dict[str, Any]]:
     """Train a stack and return what `stages.lib.points` stores of each member.
 
-    A member that has done its steps is evaluated and ignored from then on; when half of the stack
-    has, the others go on in a smaller one.
+    A member that has done its steps is evaluated and ignored from then on; the others go on in a
+    smaller stack: on CUDA at once, elsewhere when half of them are done.
 
     Args:
         recipe: what the members share.
@@ -220,6 +223,8 @@ def train(
         on_checkpoint: called with member and state for each that is not done.
         on_evaluation: called with member, steps done and the last validation accuracy: after each
             look and, where looks are far apart, after each share of 1/`EVALUATIONS` of its steps.
+        on_report: called with member and what its outcome would be, were this its end: when it has
+            done its steps and, with early stopping, at every look that is the best so far.
         on_done: called with member and outcome when it has done its steps.
 
     Returns:
@@ -232,6 +237,7 @@ def train(
         among the members that were not done.
     """
     records = [_Record() for _ in members]
+    device = members[0].data.bank.device.type
     outcomes: dict[int, dict[str, Any]] = {}
     with Precision(recipe.precision):
         stack = _Stack(recipe, members, stacking)
@@ -247,7 +253,7 @@ def train(
             looking = [k for k in active if stack.step in members[k].looks]
             done = [k for k in looking if stack.step == members[k].steps]
             if looking:
-                _look(stack, looking, records)
+                _look(stack, looking, records, on_report)
                 stack.average_anew(looking)
             for k in active:
                 records[k].seconds += (time.perf_counter() - started) / len(active)
@@ -258,16 +264,20 @@ def train(
                 outcomes[k] = records[k].outcome()
                 on_done(k, outcomes[k])
             left = [k for k in active if k not in outcomes]
-            if left and 2 * len(left) <= len(stack.rows):
+            # Which members share a stack changes rounding on CUDA in any case, and no bit on a CPU,
+            # where a smaller stack is only sometimes the faster one.
+            most = len(stack.rows) - 1 if device == "cuda" else len(stack.rows) // 2
+            if 0 < len(left) <= most:
                 stack.keep(left)
             # Between two chunks of batches, so that none of a chunk need be kept.
-            now = time.perf_counter()
-            if stack.looked_up == 0 and now - saved > max(
-                checkpoint_seconds, cost / CHECKPOINT_SHARE
-            ):
+            waited = time.perf_counter() - saved
+            if stack.looked_up == 0 and waited > max(checkpoint_seconds, cost / CHECKPOINT_SHARE):
+                synchronise(device)  # the steps that are still queued are no cost of a checkpoint
+                started = time.perf_counter()
                 for k in left:
                     on_checkpoint(k, {**stack.state(k), "record": asdict(records[k])})
-                saved, cost = time.perf_counter(), time.perf_counter() - now
+                saved = time.perf_counter()
+                cost = saved - started
     return [outcomes[k] for k in range(len(members))]
 
 
@@ -300,31 +310,110 @@ class _Record:
 
 
 class Precision:
-    """Sets what CUDA's matrix products round to, and restores it."""
+    """Sets what CUDA's matrix products and convolutions round float32 to, and restores it.
+
+    By PyTorch's newer flags alone: whoever sets one kind and reads the other gets an error.
+    """
 
     def __init__(self, precision: str) -> None:
-        self.tf32 = precision == "tf32"
+        self.rounding = "tf32" if precision == "tf32" else "ieee"
 
     def __enter__(self) -> None:
-        self.before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.tf32
+        self.before = [flags.fp32_precision for flags in _rounding_flags()]
+        for flags in _rounding_flags():
+            flags.fp32_precision = self.rounding
 
     def __exit__(self, *_: object) -> None:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = self.before
+        for flags, before in zip(_rounding_flags(), self.before, strict=True):
+            flags.fp32_precision = before
+
+
+def _rounding_flags() -> list[Any]:
+    # The recurrent networks' goes along: the older flag is of them and of convolutions together.
+    backends: Any = torch.backends
+    return [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+
+
+@contextmanager
+def _fastest_convolutions() -> Iterator[None]:
+    """Have cuDNN time its kernels for each shape that is new to it, and take the fastest."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+@contextmanager
+def noted(place: str) -> Iterator[None]:
+    """Note on an error where it was raised, which a report of it tells."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        error.add_note(place)
+        raise
+
+
+def synchronise(device: str) -> None:
+    """Wait until a device has done all that it was told to."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
+
+
+def steps_per_second(
+    recipe: Recipe, members: Sequence[Member], *, stacking: str, seconds: float
+) -> float:
+    """Return steps per second, all members together, of training alone.
+
+    That leaves out building networks, the first steps with a CUDA graph's capture, and looks.
+
+    Args:
+        recipe: what the members share.
+        members: at least one; what they should do at the end is ignored.
+        stacking: how convolutions of several members are computed, see `models.Network`.
+        seconds: to measure for, about.
+    """
+    device = members[0].data.bank.device.type
+    with Precision(recipe.precision):
+        stack = _Stack(recipe, members, stacking)
+        stack.advance(WARM_UP)
+        done, block, spent = 0, 1, 0.0
+        while spent < seconds:
+            synchronise(device)
+            started = time.perf_counter()
+            stack.advance(block)
+            synchronise(device)
+            spent += time.perf_counter() - started
+            done += block
+            left = math.ceil((seconds - spent) * done / spent)
+            block = max(1, min(left, 8 * block))  # a first block says little
+    return len(members) * done / spent
 
 
 class _Stack:
     """Networks, optimizer, averages and orders of the members that still train.
+
+    Args:
+        recipe: what the members share.
+        members: at least one.
+        stacking: how convolutions of several members are computed, see `models.Network`.
+        eager: whether steps are launched kernel by kernel on CUDA too, not as a captured graph.
 
     Attributes:
         rows: which member each row of the stack is.
         step: steps done.
     """
 
-    def __init__(self, recipe: Recipe, members: Sequence[Member], stacking: str) -> None:
+    def __init__(
+        self, recipe: Recipe, members: Sequence[Member], stacking: str, *, eager: bool = False
+    ) -> None:
         self.recipe, self.members = recipe, members
         data, count = members[0].data, len(members)
         self.bank, self.device = data.bank, data.bank.device
+        self.captures = self.device.type == "cuda" and not eager
         self.rows, self.step = list(range(count)), 0
         self.network = models.build(
             recipe.model.name,
@@ -345,13 +434,13 @@ class _Stack:
         )
         alphas = [member.alpha for member in members]
         self.alphas = self._column(alphas) if any(alphas) else None
-        firsts = [member.first_averaged(1) for member in members]
-        self.first = min(firsts)
-        self.firsts = torch.tensor(firsts, device=self.device)
-        self.averaged: models.Network | None = None
+        self.averaged: RunningMean | None = None
         if any(member.averages for member in members):
-            self.averaged = self.network.select(self.rows)
-        self.losses = torch.zeros(count, device=self.device)
+            firsts = [member.first_averaged(1) for member in members]
+            self.averaged = RunningMean(self.network, firsts)
+        # Sums of float32 over hundreds of thousands of steps drift; Apple's GPUs have no more.
+        wide = torch.float32 if self.device.type == "mps" else torch.float64
+        self.losses = torch.zeros(count, dtype=wide, device=self.device)
         self.chunk = CHUNK[self.device.type]
         batches = (self.chunk, count, recipe.batch_size)
         self.batch_images = torch.zeros(batches, dtype=torch.int64, device=self.device)
@@ -377,7 +466,7 @@ class _Stack:
         for _ in range(steps):
             if not self.looked_up:
                 self._look_up()
-            if self.device.type == "cuda":
+            if self.captures:
                 if self.graph is None:
                     self.graph = self._capture()
                 self.graph.replay()
@@ -393,6 +482,8 @@ class _Stack:
 
     def _look_up(self) -> None:
         """Look up the images and labels of the next chunk of batches, and draw their boxes."""
+        if self.averaged is not None:
+            self.averaged.close_blocks(self.step)
         for row, k in enumerate(self.rows):
             data = self.members[k].data
             examples = self.orders[k].take(self.chunk * self.recipe.batch_size)
@@ -416,18 +507,8 @@ class _Stack:
         self.losses += loss.detach()
         self.done += 1
         # A captured step always does: it is the same at every step.
-        if self.averaged is not None and (
-            self.device.type == "cuda" or self.step + 1 >= self.first
-        ):
-            self._average(self.averaged)
-
-    def _average(self, averaged: models.Network) -> None:
-        """Take this step's weights into each running mean that has begun."""
-        count = self.done - self.firsts + 1
-        share = torch.where(count > 0, 1 / count.clamp(min=1), 0.0).unsqueeze(1)
-        averaged.weights.lerp_(self.network.weights, share)
-        for mine, theirs in zip(averaged.buffers(), self.network.buffers(), strict=True):
-            mine.lerp_(theirs, share)
+        if self.averaged is not None and (self.captures or self.step + 1 >= self.averaged.first):
+            self.averaged.update(self.done)
 
     def _capture(self) -> "torch.cuda.CUDAGraph":
         """Record a step once: replaying it costs one launch instead of hundreds."""
@@ -441,8 +522,7 @@ class _Stack:
             self._train(images, labels, boxes)
             self.cursor += 1
 
-        averaged = [] if self.averaged is None else [self.averaged]
-        networks = [self.network, *averaged]
+        networks = [self.network, *([] if self.averaged is None else [self.averaged.mean])]
         state = [
             *(network.weights for network in networks),
             *(buffer for network in networks for buffer in network.buffers()),
@@ -455,14 +535,15 @@ class _Stack:
         before = [tensor.clone() for tensor in state]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP):
+        with _fastest_convolutions():
+            with torch.cuda.stream(side), noted("in warm-up"):
+                for _ in range(WARM_UP):
+                    step()
+                    self.cursor.zero_()
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with noted("while a step was captured"), torch.cuda.graph(graph):
                 step()
-                self.cursor.zero_()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            step()
         for tensor, value in zip(state, before, strict=True):
             tensor.copy_(value)
         return graph
@@ -474,7 +555,7 @@ class _Stack:
         firsts = [self.members[k].first_averaged(self.step) for k in chosen]
         averaging = [i for i, first in enumerate(firsts) if self.step >= first]
         if averaging and self.averaged is not None:
-            averaged = self.averaged.select([rows[i] for i in averaging])
+            averaged = self.averaged.of([rows[i] for i in averaging], self.step)
             index = torch.tensor(averaging, device=self.device)
             network.weights[index] = averaged.weights
             for mine, theirs in zip(network.buffers(), averaged.buffers(), strict=True):
@@ -484,16 +565,22 @@ class _Stack:
     def average_anew(self, looked_at: Sequence[int]) -> None:
         """Have members that were looked at average for their next report."""
         for k in looked_at:
-            if self.step < self.members[k].steps:
-                self.firsts[self.rows.index(k)] = self.members[k].first_averaged(self.step + 1)
+            member = self.members[k]
+            if self.averaged is not None and member.early_stopping and self.step < member.steps:
+                first = member.first_averaged(self.step + 1)
+                self.averaged.begin(self.rows.index(k), first)
 
     def state(self, k: int) -> State:
         """Return a copy of all that a member's training goes on from; between two chunks only."""
-        row, averages = self.rows.index(k), self.members[k].averages
-        order, boxes = self.orders[k], self.boxes[k : k + 1]
+        row, order, boxes = self.rows.index(k), self.orders[k], self.boxes[k : k + 1]
+        averaged = None
+        if self.averaged is not None and self.members[k].averages:
+            averaged = self.averaged.state(row)
+            averaged["tensors"] = [_kept(tensor) for tensor in averaged["tensors"]]
         return {
             "step": self.step,
-            "tensors": [_kept(tensor[row]) for tensor in self._tensors(averages)],
+            "tensors": [_kept(tensor[row]) for tensor in self._tensors()],
+            "averaged": averaged,
             "order": [_kept(order.generator.get_state()), _kept(order.left)],
             "boxes": [_kept(own.generator.get_state()) for own in boxes],
         }
@@ -502,24 +589,21 @@ class _Stack:
         """Go on from the states of all members, which were taken after the same step."""
         self.step = states[0]["step"]
         self.done.fill_(self.step)
-        self.average_anew(self.rows)
         for row, (state, order) in enumerate(zip(states, self.orders, strict=True)):
-            # A member that averages nothing has no averages to go on from.
-            for mine, theirs in zip(self._tensors(averages=True), state["tensors"], strict=False):
+            for mine, theirs in zip(self._tensors(), state["tensors"], strict=True):
                 mine[row] = theirs
+            if self.averaged is not None and state["averaged"] is not None:
+                self.averaged.restore(row, state["averaged"])
             generator, left = state["order"]
             order.generator.set_state(generator)
             order.left = left.to(order.left.device)
         for state, boxes in zip(states, self.boxes, strict=False):  # none without augmentation
             boxes.generator.set_state(*state["boxes"])
 
-    def _tensors(self, averages: bool) -> list[Tensor]:
-        """Return what a step changes, ``(K, ...)`` each, the running means last."""
+    def _tensors(self) -> list[Tensor]:
+        """Return what a step changes, ``(K, ...)`` each, but for running means."""
         tensors = [self.losses, self.optimizer.squares, self.optimizer.updates]
-        tensors += [self.network.weights, *self.network.buffers()]
-        if averages and self.averaged is not None:
-            tensors += [self.averaged.weights, *self.averaged.buffers()]
-        return tensors
+        return [*tensors, self.network.weights, *self.network.buffers()]
 
     def take_losses(self, chosen: list[int]) -> list[float]:
         """Return the sums of members' losses since the last call for them."""
@@ -536,9 +620,8 @@ class _Stack:
         self.network = self.network.select(rows)
         self.optimizer = self.optimizer.select(self.network.weights, index)
         if self.averaged is not None:
-            self.averaged = self.averaged.select(rows)
+            self.averaged = self.averaged.select(rows, self.network)
         self.alphas = None if self.alphas is None else self.alphas[index]
-        self.firsts = self.firsts[index]
         self.losses = self.losses[index]
         self.batch_images = self.batch_images[:, index]
         self.batch_labels = self.batch_labels[:, index]
@@ -628,7 +711,12 @@ def _generator(sequence: np.random.SeedSequence, device: torch.device) -> torch.
     return torch.Generator(device).manual_seed(seed)
 
 
-def _look(stack: _Stack, looking: list[int], records: list[_Record]) -> None:
+def _look(
+    stack: _Stack,
+    looking: list[int],
+    records: list[_Record],
+    on_report: Callable[[int, dict[str, Any]], None],
+) -> None:
     """Note how members do, and report on those that are due."""
     index = torch.stack([stack.members[k].data.validation for k in looking])
     network = stack.snapshot(looking)
@@ -656,6 +744,7 @@ def _look(stack: _Stack, looking: list[int], records: list[_Record]) -> None:
         )
         for i, report in zip(due, reports, strict=True):
             records[looking[i]].report = report
+            on_report(looking[i], records[looking[i]].outcome())
 
 
 def _is_due(member: Member, step: int, curve: list[dict[str, Any]], finite: bool) -> bool:

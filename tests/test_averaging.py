@@ -1,0 +1,67 @@
+"""Running means: exact over any number of steps, in blocks; kept, selected, begun anew."""
+
+import numpy as np
+import pytest
+import torch
+
+from stages.lib import averaging, models
+from stages.lib.averaging import RunningMean
+
+
+def make(count: int) -> models.Network:
+    generators = [torch.Generator().manual_seed(k) for k in range(count)]
+    return models.build(
+        "conv2", (8, 8, 1), 3, width=0.05, batch_norm=True, init="he", zero_output=False,
+        generators=generators,
+    )  # fmt: skip
+
+
+def run(mean: RunningMean, path: np.ndarray, first: int = 1) -> None:
+    """Take a path of weights ``(steps, K)`` into a mean: every weight of a member has its value."""
+    for step, values in enumerate(path, first):
+        for tensor in (mean.network.weights, *mean.network.buffers()):
+            tensor.copy_(torch.from_numpy(values)[:, None].expand_as(tensor))
+        mean.update(torch.tensor(step))
+        mean.close_blocks(step)
+
+
+def values(mean: RunningMean, step: int) -> np.ndarray:
+    """Return each member's mean, of whose weights and statistics all must agree."""
+    found = mean.of(range(mean.network.members), step)
+    rows = torch.cat([found.weights, *found.buffers()], dim=1)
+    assert (rows == rows[:, :1]).all()
+    return rows[:, 0].double().numpy()
+
+
+@pytest.mark.parametrize(("block", "error"), [(10**6, 0.0045), (1000, 1e-4)])
+def test_a_long_mean_moves_to_its_end(
+    block: int, error: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without blocks a step's share of a change of 0.01 is rounded away at 256, and it is lost."""
+    monkeypatch.setattr(averaging, "BLOCK", block)
+    path = np.repeat(np.array([[256.0], [256.01]], dtype=np.float32), 2000, axis=0)
+    mean = RunningMean(make(1), [1])
+    run(mean, path)
+    off = abs(values(mean, len(path))[0] - path.astype(np.float64).mean())
+    assert off > error if block > len(path) else off < error
+
+
+def test_means_in_blocks_are_those_of_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members begin at different steps, one anew; selected, and gone on from a state."""
+    monkeypatch.setattr(averaging, "BLOCK", 7)
+    path = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    mean, exact = RunningMean(make(3), [1, 4, 30]), path.astype(np.float64)
+    run(mean, path[:20])
+    mean.begin(0, 23)
+    run(mean, path[20:40], 21)
+    expected = [exact[22:40, 0].mean(), exact[3:40, 1].mean(), exact[29:40, 2].mean()]
+    np.testing.assert_allclose(values(mean, 40), expected, rtol=1e-5, atol=1e-6)
+    resumed = RunningMean(make(2), [1, 1])
+    for row, old in enumerate((2, 1)):
+        resumed.restore(row, mean.state(old))
+    chosen = mean.select([2, 1], make(2))
+    for each in (chosen, resumed):
+        run(each, path[40:, [2, 1]], 41)
+    expected = [exact[29:, 2].mean(), exact[3:, 1].mean()]
+    np.testing.assert_allclose(values(chosen, 60), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(values(chosen, 60), values(resumed, 60))
