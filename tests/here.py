@@ -45,12 +45,12 @@ class _InThisProcess:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def call(self, function: Callable[[str], str], argument: str) -> str:
+    def call(self, function: Callable[[str], Any], argument: str) -> Any:
         return function(argument)
 
     def train(self, queue: list[Any], store: Any, bar: Any) -> None:
         for stack in queue:
-            workers._train_and_store(stack, store, bar.show)
+            assert workers._train_and_store(stack, store, bar.show) == ""
 
 
 @pytest.fixture

@@ -4,15 +4,19 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
+from copy import copy
 from dataclasses import replace
 from multiprocessing import forkserver
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 from stages.lib import (
     checkpoints,
@@ -726,7 +730,8 @@ def test_an_accelerators_sets_are_no_matter_of_the_hosts_memory(
 ) -> None:
     todo = make_runs()
     monkeypatch.setattr(hosts, "available_memory", lambda: 0)
-    monkeypatch.setattr(workers._Workers, "call", lambda *_: "mps")
+    monkeypatch.setattr(workers, "_Workers", _InThisProcess)
+    monkeypatch.setattr(_InThisProcess, "call", lambda *_: ("mps", 0))
 
     def train_stack(stack: list[Run], *_: Any, on_done: Any, **__: Any) -> None:
         for run in stack:
@@ -760,16 +765,42 @@ LACKING = [
     MemoryError("Unable to allocate 3 GiB"),
     RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+    RuntimeError("GET was unable to find an engine to execute this computation"),
 ]
 
 
+class _InThisProcess(workers._Workers):
+    """Workers whose work is done here at once; ``processes`` counts them as they come and go."""
+
+    def _start(self, count: int) -> None:
+        self.processes = [*getattr(self, "processes", []), count]
+        self.events = SimpleQueue[Any]()
+
+    def _stop(self, *, at_once: bool) -> None:
+        pass
+
+    def _submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(function(*arguments))
+        return done
+
+
+def train_here(todo: list[Run], device: str) -> tuple[PointStore, list[int]]:
+    """Train one stack as on a device; return its store, and the sizes of the pools there were."""
+    store = PointStore(device)
+    with _InThisProcess() as pool, tqdm(disable=True) as bar:
+        pool.train([todo], store, workers._Bar(bar))
+    return store, pool.processes
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("error", LACKING, ids=lambda error: type(error).__name__)
 def test_a_stack_that_does_not_fit_is_halved(
-    error: Exception, make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
+    error: Exception, device: str, make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One member is done before the memory runs out: it is not trained again."""
     todo = make_runs({"train.learning_rates": [0.1, 0.2, 0.3, 0.5, 1.0]})
-    store, tried = PointStore("cpu"), []
+    tried: list[list[int]] = []
 
     def train_stack(stack: list[Run], *_: Any, on_done: Any, **__: Any) -> None:
         tried.append([todo.index(run) for run in stack])
@@ -780,9 +811,15 @@ def test_a_stack_that_does_not_fit_is_halved(
         on_done(stack[0], OUTCOME)
 
     monkeypatch.setattr(workers, "train_stack", train_stack)
-    workers._train_and_store(todo, store, lambda *_: None)
-    assert tried == [[0, 1, 2, 3, 4], [0, 1], [0], [1], [2, 4], [2], [4]]
+    monkeypatch.setattr(hosts, "cores", lambda: 1)
+    store, processes = train_here(todo, device)
     assert all(store.get(run.identity()) == OUTCOME for run in todo)
+    if device == "cpu":  # two are handed out at a time
+        assert sorted(tried) == [[0], [0, 1], [0, 1, 2, 3, 4], [1], [2], [2, 4], [4]]
+        assert processes == [1, 1]
+    else:  # one after another; whoever lacked memory is replaced, in whatever state it was left
+        assert tried == [[0, 1, 2, 3, 4], [0, 1], [0], [1], [2, 4], [2], [4]]
+        assert processes == [1] * (1 + 3)
 
 
 @pytest.mark.parametrize("error", LACKING, ids=lambda error: type(error).__name__)
@@ -792,11 +829,14 @@ def test_a_single_run_that_does_not_fit_is_told(
     todo = make_runs({"train.learning_rates": [0.1, 0.2]})
 
     def train_stack(*_: Any, **__: Any) -> None:
-        raise error
+        with training.noted("while a step was captured"):
+            raise copy(error)
 
     monkeypatch.setattr(workers, "train_stack", train_stack)
-    with pytest.raises(UserError, match=r"point lr=0\.1 seed=0: does not fit in the memory of cpu"):
-        workers._train_and_store(todo, PointStore("cpu"), lambda *_: None)
+    with pytest.raises(
+        UserError, match=r"point lr=0\.[12] seed=0: does not fit in the memory of cpu \(.*while"
+    ):
+        train_here(todo, "cpu")
 
 
 def test_other_errors_are_not_taken_for_want_of_memory(

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,11 @@ def make_runs(
 @pytest.fixture(autouse=True)
 def host(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return a function that sets what there is: cores, and bytes free on the GPU."""
+    form = stacks.form
 
     def set_host(cores: int = 1, free: int = PLENTY) -> None:
         monkeypatch.setattr(hosts, "cores", lambda: cores)
-        monkeypatch.setattr(hosts, "free_gpu_memory", lambda: free)
+        monkeypatch.setattr(stacks, "form", partial(form, free=free))
 
     set_host()
     return set_host

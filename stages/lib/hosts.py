@@ -49,7 +49,10 @@ def require_memory(needed: int, what: str) -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory, the host's or an accelerator's, did not suffice."""
-    lacking = r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED"
+    lacking = (
+        r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED"
+        r"|unable to find an engine"  # cuDNN's words where no kernel's workspace fits
+    )
     if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and re.search(lacking, str(error))
     ):

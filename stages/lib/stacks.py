@@ -26,11 +26,12 @@ CPU_WEIGHTS = 1 << 18  # in a stack: company does not help what outgrows a core'
 GPU_MEMBERS = 128  # at most; not measured yet
 EXAMPLE_BYTES = 40  # of a diluted set in training: label, index, order and its drawing; an estimate
 GPU_MEMORY = 0.8  # the share of what is free that a stack may fill
-#: How ``train.stacking: auto`` computes convolutions on a GPU; not measured yet.
+#: How ``train.stacking: auto`` computes convolutions on a GPU: by cuDNN's kernels for one network,
+#: which it has tuned most, on streams. Not measured yet; `benchmarks.gpu` compares.
 GPU_STACKING = {
-    Perceptron: "grouped",
-    ConvNet: "grouped",
-    ResNet: "grouped",
+    Perceptron: "grouped",  # it has none
+    ConvNet: "loop",
+    ResNet: "loop",
     TorchvisionResNet: "loop",  # however it is asked for
 }
 #: Of an example.
@@ -63,10 +64,11 @@ def form(
     device: str,
     started: Mapping[Run, int] | None = None,
     seen: Callable[[Run], Seen] = fetched,
+    free: int = 0,
 ) -> list[list[Run]]:
     """Return stacks of runs, the costliest first, so that no worker is left with a long one.
 
-    Runs of similar length share a stack: one that is done idles until half of the stack is.
+    Runs of similar length share a stack.
 
     Args:
         runs: to be trained; of any kinds.
@@ -74,6 +76,7 @@ def form(
         started: the steps that runs have done already, if any have: the members of a stack are
             always at the same step.
         seen: what is known of a run's images.
+        free: bytes of a CUDA device's memory that may be used.
     """
     done = started or {}
     groups: dict[Hashable, list[Run]] = defaultdict(list)
@@ -81,7 +84,7 @@ def form(
         groups[run.stack_key, done.get(run, 0)].append(run)
     stacks = []
     for group in groups.values():
-        size = _members(group, device, seen(group[0]))
+        size = _members(group, device, seen(group[0]), free)
         # In equal parts: a last stack of one would take as long as a full one.
         size = math.ceil(len(group) / math.ceil(len(group) / size))
         stacks += [group[start : start + size] for start in range(0, len(group), size)]
@@ -143,7 +146,7 @@ def memory(run: Run, examples: int, device: str, seen: Seen) -> int:
     return 4 * floats + EXAMPLE_BYTES * examples + ahead + votes
 
 
-def _members(group: list[Run], device: str, seen: Seen) -> int:
+def _members(group: list[Run], device: str, seen: Seen, free: int) -> int:
     """Return how many of a group's runs, the longest first, may share a stack."""
     run = group[0]
     if device == "cpu":
@@ -153,8 +156,7 @@ def _members(group: list[Run], device: str, seen: Seen) -> int:
         return 1
     needed = memory(run, max(each.examples for each in group), device, seen)
     images = seen.images * math.prod(seen.shape)  # which lie there as well
-    free = (hosts.free_gpu_memory() - images) * GPU_MEMORY
-    return max(1, min(GPU_MEMBERS, int(free / needed)))
+    return max(1, min(GPU_MEMBERS, int((free - images) * GPU_MEMORY / needed)))
 
 
 def _cost(run: Run) -> float:

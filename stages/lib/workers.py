@@ -1,12 +1,13 @@
 """Completes runs: looks each up in the point store and trains what is missing.
 
 On a CPU, as many worker processes as there are cores train stacks of runs with one thread each; on
-an accelerator this process trains one stack after another. Which of these was used, and what
-trained beside what, changes no outcome on a CPU.
+an accelerator one process trains one stack after another. How many there were, and what trained
+beside what, changes no outcome on a CPU.
 """
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -49,7 +50,8 @@ def complete(
         raise UserError(f"train.device: got {sorted(wanted)}; accepted: one device for a figure")
     checkpoints.interval()  # bad input is told before any compute
     with _Workers() as workers:
-        device = workers.call(_resolve_device, wanted.pop())
+        # Only workers use an accelerator: what this process took of its memory they would lack.
+        device, free = workers.call(_ask, wanted.pop())
         _check_precision(runs, device)
         store = PointStore(device, folder)
         names = {run: store.path(run.identity()) for run in dict.fromkeys(runs)}
@@ -60,7 +62,7 @@ def complete(
         if missing:
             store.prepare()
         started = {run: checkpoints.step(store.checkpoint(run.identity())) for run in missing}
-        queue = stacks.form(missing, device, started)
+        queue = stacks.form(missing, device, started, free=free)
         if device == "cpu":  # else the sets lie on the accelerator
             hosts.require_memory(stacks.host_memory(queue), title)
         with tqdm(
@@ -71,11 +73,7 @@ def complete(
             mininterval=0.5,
         ) as bar:
             bar.write(f"{title}: {len(runs)} runs, {len(missing)} to train on {device}")
-            if device == "cpu":
-                workers.train(queue, store, _Bar(bar))
-            else:
-                for stack in queue:
-                    _train_and_store(stack, store, _Bar(bar).show)
+            workers.train(queue, store, _Bar(bar))
     outcomes = {path: found[path] or _stored(store, run) for path, run in first.items()}
     return [outcomes[names[run]] for run in runs], device
 
@@ -93,38 +91,46 @@ def _stored(store: PointStore, run: Run) -> dict[str, Any]:
     return outcome
 
 
-def _resolve_device(name: str) -> str:
+def _ask(name: str) -> tuple[str, int]:
+    """Return the device of a name, and how many bytes are free on it if it is a CUDA device."""
     from stages.lib.training import resolve_device
 
-    return resolve_device(name)
+    device = resolve_device(name)
+    return device, hosts.free_gpu_memory() if device == "cuda" else 0
 
 
 def _train_and_store(
     stack: list[Run], store: PointStore, show: Callable[[str, int, float | None], None]
-) -> None:
-    """Train a stack and store each outcome at its end; one too large for the memory by halves.
+) -> str:
+    """Train a stack and store each outcome at its end.
 
-    Raises:
-        UserError: a single run does not fit.
+    Returns:
+        What was said of memory, where it did not suffice; else an empty text.
     """
     try:
         _train_whole(stack, store, show)
-        return
     except (MemoryError, RuntimeError) as error:
         if not hosts.is_out_of_memory(error):
             raise
-        lacking = " ".join(str(error).split())
-    # Here the failed attempt's tensors are gone, with the error that held them.
+        notes = " ".join(getattr(error, "__notes__", ()))
+        return " ".join(f"{error} {notes}".split()) or type(error).__name__
+    return ""
+
+
+def _halves(stack: list[Run], store: PointStore, lacking: str) -> list[list[Run]]:
+    """Return the halves of a stack that did not fit, without what was stored already.
+
+    Raises:
+        UserError: it is a single run.
+    """
     if len(stack) == 1:
         raise UserError(
             f"{stack[0].name}: does not fit in the memory of {store.environment['device']} "
             f"({lacking}); ask for a smaller model.width, train.batch_size or data.originals"
         )
-    hosts.forget_free_memory(store.environment["device"])
-    for half in (stack[: len(stack) // 2], stack[len(stack) // 2 :]):
-        left = [run for run in half if store.get(run.identity()) is None]
-        if left:
-            _train_and_store(left, store, show)
+    halves = stack[: len(stack) // 2], stack[len(stack) // 2 :]
+    left = [[run for run in half if store.get(run.identity()) is None] for half in halves]
+    return [half for half in left if half]
 
 
 def _train_whole(
@@ -170,24 +176,34 @@ class _Workers:
     """Processes of one thread each that import torch once and train runs until closed."""
 
     def __enter__(self) -> "_Workers":
+        self._start(1)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._stop(at_once=kind is not None)
+
+    def _start(self, count: int) -> None:
         context = processes.context("stages.lib.training")
         self.events = context.SimpleQueue()
         ended, self.open = context.Pipe(duplex=False)
         self.pool = ProcessPoolExecutor(
-            hosts.cores(),
+            count,
             mp_context=context,
             initializer=_start_worker,
             initargs=(self.events, ended),
         )
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
+    def _stop(self, *, at_once: bool) -> None:
+        if at_once:
             self.open.close()  # which ends them in the middle of their work
         try:
             self.pool.shutdown(wait=True, cancel_futures=True)
         finally:
             self.open.close()
+
+    def _replace(self, count: int) -> None:
+        self._stop(at_once=False)
+        self._start(count)
 
     def _submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         try:
@@ -195,17 +211,33 @@ class _Workers:
         except (BrokenProcessPool, EOFError):  # the latter where no process could be started
             raise UserError(KILLED) from None
 
-    def call(self, function: Callable[[str], str], argument: str) -> str:
-        return str(_result(self._submit(function, argument)))
+    def call(self, function: Callable[[str], Any], argument: str) -> Any:
+        return _result(self._submit(function, argument))
 
     def train(self, queue: list[list[Run]], store: PointStore, bar: _Bar) -> None:
-        open_ = {self._submit(_train_in_worker, stack, store) for stack in queue}
-        while open_:
-            done, open_ = wait(open_, timeout=0.5, return_when=FIRST_COMPLETED)
+        """Train stacks, as many at a time as there are cores, or one on an accelerator.
+
+        One that does not fit in memory is halved. After that an accelerator's process is replaced:
+        where memory lacked while a CUDA graph was captured, its allocator stays as it was left.
+        """
+        waiting, training = deque(queue), dict[Future[Any], list[Run]]()
+        accelerated, ahead = store.environment["device"] != "cpu", 1
+        if not accelerated:
+            ahead = 2 * hosts.cores()  # so that none of them waits for this process
+            self._replace(hosts.cores())
+        while waiting or training:
+            while waiting and len(training) < ahead:
+                stack = waiting.popleft()
+                training[self._submit(_train_in_worker, stack, store)] = stack
+            done, _ = wait(training, timeout=0.5, return_when=FIRST_COMPLETED)
             while not self.events.empty():
                 bar.show(*self.events.get())
             for future in done:
-                _result(future)
+                stack = training.pop(future)
+                if lacking := _result(future):
+                    waiting.extendleft(reversed(_halves(stack, store, lacking)))
+                    if accelerated:
+                        self._replace(1)
 
 
 def _result(future: Future[Any]) -> Any:
@@ -231,5 +263,5 @@ def _end_with_parent(ended: Any) -> None:
     os._exit(1)
 
 
-def _train_in_worker(stack: list[Run], store: PointStore) -> None:
-    _train_and_store(stack, store, lambda *event: _events.put(event))
+def _train_in_worker(stack: list[Run], store: PointStore) -> str:
+    return _train_and_store(stack, store, lambda *event: _events.put(event))
