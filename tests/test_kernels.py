@@ -1,0 +1,384 @@
+"""Triton's kernels against PyTorch's operations.
+
+They are run by Triton's interpreter, which is chosen when Triton is imported: in a process of its
+own, which this module is the script of. It is lenient, so they are compiled for an H100 as well.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from stages.lib import kernel_checks, kernels
+from stages.lib.adadelta import AdaDelta
+
+RHO, EPSILON, STEPS = 0.9, 1e-2, 4
+RATES = [1.0, 0.3, 2.0]
+#: of a member's parameters; the last is more than a program updates
+SHAPES = [(7, 3), (1,), (4, 2, 3, 3), (kernels.BLOCK + 1,)]
+UPDATED = [f"{members} {decay}" for members, decay in product((1, 3), (0.0, 0.1))]
+
+#: (K, ci, co, side, stride, with bias, b, h, w): with tiles of 64 pixels, 64 channels and 64 places
+#: in a patch, three of pixels, then also several of the others.
+CONVOLUTIONS = [
+    *(
+        (members, *channels, side, stride, bool((members + side + 2 * stride) % 4), 2, 9, 7)
+        for members, channels, side, stride in product(
+            (1, 3), ((1, 5), (3, 16), (16, 4)), (3, 1), (1, 2)
+        )
+    ),
+    (2, 70, 3, 3, 1, True, 1, 4, 5),
+    (2, 3, 70, 3, 2, True, 1, 1, 6),
+    (2, 3, 4, 5, 3, True, 1, 8, 1),
+]
+NAMES = ["outputs", "gradient of x", "gradient of weight", "gradient of bias"]
+#: Of the largest number. Each is a sum of at most 630 products in float32, each sum wrong by 6e-8.
+TOLERANCE = 1e-5
+
+
+def start(members: int) -> Tensor:
+    """Return the members' parameters, ``(K, P)``."""
+    size = sum(torch.Size(shape).numel() for shape in SHAPES)
+    return torch.randn(members, size, generator=torch.Generator().manual_seed(0))
+
+
+def gradients(members: int) -> list[list[Tensor]]:
+    """Return each step's gradients; the third lies channels last, as convolutions leave theirs."""
+    generator = torch.Generator().manual_seed(1)
+    steps = [[torch.randn(members, *s, generator=generator) for s in SHAPES] for _ in range(STEPS)]
+    for step in steps:
+        step[2] = step[2].permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    return steps
+
+
+def drawn(case: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """Return a convolution's inputs, and the gradient of its outputs."""
+    members, channels_in, channels, side, stride, biased, b, height, width = case
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(b, members * channels_in, height, width, generator=generator)
+    weight = torch.randn(members, channels, channels_in, side, side, generator=generator)
+    bias = torch.randn(members, channels, generator=generator) if biased else None
+    places = -(-height // stride), -(-width // stride)
+    return x, weight, bias, torch.randn(b, members * channels, *places, generator=generator)
+
+
+def differentiated(
+    convolve: Callable[..., Tensor], case: tuple[Any, ...], dtype: torch.dtype, bias: torch.dtype
+) -> list[Tensor]:
+    """Return outputs and gradients, of inputs and a bias of some types."""
+    x, weight, own, gradient = drawn(case)
+    leaves = [part.to(dtype).requires_grad_() for part in (x, weight)]
+    if own is not None:
+        leaves.append(own.to(bias).requires_grad_())
+    y = convolve(*leaves[:2], leaves[2] if own is not None else None, case[4])
+    return [y.detach(), *torch.autograd.grad(y, leaves, gradient.to(y.dtype))]
+
+
+def expected(case: tuple[Any, ...]) -> list[Tensor]:
+    """Return PyTorch's outputs and gradients in float64."""
+
+    def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+        flat = None if bias is None else bias.flatten()
+        side = weight.shape[3]
+        return functional.conv2d(
+            x, weight.flatten(0, 1), flat, stride, side // 2, groups=len(weight)
+        )
+
+    return differentiated(convolve, case, torch.float64, torch.float64)
+
+
+def error(got: Tensor, right: Tensor) -> float:
+    """Return the largest difference, relative to the largest number."""
+    assert got.shape == right.shape
+    return float((got - right).abs().max() / right.abs().max())
+
+
+# What the process of its own does.
+
+
+def interpret(path: str) -> None:
+    """Compute all cases by the interpreter, and save the results."""
+    lazy = "triton" not in sys.modules
+    import triton.language as tl  # noqa: F401
+    from triton.runtime import interpreter
+
+    correct(interpreter)
+    results: dict[str, Any] = {"lazy": lazy}
+
+    def convolve(*arguments: Any) -> Tensor:
+        return kernels.batched_conv2d(*arguments, "ieee")
+
+    for name in UPDATED:
+        members, decay = int(name.split()[0]), float(name.split()[1])
+        parameters = start(members)
+        squares, updates = torch.zeros_like(parameters), torch.zeros_like(parameters)
+        rates = torch.tensor(RATES[:members])
+        for step, gradient in enumerate(gradients(members)):
+            own = rates.unsqueeze(1) if step else rates
+            kernels.adadelta_step(parameters, gradient, squares, updates, own, RHO, EPSILON, decay)
+        results[name] = [parameters, squares, updates]
+    for case in CONVOLUTIONS:
+        results[str(case)] = differentiated(convolve, case, torch.float32, torch.float32)
+    half, single = torch.bfloat16, torch.float32
+    results["bfloat16"] = differentiated(convolve, CONVOLUTIONS[-1], half, single)
+    with torch.autocast("cpu", half):
+        results["autocast"] = differentiated(convolve, CONVOLUTIONS[-1], single, single)
+    results["repeated"] = differentiated(convolve, CONVOLUTIONS[0], single, single)
+    kernels.PROGRAMS = 1  # one part, and larger tiles, as for many members
+    results["large"] = differentiated(convolve, CONVOLUTIONS[0], single, single)
+    state = torch.get_rng_state()
+    with torch.inference_mode(), torch.autocast("cpu", half):
+        for check in kernel_checks.CHECKS.values():
+            check(torch.device("cpu"))
+    results["untouched"] = torch.equal(state, torch.get_rng_state())
+    torch.save(results, path)
+
+
+def correct(interpreter: Any) -> None:
+    """Correct the interpreter: it multiplies bfloat16's bits, and 3.6 cannot count in new NumPy."""
+    import numpy as np
+    import triton.language as tl
+
+    plain_dot, plain_patch = (
+        interpreter.InterpreterBuilder.create_dot,
+        interpreter._patch_lang_tensor,
+    )
+
+    def wide(operand: Any) -> Any:
+        if operand.dtype.scalar != tl.bfloat16:
+            return operand
+        bits = operand.data.astype(np.uint32) << 16
+        return interpreter.TensorHandle(bits.view(np.float32), tl.float32)
+
+    def dot(self: Any, a: Any, b: Any, *others: Any) -> Any:
+        return plain_dot(self, wide(a), wide(b), *others)
+
+    def patch(tensor: Any, scope: Any) -> None:
+        plain_patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter.InterpreterBuilder.create_dot, interpreter._patch_lang_tensor = dot, patch
+
+
+@pytest.fixture(scope="module")
+def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what the interpreter computes."""
+    pytest.importorskip("triton", reason="Triton is not installed: there is nothing to interpret")
+    path = tmp_path_factory.mktemp("kernels") / "results"
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-m", "tests.test_kernels", str(path)]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    results: dict[str, Any] = torch.load(path)
+    return results
+
+
+@pytest.mark.parametrize("name", UPDATED)
+def test_adadelta_steps_as_in_torchs_operations(interpreted: dict[str, Any], name: str) -> None:
+    members, decay = int(name.split()[0]), float(name.split()[1])
+
+    def stepped(rates: list[float], decay: float) -> list[Tensor]:
+        parameters = start(members).double()
+        optimizer = AdaDelta(
+            parameters, torch.tensor(rates[:members]).double(), RHO, EPSILON, decay
+        )
+        for gradient in gradients(members):
+            optimizer.step([part.double() for part in gradient])
+        return [parameters, optimizer.squares, optimizer.updates]
+
+    right = stepped(RATES, decay)
+    got = interpreted[name]
+    assert max(error(*pair) for pair in zip(got, right, strict=True)) < 1e-6
+    # The comparison tells other numbers.
+    assert error(got[0], stepped([1.01 * rate for rate in RATES], decay)[0]) > 1e-4
+    assert error(got[1], stepped(RATES, decay + 0.01)[1]) > 1e-4
+    if members > 1:
+        assert error(got[0], stepped(RATES[::-1], decay)[0]) > 1e-2
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
+def test_convolutions_are_torchs(interpreted: dict[str, Any], case: tuple[Any, ...]) -> None:
+    got, right = interpreted[str(case)], expected(case)
+    assert got[0].is_contiguous(memory_format=torch.channels_last)
+    for name, mine, wanted in zip(NAMES, got, right, strict=False):
+        assert error(mine, wanted) < TOLERANCE, name
+    assert len(got) == len(right)
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS[:2] + CONVOLUTIONS[-3:], ids=str)
+def test_other_convolutions_fail_the_same_comparison(
+    interpreted: dict[str, Any], case: tuple[Any, ...]
+) -> None:
+    got, right = interpreted[str(case)], expected(case)
+    x, weight, bias, _ = drawn(case)
+    flat = None if bias is None else bias.flatten()
+    for other in (weight.transpose(3, 4), weight.flip(3, 4), weight.roll(1, 1)):
+        y = functional.conv2d(
+            x, other.flatten(0, 1), flat, case[4], weight.shape[3] // 2, groups=len(weight)
+        )
+        assert error(got[0], y) > 0.1
+    assert error(got[1].flatten(2).roll(1, 2), right[1].flatten(2)) > 0.1
+    assert error(got[2].transpose(3, 4), right[2]) > 0.1
+
+
+def test_bfloat16_is_rounded_once(interpreted: dict[str, Any]) -> None:
+    """A result is wrong by its own rounding and by its inputs', 8 bits each: sums are float32."""
+    right = expected(CONVOLUTIONS[-1])
+    got, cast = interpreted["bfloat16"], interpreted["autocast"]
+    assert [part.dtype for part in got] == [torch.bfloat16] * 3 + [torch.float32]
+    assert [part.dtype for part in cast] == [torch.bfloat16] + [torch.float32] * 3
+    assert all(1e-4 < error(*pair) < 2e-2 for pair in zip(got, right, strict=True))
+    assert all(torch.equal(a, b.to(a.dtype)) for a, b in zip(got, cast, strict=True))
+
+
+def test_convolutions_repeat_to_the_bit(interpreted: dict[str, Any]) -> None:
+    first, again = interpreted[str(CONVOLUTIONS[0])], interpreted["repeated"]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_other_tiles_give_the_same(interpreted: dict[str, Any]) -> None:
+    got, right = interpreted["large"], expected(CONVOLUTIONS[0])
+    assert max(error(*pair) for pair in zip(got, right, strict=True)) < TOLERANCE
+
+
+def test_nothing_else_is_touched(interpreted: dict[str, Any]) -> None:
+    assert interpreted["lazy"]
+    assert interpreted["untouched"]
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Return the names of kernels that were compiled for an H100 instead of launched."""
+    pytest.importorskip("triton", reason="Triton is not installed: there is no compiler")
+    if os.environ.get("TRITON_INTERPRET"):
+        pytest.skip("TRITON_INTERPRET is set: Triton does not compile")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile  # noqa: A004
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    names: list[str] = []
+    types = {torch.float32: "*fp32", torch.bfloat16: "*bf16", int: "i32", float: "fp32"}
+    plain = kernels._jit
+
+    class Compiled:
+        def __init__(self, kernel: Callable[..., None], special: int) -> None:
+            self.jitted = plain(kernel, special)
+
+        def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
+            return self.compile
+
+        def compile(self, *arguments: Any, num_warps: int = 4, **constants: Any) -> None:
+            variables = zip(self.jitted.arg_names, arguments, strict=False)
+            signature = {name: types[getattr(a, "dtype", type(a))] for name, a in variables}
+            signature |= dict.fromkeys(constants, "constexpr")
+            source = ASTSource(self.jitted, signature, constants)
+            done = compile(source, GPUTarget("cuda", 90, 32), {"num_warps": num_warps})
+            assert done.asm["cubin"]
+            names.append(self.jitted.fn.__name__)
+
+    monkeypatch.setattr(kernels, "_jit", Compiled)
+    return names
+
+
+def test_kernels_compile_for_a_card(compiled: list[str]) -> None:
+    matrix = torch.zeros(2, 8)
+    kernels.adadelta_step(matrix, [matrix], matrix, matrix, torch.ones(2), 0.9, 1e-6, 0.1)
+    for dtype, precision, _, _ in kernel_checks.CASES:
+        weight = torch.zeros(2, 16, 16, 3, 3, dtype=dtype, requires_grad=True)
+        x, bias = torch.zeros(2, 32, 5, 5, dtype=dtype), torch.zeros(2, 16)
+        kernels.batched_conv2d(x, weight, bias, 2, precision).sum().backward()
+    each = ["_convolution_kernel", "_weight_kernel"]
+    assert compiled == ["_adadelta_kernel", *each * len(kernel_checks.CASES)]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kernel", kernel_checks.CHECKS)
+def test_a_card_can_use_them(kernel: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert kernel_checks.usable(torch.device("cuda"), kernel), capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kernel", kernel_checks.CHECKS)
+def test_no_other_device_can_and_nothing_is_said(
+    kernel: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not kernel_checks.usable(torch.device("cpu"), kernel)
+    assert capsys.readouterr().err == ""
+
+
+def test_they_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(_: torch.device) -> None:
+        pass
+
+    monkeypatch.setitem(kernel_checks.CHECKS, "never wrong", check)
+    assert kernel_checks.usable(torch.device("cuda"), "never wrong")
+    kernel_checks.usable.cache_clear()
+    monkeypatch.setenv(kernel_checks.VARIABLE, "off")
+    assert not kernel_checks.usable(torch.device("cuda"), "never wrong")
+    kernel_checks.usable.cache_clear()
+
+
+@pytest.mark.parametrize("failure", ["no Triton", "wrong"])
+def test_a_failure_is_told_once_in_a_line(
+    failure: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def check(device: torch.device) -> None:
+        kernel_checks._check_adadelta(torch.device("cpu"))
+
+    if failure == "wrong":
+        monkeypatch.setattr(kernels, "adadelta_step", lambda *_: None)
+    else:
+        kernels._jit.cache_clear()
+        monkeypatch.setitem(sys.modules, "triton.language", None)
+    monkeypatch.setitem(kernel_checks.CHECKS, failure, check)
+    assert not kernel_checks.usable(torch.device("cuda"), failure)
+    assert not kernel_checks.usable(torch.device("cuda"), failure)
+    told = "ArithmeticError: wrong by" if failure == "wrong" else "ModuleNotFoundError"
+    pattern = rf"warning: PyTorch's own {failure} instead of Triton's: {told}.*\n"
+    assert re.fullmatch(pattern, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"parameters": torch.zeros(4, 3).T}, "contiguous and of one shape"),
+        ({"squares": torch.zeros(3, 5)}, "contiguous and of one shape"),
+        ({"gradients": [torch.zeros(3, 4).double()]}, "float32 only"),
+        ({"gradients": [torch.zeros(3, 2)]}, "not as many"),
+        ({"rates": torch.zeros(4)}, "not as many"),
+    ],
+)
+def test_adadelta_refuses_other_tensors(change: dict[str, Any], message: str) -> None:
+    matrices = {name: torch.zeros(3, 4) for name in ("parameters", "squares", "updates")}
+    arguments = {**matrices, "gradients": [torch.zeros(3, 4)], "rates": torch.zeros(3), **change}
+    with pytest.raises(ValueError, match=message):
+        kernels.adadelta_step(**arguments, rho=0.9, epsilon=1e-6, weight_decay=0.0)
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "message"),
+    [
+        (torch.zeros(1, 5, 4, 4), torch.zeros(2, 3, 2, 3, 3), "do not go with"),
+        (torch.zeros(1, 4, 4, 4), torch.zeros(2, 3, 2, 2, 2), "do not go with"),
+        (torch.zeros(1, 4, 4, 4).double(), torch.zeros(2, 3, 2, 3, 3), "must be the same"),
+        (torch.zeros(1).expand(2**10, 4, 2**10, 2**10), torch.zeros(2, 3, 2, 3, 3), "too many"),
+    ],
+)
+def test_convolutions_refuse_other_tensors(x: Tensor, weight: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kernels.batched_conv2d(x, weight, None, 1, "ieee")
+
+
+if __name__ == "__main__":
+    interpret(sys.argv[1])
