@@ -14,17 +14,19 @@ import torch
 
 from benchmarks import rates
 from benchmarks.reports import summary
-from stages.lib.params import STACKINGS
+from stages.lib import kernel_checks
 
 MEMBERS = {"cpu": (1, 2, 4, 8), "cuda": (1, 8, 32, 128)}
 SECONDS = 1.5
+WAYS = ("loop", "batched", "grouped", "unfold")  # the most promising first
 
 
-def ways(name: str, members: int) -> list[str]:
+def ways(name: str, members: int, device: str) -> list[str]:
     """Return the ways that differ: dense layers and stacks of one have a single one."""
     if members == 1 or name in ("perceptron", "mlp2"):
         return ["grouped"]
-    return [way for way in STACKINGS if way != "auto"]
+    usable = kernel_checks.usable(torch.device(device), "convolution")
+    return [way for way in WAYS if way != "batched" or usable]
 
 
 def measure(name: str, sizes: list[int], rounds: int, device: str, precision: str) -> Any:
@@ -32,7 +34,7 @@ def measure(name: str, sizes: list[int], rounds: int, device: str, precision: st
     todo = [
         rates.Stack(name, size, device, way, precision)
         for size in sizes
-        for way in ways(name, size)
+        for way in ways(name, size, device)
     ]
     found: dict[rates.Stack, list[float]] = {stack: [] for stack in todo}
     for _ in range(rounds):

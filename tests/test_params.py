@@ -170,7 +170,7 @@ def test_an_unknown_section_is_told(write: Callable[..., Path]) -> None:
         ("train.augmentation", "none, flip_crop, resized_crop"),
         ("train.device", "auto, cpu, cuda, mps"),
         ("train.precision", "float32, tf32, bfloat16"),
-        ("train.stacking", "auto, grouped, unfold, loop"),
+        ("train.stacking", "auto, grouped, unfold, loop, batched"),
         ("data.name", ", ".join(KNOWN)),
     ],
 )

@@ -149,7 +149,7 @@ def test_a_folder_is_known_once_it_is_fetched(
 @pytest.mark.usefixtures("one_thread", "clocked_training")
 def test_the_rate_is_of_all_members_and_without_the_start(write: Callable[..., None]) -> None:
     stack = stacks_of(KEY)[0]
-    assert plans._measure(stack, "cpu", (8, 8, 1), 10) == pytest.approx(10 * len(stack))
+    assert plans.measure(stack, "cpu") == pytest.approx(10 * len(stack))
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -159,7 +159,7 @@ def test_a_real_measurement(
 ) -> None:
     monkeypatch.setattr(plans, "SECONDS", 0.05)
     stack = stacks_of(KEY)[which]
-    assert 10 < plans._measure(stack, "cpu", (8, 8, 1), 10) < 1e6
+    assert 10 < plans.measure(stack, "cpu") < 1e6
 
 
 def stacks_of(key: str) -> list[list[Any]]:

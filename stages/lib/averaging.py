@@ -36,7 +36,8 @@ class RunningMean:
     def update(self, done: Tensor) -> None:
         """Take the weights after step ``done``, an int64 scalar, into each mean that has begun."""
         count = done - self._firsts + 1
-        share = torch.where(count > 0, 1 / count.clamp(min=1), 0.0).unsqueeze(1)
+        # No `torch.where`: it copies a number to the device, which a capture does not allow.
+        share = ((count > 0) / count.clamp(min=1)).unsqueeze(1)
         for mean, value in zip(_tensors(self.mean), _tensors(self.network), strict=True):
             mean.lerp_(value, share)
 

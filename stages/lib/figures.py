@@ -33,24 +33,60 @@ def compute(
         how long each trained point took. A training that points share counts at each.
     """
     figure = studies.FIGURES[key]
-    band = results.BAND
-    times: list[Point] = []
     if figure.kind == "transitions":
-        points, device = _transitions(key, grid, labels), "cpu"
         band = "none: probabilities, and the frequencies of one draw"
-    else:
-        points, times, device = _trained(key, grid, data, labels)
-        if figure.kind == "thresholds":
-            points = _thresholds(points, grid.targets)
-            band = "smallest and largest of the seeds' own thresholds, where every seed has one"
+        return _report(key, scale, grid, _transitions(key, grid, labels), [], "cpu", band)
+    expanded = expand(key, grid, data, labels)
+    fewest = min(stacks.fetched(point[0]).classes for point in expanded)
+    if figure.top5 and fewest <= TOP:
+        raise UserError(f"{key}: got {fewest} classes; accepted: more than {TOP}, for top-{TOP}")
+    outcomes, device = workers.complete([run for point in expanded for run in point], key)
+    return report(key, scale, grid, expanded, outcomes, device)
+
+
+def report(
+    key: str,
+    scale: str,
+    grid: Grid,
+    expanded: list[list[Run]],
+    outcomes: list[results.Outcome],
+    device: str,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what `compute` returns of a trained figure, from its finished runs.
+
+    Args:
+        key: the figure.
+        scale: the scale that the grid comes from.
+        grid: its points.
+        expanded: the runs of each point, as `expand` returns them.
+        outcomes: of all runs, in their order.
+        device: that they were trained on.
+    """
+    points, times = _trained(key, grid, expanded, outcomes)
+    band = results.BAND
+    if studies.FIGURES[key].kind == "thresholds":
+        points = _thresholds(points, grid.targets)
+        band = "smallest and largest of the seeds' own thresholds, where every seed has one"
+    return _report(key, scale, grid, points, times, device, band)
+
+
+def _report(
+    key: str,
+    scale: str,
+    grid: Grid,
+    points: list[Point],
+    times: list[Point],
+    device: str,
+    band: str,
+) -> tuple[dict[str, Any], dict[str, Any]]:
     about = studies.describe(key, scale, grid)
-    shared = {"series_title": figure.series_title, "caption": about["caption"]}
-    report = {
+    shared = {"series_title": studies.FIGURES[key].series_title, "caption": about["caption"]}
+    content = {
         **about,
         "band": band,
         "points": [{**point, **shared} for point in _with_stated(key, points)],
     }
-    return report, {
+    return content, {
         "figure": key,
         "scale": scale,
         **results.host(device),
@@ -111,15 +147,10 @@ def expand(key: str, grid: Grid, data: Path, labels: Path) -> list[list[Run]]:
 
 
 def _trained(
-    key: str, grid: Grid, data: Path, labels: Path
-) -> tuple[list[Point], list[Point], str]:
-    """Return the trained points, how long each took, and the device."""
-    figure, expanded = studies.FIGURES[key], expand(key, grid, data, labels)
-    fewest = min(stacks.fetched(point[0]).classes for point in expanded)
-    if figure.top5 and fewest <= TOP:
-        raise UserError(f"{key}: got {fewest} classes; accepted: more than {TOP}, for top-{TOP}")
-    flat, device = workers.complete([run for point in expanded for run in point], key)
-    points, times = [], []
+    key: str, grid: Grid, expanded: list[list[Run]], flat: list[results.Outcome]
+) -> tuple[list[Point], list[Point]]:
+    """Return the trained points, and how long each took."""
+    figure, points, times = studies.FIGURES[key], [], []
     for config, todo in zip(grid.points, expanded, strict=True):
         outcomes, flat = flat[: len(todo)], flat[len(todo) :]
         series, place = figure.series(config), _coordinates(config)
@@ -133,7 +164,7 @@ def _trained(
             ]
         else:
             points.append({"series": series, **place, **summary, **shared})
-    return points, times, device
+    return points, times
 
 
 def _transitions(key: str, grid: Grid, labels: Path) -> list[Point]:

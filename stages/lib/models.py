@@ -8,7 +8,7 @@ stack of one, computed by the same code.
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from stages.lib import kernels
 from stages.lib.architectures import (
     ARCHITECTURES,
     INITS,
@@ -41,8 +42,9 @@ class Network(nn.Module):
         members: number of networks in the stack, K.
         stacking: how networks with convolutions are computed: ``grouped`` (one grouped convolution
             for all members, to which `torch.func.vmap` turns them too), ``unfold`` (patches, then
-            one batched matrix product), or ``loop`` (a member after another; on CUDA on up to
-            `STREAMS` streams). Torchvision's networks are a loop in any case.
+            one batched matrix product), ``batched`` (one kernel of `stages.lib.kernels`, CUDA) or
+            ``loop`` (a member after another; on CUDA on up to `STREAMS` streams). Torchvision's
+            networks are a loop in any case.
         device: where the parameters lie.
 
     Attributes:
@@ -63,7 +65,7 @@ class Network(nn.Module):
             self.layers = nn.Sequential(*make(members))
         for layer in self.modules():
             if isinstance(layer, Convolution):
-                layer.unfold = stacking == "unfold"
+                layer.way = stacking
                 self.loop = stacking == "loop" and members > 1
             elif isinstance(layer, Torchvision):
                 self.loop = members > 1
@@ -104,11 +106,11 @@ class Network(nn.Module):
             for k, own in enumerate(each)
         ]
         if images.device.type == "cuda":
-            return torch.cat(_on_streams(calls))
+            return torch.cat(on_streams(calls))
         return torch.cat([call() for call in calls])
 
 
-def _on_streams(calls: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
+def on_streams(calls: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
     """Return what the calls do, spread over CUDA streams."""
     here = torch.cuda.current_stream()
     while len(_streams) < min(STREAMS, len(calls)):
@@ -167,7 +169,7 @@ def build(
     if min(shape[:2]) < least:
         got = f"{shape[0]}x{shape[1]}"
         raise ValueError(f"model: {name} needs images of {least}x{least} or more, got {got}")
-    make = partial(_layers, ARCHITECTURES[name], shape, num_classes, width, batch_norm)
+    make = maker(name, shape, num_classes, width=width, batch_norm=batch_norm)
     network = Network(make, len(generators), stacking, torch.device("cpu"))
     for k, generator in enumerate(generators):
         for layer in network.modules():
@@ -181,6 +183,14 @@ def build(
     return network if device is None else network.select(range(len(generators)), device)
 
 
+def maker(
+    name: str, shape: tuple[int, int, int], num_classes: int, *, width: float, batch_norm: bool
+) -> Callable[[int], list[nn.Module]]:
+    """Return what makes the layers of a stack; arguments as of `build`."""
+    return partial(_layers, ARCHITECTURES[name], shape, num_classes, width, batch_norm)
+
+
+@cache
 def sizes(
     name: str, shape: tuple[int, int, int], num_classes: int, *, width: float, batch_norm: bool
 ) -> tuple[int, int]:
@@ -200,7 +210,7 @@ def sizes(
         if not list(module.children()):
             outputs += output.numel()
 
-    make = partial(_layers, ARCHITECTURES[name], shape, num_classes, width, batch_norm)
+    make = maker(name, shape, num_classes, width=width, batch_norm=batch_norm)
     network = Network(make, 1, "grouped", torch.device("meta"))
     for module in network.modules():
         module.register_forward_hook(count)
@@ -254,13 +264,17 @@ class Convolution(nn.Module):
         self.weight = nn.Parameter(torch.empty(members, channels, channels_in, side, side))
         self.bias = nn.Parameter(torch.empty(members, channels)) if bias else None
         self.stride, self.side = stride, side
-        self.unfold = False
+        self.way = "grouped"
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolutions' outputs; halved by a stride of 2."""
         members = len(self.weight)
-        if self.unfold and members > 1:
+        if self.way == "unfold" and members > 1:
             return self._unfolded(x)
+        if self.way == "batched" and members > 1:
+            flags: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+            rounding = "tf32" if flags.fp32_precision == "tf32" else "ieee"  # as the other ways
+            return kernels.batched_conv2d(x, self.weight, self.bias, self.stride, rounding)
         bias = None if self.bias is None else self.bias.flatten()
         return functional.conv2d(
             x, self.weight.flatten(0, 1), bias, self.stride, self.side // 2, groups=members

@@ -33,7 +33,7 @@ AUGMENTATIONS = ("none", "flip_crop", "resized_crop")
 LOSSES = ("cross_entropy", "noisy_loss")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("float32", "tf32", "bfloat16")
-STACKINGS = ("auto", "grouped", "unfold", "loop")
+STACKINGS = ("auto", "grouped", "unfold", "loop", "batched")
 NOISE_KINDS = ("uniform", "structured")
 
 MOST_CHARACTERS = 1 << 17  # of a YAML file, aliases followed; the longest here has 6,000

@@ -199,21 +199,26 @@ def _kind(group: list[list[Run]], device: str) -> Kind:
 
 def _rate(stack: list[Run], device: str) -> float:
     """Return steps per second of a stack; on a CPU of one on every core, as workers train."""
-    shape, classes, _ = known(stack[0])
     if device != "cpu":
-        return _measure(stack, device, shape, classes)
+        return measure(stack, device)
     cores = hosts.cores()
     with ProcessPoolExecutor(cores, processes.context("stages.lib.training")) as pool:
-        waiting = [pool.submit(_measure, stack, device, shape, classes) for _ in range(cores)]
+        waiting = [pool.submit(measure, stack, device) for _ in range(cores)]
         return sum(future.result() for future in waiting)
 
 
-def _measure(stack: list[Run], device: str, shape: tuple[int, int, int], classes: int) -> float:
-    """Return steps per second of all members together, in this process."""
+def measure(stack: list[Run], device: str) -> float:
+    """Return steps per second of all members together, in this process.
+
+    Args:
+        stack: runs that may share one.
+        device: ``cpu``, ``cuda`` or ``mps``.
+    """
     import torch
 
     from stages.lib.training import Member, TrainingData, steps_per_second
 
+    shape, classes, _ = known(stack[0])
     pixels = np.random.default_rng(0).integers(0, 256, (MOST_IMAGES, *shape), dtype=np.uint8)
     images = torch.from_numpy(pixels).to(device)
     none = torch.empty(0, dtype=torch.int64, device=device)

@@ -23,6 +23,7 @@ DECIDING = (
     "averaging",
     "dilution",
     "images",
+    "kernels",
     "losses",
     "models",
     "runs",
@@ -112,6 +113,22 @@ class PointStore:
             raise files.damaged(path, "holds another training than its name says")
         outcome: dict[str, Any] = content["outcome"]
         return outcome
+
+    def finished(self) -> list[Path]:
+        """Return the files of all trainings that this code has finished on this kind of device.
+
+        With whatever versions of PyTorch and numpy: theirs may be those of another machine.
+
+        Raises:
+            DamagedError: a file is not what was written.
+        """
+        wanted = self.environment["code"], self.environment["device"]
+        found = []
+        for path in sorted(self.folder.glob("[0-9a-f]*.json")):
+            environment = files.read_json(path)["environment"]
+            if (environment["code"], environment["device"]) == wanted:
+                found.append(path)
+        return found
 
     def put(self, identity: dict[str, Any], outcome: dict[str, Any]) -> None:
         """Store the outcome of a training, atomically; where it is stored already it stays.

@@ -173,6 +173,7 @@ def train_stack(
     checkpoint_seconds: float = math.inf,
     on_checkpoint: "Callable[[Run, State], None]" = lambda *_: None,
     on_evaluation: Callable[[Run, int, float | None], None] = lambda *_: None,
+    on_report: Callable[[Run, dict[str, Any]], None] = lambda *_: None,
     on_done: Callable[[Run, dict[str, Any]], None] = lambda *_: None,
 ) -> list[dict[str, Any]]:
     """Train runs side by side; return their outcomes, as `stages.lib.training.train` describes.
@@ -185,6 +186,7 @@ def train_stack(
         checkpoint_seconds: between two checkpoints, at least.
         on_checkpoint: called then with a run and its state, for each that is not done.
         on_evaluation: called now and then with a run, steps done and validation accuracy.
+        on_report: called with a run and what its outcome would be, were this its end.
         on_done: called with a run and its outcome when it is done.
     """
     from stages.lib.training import train
@@ -198,6 +200,7 @@ def train_stack(
         checkpoint_seconds=checkpoint_seconds,
         on_checkpoint=lambda k, state: on_checkpoint(stack[k], state),
         on_evaluation=lambda k, steps, accuracy: on_evaluation(stack[k], steps, accuracy),
+        on_report=lambda k, outcome: on_report(stack[k], outcome),
         on_done=lambda k, outcome: on_done(stack[k], outcome),
     )
 

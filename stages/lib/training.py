@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stages.lib import losses, models
+from stages.lib import kernel_checks, losses, models
 from stages.lib.adadelta import AdaDelta
 from stages.lib.augmentation import BOX, Boxes, augment
 from stages.lib.averaging import RunningMean
@@ -334,8 +335,14 @@ def _rounding_flags() -> list[Any]:
     return [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
 
 
+@cache
+def side_stream() -> "torch.cuda.Stream":
+    """Return the stream that warms up: cuBLAS keeps a workspace for every stream it has seen."""
+    return torch.cuda.Stream()
+
+
 @contextmanager
-def _fastest_convolutions() -> Iterator[None]:
+def fastest_convolutions() -> Iterator[None]:
     """Have cuDNN time its kernels for each shape that is new to it, and take the fastest."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
@@ -414,6 +421,15 @@ class _Stack:
         data, count = members[0].data, len(members)
         self.bank, self.device = data.bank, data.bank.device
         self.captures = self.device.type == "cuda" and not eager
+        if (
+            stacking == "batched"
+            and count > 1
+            and not kernel_checks.usable(self.device, "convolution")
+        ):
+            raise UserError(
+                f"train.stacking: got 'batched'; accepted on this {self.device.type}: "
+                "auto, grouped, unfold, loop"
+            )
         self.rows, self.step = list(range(count)), 0
         self.network = models.build(
             recipe.model.name,
@@ -430,7 +446,12 @@ class _Stack:
         self.orders = [Order(len(m.data.labels), m.shuffle, self.device) for m in members]
         rates = self._column([member.learning_rate for member in members])
         self.optimizer = AdaDelta(
-            self.network.weights, rates, recipe.rho, recipe.epsilon, recipe.weight_decay
+            self.network.weights,
+            rates,
+            recipe.rho,
+            recipe.epsilon,
+            recipe.weight_decay,
+            fused=kernel_checks.usable(self.device, "adadelta"),
         )
         alphas = [member.alpha for member in members]
         self.alphas = self._column(alphas) if any(alphas) else None
@@ -533,17 +554,17 @@ class _Stack:
             self.cursor,
         ]
         before = [tensor.clone() for tensor in state]
-        side = torch.cuda.Stream()
+        side = side_stream()
         side.wait_stream(torch.cuda.current_stream())
-        with _fastest_convolutions():
-            with torch.cuda.stream(side), noted("in warm-up"):
-                for _ in range(WARM_UP):
-                    step()
-                    self.cursor.zero_()
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with noted("while a step was captured"), torch.cuda.graph(graph):
+        # Capture finds what warm-up chose: it must not begin to compare kernels itself.
+        with fastest_convolutions(), torch.cuda.stream(side), noted("in warm-up"):
+            for _ in range(WARM_UP):
                 step()
+                self.cursor.zero_()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with noted("while a step was captured"), torch.cuda.graph(graph):
+            step()
         for tensor, value in zip(state, before, strict=True):
             tensor.copy_(value)
         return graph
