@@ -8,7 +8,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SCALE = $(shell sed -n 's/^scale: *\([a-z0-9_]*\).*/\1/p' params.yaml)
 
-.PHONY: repro test test-all test-faults verify lint audit plots bench lock clean distclean setup
+.PHONY: repro test test-all test-faults verify lint audit plots bench gpu-bundle lock clean distclean setup
 
 repro: setup
 	@python -m tools.lock
@@ -65,6 +65,10 @@ bench: repro
 	python -m benchmarks.updates
 	python -m benchmarks.machines
 	python -m benchmarks.pipeline
+
+# What must travel to a GPU without network, besides the files that git tracks: docs/GPU.md.
+gpu-bundle: setup
+	@python -m benchmarks.gpu bundle
 
 setup: .venv/installed
 

@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 
 from benchmarks import subjects
+from benchmarks.gpu.steps import CHECK
+from benchmarks.gpu.steps import RESULTS as TRAINED
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
@@ -304,11 +306,33 @@ def _critical(point: dict[str, Any]) -> str:
 
 
 #: the tables of each document
+def gpu_steps(results: dict[str, Any]) -> str:
+    """Return what each step of `benchmarks.gpu` may take, and took where it was run."""
+    rows = []
+    for command, steps in (("check", CHECK), ("results", TRAINED)):
+        for step in steps:
+            taken = [
+                _taken(results.get(f"gpu-{command}-{device}"), step.name)
+                for device in ("cuda", "cpu")
+            ]
+            rows.append([command, step.name, f"{step.seconds:g}", *taken])
+    return table(["command", "step", "at most, s", "on a GPU, s", "rehearsed, s"], rows)
+
+
+def _taken(report: dict[str, Any] | None, step: str) -> str:
+    entry = {} if report is None else report["steps"].get(step, {})
+    if "seconds" not in entry:
+        return "not run"
+    state = "" if entry["status"] == "done" else f" ({entry['status']})"
+    return f"{entry['seconds']:g}{state}"
+
+
 TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], ...]] = {
     "README.md": (figures,),
     "docs/PERFORMANCE.md": (floors, training, stacking, arithmetic, labels, pipeline, choices),
     "docs/FINDINGS.md": (longer, very_long, updates, variants),
     "docs/REPRODUCIBILITY.md": (machines,),
+    "docs/GPU.md": (gpu_steps,),
 }
 
 

@@ -1,0 +1,207 @@
+"""Figure 1 at the paper's size in the minutes that there are, by the best way and precision found.
+
+First alpha = 100: the perceptron, a ConvNet for as many passes as fit, an MLP; then the other
+alphas. What is finished is in the point store; of what is not, each look that is the best so far is
+told.
+"""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.runner import Know, Told
+from stages.lib import (
+    datasets,
+    dilution,
+    figures,
+    files,
+    hosts,
+    paths,
+    plans,
+    runs,
+    sources,
+    stacks,
+    studies,
+)
+from stages.lib.params import Config
+from stages.lib.points import PointStore
+from stages.lib.runs import Run
+from stages.lib.studies import Grid
+
+KEY, SCALE = "fig1_uniform_mnist", "paper"
+RECORDED = Path("benchmarks/results/gpu-check-cuda.json")
+MOST_NOISE = 100.0
+FIRST = ("perceptron", "conv4", "mlp2")  # at most noise
+RESERVE = 0.85  # of the time that there is, planned: looks, labels and capture need the rest, ...
+RESERVED = 25.0  # ... and so many seconds at least
+#: On a CPU, where the command is only rehearsed: everything as small as it goes.
+REHEARSED = (0.0, 50.0, 100.0)
+REHEARSAL: dict[str, dict[str, Any]] = {
+    "data": {"originals": 100, "validation": 200},
+    "model": {"width": 0.125},
+    "train": {"passes": 0.02, "min_examples": 0, "batch_size": 32, "seeds": (0,)},
+}
+
+
+def grid(told: Told) -> list[Config]:
+    """Return figure 1's points at the paper's size, in the way and precision found best."""
+    points = list(studies.read_grid(SCALE, KEY).points)
+    chosen = best(told)
+    made = []
+    for point in points:
+        if told.device == "cpu":
+            if point.noise.alpha not in REHEARSED:
+                continue
+            for section, changes in REHEARSAL.items():
+                own = replace(getattr(point, section), **changes)
+                point = replace(point, **{section: own})
+        how = chosen.get(point.model.name) or chosen.get(_like(point.model.name), {})
+        precision = how.get("precision", point.train.precision)
+        stacking = how.get("stacking", "auto")
+        train = replace(point.train, precision=precision, stacking=stacking, device=told.device)
+        made.append(replace(point, train=train))
+    return made
+
+
+def _like(name: str) -> str:
+    """Return the measured network that another is most like."""
+    return {"mlp1": "mlp2", "conv2": "conv4"}.get(name, name)
+
+
+def best(told: Told) -> dict[str, Any]:
+    """Return what `benchmarks.gpu.fast.best` chose in the last check, if there was one."""
+    for path in (told.out / "check.json", RECORDED):
+        if path.exists():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.get("device") == told.device:
+                return dict(content.get("best", {}))
+    return {}
+
+
+def data(told: Told, know: Know) -> None:
+    """MNIST's images, from what was brought along or the network."""
+    mirror = told.bundle / "mirror"
+    needed = studies.needed_datasets(grid(told))
+    for name, wanted in needed.items():
+        downloads = mirror if mirror.is_dir() else paths.downloads()
+        dataset = sources.load_source(wanted.name, path=None, size=wanted.size, downloads=downloads)
+        datasets.save(dataset, told.work / "datasets" / name)
+        know(name, len(dataset.train_images), f"{name}: {len(dataset.train_images):,} images")
+    know("best", best(told), f"way and precision: {best(told) or 'none measured, the defaults'}")
+
+
+def network(name: str, told: Told, know: Know) -> None:
+    """A network at alpha = 100, for the paper's passes or as many as the time allows."""
+    started = time.monotonic()
+    points = [
+        point
+        for point in grid(told)
+        if point.model.name == name and point.noise.alpha == MOST_NOISE
+    ]
+    points = [replace(point, train=_fitted(point, told, know, started)) for point in points]
+    train(points, told, know)
+
+
+def others(told: Told, know: Know) -> None:
+    """The rest of figure 1, network by network."""
+    points = [
+        point
+        for point in grid(told)
+        if point.noise.alpha != MOST_NOISE or point.model.name not in FIRST
+    ]
+    for name in ("perceptron", "mlp2", "mlp1", "conv4", "conv2"):
+        train([point for point in points if point.model.name == name], told, know)
+
+
+def _fitted(point: Config, told: Told, know: Know, started: float) -> Any:
+    """Return a point's training with as many passes as fit, whole ones where one does."""
+    todo = _expand([point], told)[0]
+    rate = plans.measure(todo, told.device)
+    seconds = told.seconds - (time.monotonic() - started)
+    seconds = max(min(RESERVE * seconds, seconds - RESERVED), seconds / 2)
+    passes = rate * seconds / len(todo) * point.train.batch_size / todo[0].examples
+    if passes >= point.train.passes:
+        return point.train
+    passes = float(math.floor(passes)) if passes >= 1 else passes
+    found = {"steps_per_second": rate, "passes": passes, "runs": len(todo)}
+    know(f"{point.model.name} length", found, f"{rate:,.0f} steps/s: {passes:g} passes fit")
+    return replace(point.train, passes=passes, min_examples=0)
+
+
+def _expand(points: Sequence[Config], told: Told) -> list[list[Run]]:
+    folders = told.work / "datasets", told.work / "labels"
+    return figures.expand(KEY, Grid(tuple(points)), *folders)
+
+
+def train(points: Sequence[Config], told: Told, know: Know) -> None:
+    """Train what the run store lacks of points, telling of every look that is the best so far."""
+    store = PointStore(told.device)
+    store.prepare()
+    expanded = _expand(points, told)
+    for point in points:
+        dilution.materialise(
+            point.data,
+            point.noise,
+            point.train.seeds,
+            data_folder=told.work / "datasets",
+            out=told.work / "labels" / dilution.name_of(point.data, point.noise),
+        )
+    every = {store.path(run.identity()): run for todo in expanded for run in todo}
+    missing = [run for path, run in every.items() if not path.exists()]
+    free = hosts.free_gpu_memory() if told.device == "cuda" else 0
+    for stack in stacks.form(missing, told.device, free=free):
+        runs.train_stack(
+            stack,
+            told.device,
+            stacks.stacking(stack[0], told.device),
+            on_report=lambda run, outcome: know(*_look(run, outcome)),
+            on_done=lambda run, outcome: store.put(run.identity(), outcome),
+        )
+    know("finished", len(every), f"{len(every)} runs of {len(points)} points are finished")
+
+
+def _look(run: Run, outcome: dict[str, Any]) -> tuple[str, Any, str]:
+    config, row = run.config, outcome["curve"][-1]
+    found = {
+        "network": config.model.name,
+        "alpha": config.noise.alpha,
+        "learning_rate": run.learning_rate,
+        "seed": run.seed,
+        "passes": config.train.passes,
+        "precision": config.train.precision,
+        "steps": run.steps,
+        "examples_seen": row["examples_seen"],
+        "passes_seen": row["examples_seen"] / run.examples,
+        "val_accuracy": outcome["val_accuracy"],
+        "test_accuracy": outcome["test_accuracy"],
+        "curve": outcome["curve"],
+        "wall_seconds": outcome["wall_seconds"],
+    }
+    key = f"{config.model.name}, alpha = {config.noise.alpha:g}, rate {run.learning_rate:g}"
+    line = f"{key}, seed {run.seed}: {found['test_accuracy']:.3f} after {found['passes_seen']:.2f}"
+    return f"{key}, seed {run.seed}", found, f"{line} passes"
+
+
+def finished(told: Told, know: Know) -> None:
+    """The figure of the points that are finished, as a stage would have written it."""
+    store = PointStore(told.device)
+    points, outcomes = [], []
+    for point in grid(told):
+        (todo,) = _expand([point], told)
+        drawn = all(run.labels.exists() for run in todo)
+        found = [store.get(run.identity()) if drawn else None for run in todo]
+        if all(outcome is not None for outcome in found):
+            points.append(point)
+            outcomes += found
+    if points:
+        expanded = _expand(points, told)
+        report, times = figures.report(
+            KEY, SCALE, Grid(tuple(points)), expanded, [o for o in outcomes if o], told.device
+        )
+        files.write_json(told.out / f"{KEY}.json", report)
+        files.write_json(told.out / f"{KEY}.times.json", times)
+    know("points", len(points), f"{len(points)} points of {KEY} are whole")

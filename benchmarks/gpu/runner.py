@@ -1,0 +1,245 @@
+"""Runs steps one after another, each in a process of its own, and keeps what they tell on the disk.
+
+A step that raises, crashes or exceeds its time ends alone, with what it had told by then; the next
+one finds a device that nobody has left in a bad state.
+"""
+
+import math
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from stages.lib import files, processes
+from stages.lib.errors import UserError
+
+MOST_MINUTES = 9.0
+LAST_SECONDS = 5.0  # kept for writing
+MOST_UNWRITTEN = 1.0  # seconds
+MOST_IMPORTING = 120.0  # seconds from the start of a process to the next line, at most
+IMPORTED = time.time()
+PRELOADED = "benchmarks.gpu.steps"  # by the process that steps are forked from
+
+
+@dataclass(frozen=True)
+class Told:
+    """What every step is told.
+
+    Attributes:
+        device: ``cuda`` or ``cpu``.
+        out: where the command writes.
+        bundle: what was brought along, see `benchmarks.gpu.bundle`.
+        work: a folder for data that is gone at the end.
+        seconds: that the step may take.
+        off: variables that are ``off`` in its environment.
+    """
+
+    device: str
+    out: Path
+    bundle: Path
+    work: Path
+    seconds: float = math.inf
+    off: tuple[str, ...] = ()
+
+
+#: Called with a key, what is known of it, and a line to print.
+Know = Callable[[str, Any, str], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A part of a command.
+
+    Attributes:
+        name: what it is called in the report.
+        function: a function of a module, told and given a `Know`.
+        seconds: that it may take at most.
+        share: of the seconds that are left to the command, at most.
+        cuda_only: whether it needs a CUDA device.
+        needed: whether nothing after it makes sense where it fails.
+        guards: a variable that is ``off`` in the steps after it where it was begun and not done.
+    """
+
+    name: str
+    function: Callable[[Told, Know], None]
+    seconds: float
+    share: float = 1.0
+    cuda_only: bool = False
+    needed: bool = False
+    guards: str = ""
+
+
+class Report:
+    """A JSON file that is valid and whole at every moment."""
+
+    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+        self.path, self.content = path, content
+        self.write()
+
+    def write(self) -> None:
+        """Write what is known, atomically.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        text = files.to_json(_finite(self.content)).encode()
+        with files.replacing(self.path, len(text)) as scratch:
+            scratch.write_bytes(text)
+
+
+def run(
+    steps: Sequence[Step],
+    told: Told,
+    report: Report,
+    *,
+    minutes: float,
+    after: Callable[[], None] = lambda: None,
+) -> bool:
+    """Run steps until they or the minutes end; return whether all that could run came to its end.
+
+    Args:
+        steps: in their order.
+        told: what each is told, but for its seconds.
+        report: gets ``steps``: each one's ``status``, ``seconds`` and what it ``found``.
+        minutes: that all may take together, from the start of this process.
+        after: called after each step.
+
+    Raises:
+        UserError: a step that others need was not done.
+    """
+    deadline = _started() + 60 * minutes - LAST_SECONDS
+    told_steps = report.content["steps"] = {
+        step.name: {"status": "not run", "why": "not reached"} for step in steps
+    }
+    report.write()
+    whole = True
+    for step in steps:
+        left = min(step.seconds, step.share * (deadline - time.time()))
+        if step.cuda_only and told.device != "cuda":
+            told_steps[step.name] = {"status": "not run", "why": "needs a CUDA device"}
+        elif left < 1:
+            told_steps[step.name] = {"status": "not run", "why": "no minutes left"}
+        else:
+            found = told_steps[step.name] = {"status": "running", "found": {}}
+            _attend(step, told, left, found, report)
+            if found["status"] not in ("done", "out of time"):
+                whole = False
+            if step.guards and found["status"] != "done":
+                told = replace(told, off=(*told.off, step.guards))
+            after()
+        entry = told_steps[step.name]
+        print(_line(step.name, entry["status"], entry.get("why", "")), flush=True)
+        report.write()
+        if step.needed and entry["status"] != "done":
+            for other in steps[steps.index(step) + 1 :]:
+                told_steps[other.name]["why"] = f"{step.name} was not done"
+            report.write()
+            raise UserError(entry.get("why") or f"{step.name}: {entry['status']}")
+    return whole
+
+
+def _attend(step: Step, told: Told, seconds: float, found: dict[str, Any], report: Report) -> None:
+    """Run a step in a process and note what it tells; end it when its time is over."""
+    context = processes.context(PRELOADED)
+    ours, theirs = context.Pipe(duplex=False)
+    ended, open_ = context.Pipe(duplex=False)
+    told = replace(told, seconds=seconds)
+    process = context.Process(target=_work, args=(step.function, told, theirs, ended))
+    started = written = time.monotonic()
+    process.start()
+    theirs.close()
+    ended.close()
+    try:
+        while found["status"] == "running":
+            if time.monotonic() - started > seconds:
+                found["status"] = "out of time"
+            elif ours.poll(0.2):
+                _note(step.name, ours, found)
+                found["seconds"] = round(time.monotonic() - started, 1)
+                # A step that tells much must not wait for the disk.
+                if not ours.poll() or time.monotonic() - written > MOST_UNWRITTEN:
+                    report.write()
+                    written = time.monotonic()
+    except BaseException:
+        found["status"] = "interrupted"
+        raise
+    finally:
+        found["seconds"] = round(time.monotonic() - started, 1)
+        open_.close()  # which ends the process, with its own, if it is still there
+        process.join(2)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        if found["status"] == "died":
+            found["why"] = f"exit code {process.exitcode}"
+        with suppress(Exception):  # an unwritable folder must not hide what was raised
+            report.write()
+
+
+def _note(name: str, pipe: Any, found: dict[str, Any]) -> None:
+    try:
+        kind, message = pipe.recv()
+    except EOFError:
+        found["status"] = "died"
+        return
+    if kind == "known":
+        key, value, line = message
+        found["found"][key] = value
+        print(_line(name, line), flush=True)
+    elif kind == "failed":
+        found["why"], found["traceback"] = message
+        found["status"] = "failed"
+        if found["traceback"]:
+            print(found["traceback"], flush=True)
+    else:
+        found["status"] = "done"
+
+
+def _work(function: Callable[[Told, Know], None], told: Told, pipe: Any, ended: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process answers it
+    os.environ.update(dict.fromkeys(told.off, "off"))
+    threading.Thread(target=_end_with_parent, args=(ended,), daemon=True).start()
+    try:
+        function(told, lambda *known: pipe.send(("known", known)))
+    except UserError as error:
+        pipe.send(("failed", (str(error), "")))
+    except BaseException as error:
+        pipe.send(("failed", (f"{type(error).__name__}: {error}", traceback.format_exc())))
+    else:
+        pipe.send(("done", ()))
+    finally:
+        pipe.close()
+
+
+def _end_with_parent(ended: Any) -> None:
+    with suppress(EOFError):
+        ended.recv()  # nothing is ever sent
+    os._exit(1)
+
+
+def _line(name: str, *words: str) -> str:
+    return f"[{time.time() - _started():5.0f} s] {name}: {' '.join(' '.join(words).split())}"
+
+
+def _started() -> float:
+    """Return when this process started: importing its libraries is part of its minutes."""
+    import psutil
+
+    created = float(psutil.Process().create_time())
+    # A machine that was put to sleep or restored may have its past wrong.
+    return created if 0 <= IMPORTED - created < MOST_IMPORTING else IMPORTED
+
+
+def _finite(value: Any) -> Any:
+    """Return a value as JSON can say it: what is not a finite number is its name."""
+    if isinstance(value, dict):
+        return {str(key): _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
