@@ -305,7 +305,6 @@ def _critical(point: dict[str, Any]) -> str:
     return said + (f" (seeds {point['lo']:,.0f} to {point['hi']:,.0f})" if point["lo"] else "")
 
 
-#: the tables of each document
 def gpu_steps(results: dict[str, Any]) -> str:
     """Return what each step of `benchmarks.gpu` may take, and took where it was run."""
     rows = []
@@ -327,6 +326,7 @@ def _taken(report: dict[str, Any] | None, step: str) -> str:
     return f"{entry['seconds']:g}{state}"
 
 
+#: the tables of each document
 TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], ...]] = {
     "README.md": (figures,),
     "docs/PERFORMANCE.md": (floors, training, stacking, arithmetic, labels, pipeline, choices),

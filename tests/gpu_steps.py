@@ -35,6 +35,12 @@ def crashes(_: Told, know: Know) -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
+def lacks(told: Told, know: Know) -> None:
+    know("smaller", told.smaller, "tried")
+    if told.smaller < 2:
+        raise MemoryError
+
+
 def hangs(_: Told, know: Know) -> None:
     know("pid", os.getpid(), "here")
     time.sleep(1000)

@@ -32,7 +32,7 @@ from stages.lib import (
 )
 from stages.lib.errors import UserError
 from stages.lib.params import Config
-from stages.lib.points import DECIDING, PointStore, code_digest
+from stages.lib.points import DECIDING, ON_CUDA, PointStore, code_digest
 from stages.lib.runs import Run, expand
 from stages.lib.streams import stream
 from stages.lib.workers import complete
@@ -73,7 +73,7 @@ def test_another_device_torch_or_code_is_not_found(
         patch.setattr(points.metadata, "version", lambda _: "0.0.1")
         assert PointStore("cpu", tmp_path).get(IDENTITY) is None
     with monkeypatch.context() as patch:
-        patch.setattr(points, "code_digest", lambda: "other")
+        patch.setattr(points, "code_digest", lambda _: "other")
         assert PointStore("cpu", tmp_path).get(IDENTITY) is None
     assert PointStore("cpu", tmp_path).get(IDENTITY) == OUTCOME
 
@@ -112,29 +112,30 @@ def test_a_renamed_file_is_told(tmp_path: Path) -> None:
 
 @pytest.fixture
 def code(tmp_path: Path) -> Path:
-    for name in DECIDING:
+    for name in DECIDING + ON_CUDA:
         shutil.copy(Path(points.__file__).parent / f"{name}.py", tmp_path)
     return tmp_path
 
 
-@pytest.mark.parametrize("name", DECIDING)
+@pytest.mark.parametrize("name", DECIDING + ON_CUDA)
 def test_comments_and_docstrings_do_not_change_the_code(name: str, code: Path) -> None:
-    file, before = code / f"{name}.py", code_digest(code)
+    file, before = code / f"{name}.py", code_digest("cuda", code)
     text = file.read_text(encoding="utf-8")
     head, _, rest = text.partition("\n")
     assert head.startswith('"""')
     file.write_text('"""Changed.\n' + rest + "\n\n# A comment.\n", encoding="utf-8")
     if head.count('"""') == 2:
         file.write_text('"""Changed."""\n\n' + rest + "\n# A comment.\n", encoding="utf-8")
-    assert code_digest(code) == before
+    assert code_digest("cuda", code) == before
 
 
-@pytest.mark.parametrize("name", DECIDING)
+@pytest.mark.parametrize("name", DECIDING + ON_CUDA)
 def test_a_changed_value_changes_the_code(name: str, code: Path) -> None:
-    before = code_digest(code)
+    before = {device: code_digest(device, code) for device in ("cpu", "cuda")}
     with (code / f"{name}.py").open("a", encoding="utf-8") as stream:
         stream.write("\nADDED = 1\n")
-    assert code_digest(code) != before
+    assert code_digest("cuda", code) != before["cuda"]
+    assert (code_digest("cpu", code) != before["cpu"]) is (name in DECIDING)
 
 
 @pytest.mark.parametrize(

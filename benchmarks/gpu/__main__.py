@@ -9,20 +9,22 @@ from pathlib import Path
 from benchmarks.gpu import bundle
 
 BUNDLE = Path("gpu-bundle")
+MOST_MINUTES = 9.0
 
 
 def minutes(text: str) -> float:
     """Return minutes from an argument.
 
     Raises:
-        ArgumentTypeError: it is no number above 0 and at most 9.
+        ArgumentTypeError: it is no number above 0, or more than `MOST_MINUTES`.
     """
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value <= 9:
-        raise argparse.ArgumentTypeError(f"got {text!r}; accepted: a number above 0, at most 9")
+    if not 0 < value <= MOST_MINUTES:
+        accepted = f"a number above 0, at most {MOST_MINUTES:g}"
+        raise argparse.ArgumentTypeError(f"got {text!r}; accepted: {accepted}")
     return value
 
 
@@ -36,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     ):
         one = commands.add_parser(name, help=help_)
         one.add_argument(
-            "--minutes", type=minutes, default=9.0, help="at most (default and most: 9)"
+            "--minutes", type=minutes, default=MOST_MINUTES, help="at most (default, and most)"
         )
         one.add_argument("--out", type=Path, required=True, help="folder for what comes back")
         one.add_argument(

@@ -15,7 +15,8 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-MOST_BYTES = 60 << 20
+MOST_BYTES = 60 << 20  # of what travels
+MOST_FILES, MOST_FILE_BYTES = 8, 16 << 20  # of what comes back
 PINS = Path(__file__).parents[2] / "requirements.txt"
 STORE = "store.tar.gz"
 #: By the stages, besides what comes with PyTorch and scikit-learn; of Python alone, so that they
@@ -106,7 +107,7 @@ def restore(archive: Path, folder: Path) -> list[Path]:
     from stages.lib import files
     from stages.lib.errors import UserError
 
-    found = []
+    contents: dict[str, bytes] = {}
     try:
         with tarfile.open(archive, "r:gz") as tar:
             for member in tar:
@@ -114,13 +115,15 @@ def restore(archive: Path, folder: Path) -> list[Path]:
                 whole = member.size <= MOST_POINT_BYTES and POINT.fullmatch(member.name)
                 if content is None or not whole:
                     raise UserError(f"{archive}: holds {member.name!r}; accepted: trainings")
-                path = folder / member.name
-                if not path.exists():
-                    with files.replacing(path, member.size) as scratch:
-                        scratch.write_bytes(content.read())
-                found.append(path)
+                contents[member.name] = content.read()
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"{archive}: cannot be read: {error}") from None
-    for path in found:
-        files.read_json(path)  # which raises where it is not what was written
-    return found
+    with tempfile.TemporaryDirectory() as scratch:  # all are looked at before any is kept
+        for name, data in contents.items():
+            (Path(scratch) / name).write_bytes(data)
+            files.read_json(Path(scratch) / name)
+    for name, data in contents.items():
+        if not (folder / name).exists():
+            with files.replacing(folder / name, len(data)) as path:
+                path.write_bytes(data)
+    return [folder / name for name in contents]

@@ -1,22 +1,26 @@
 """The commands: what each does with its arguments."""
 
 import argparse
+import math
+import sys
 import tempfile
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import bundle, incoming, runner
-from stages.lib import hosts, paths
+from benchmarks.gpu import bundle, runner
+from stages.lib import hosts
 from stages.lib.errors import UserError
+from stages.lib.points import PointStore
 
 
 def check(arguments: argparse.Namespace) -> None:
     """Compare and measure, and choose the best way and precision of each network."""
-    from benchmarks.gpu.steps import CHECK, best
+    from benchmarks.gpu.fast import best
+    from benchmarks.gpu.steps import CHECK
 
-    def choose(report: runner.Report) -> None:
+    def choose(report: runner.Report, _: runner.Told) -> None:
         report.content["best"] = best(report.content["steps"])
         report.write()
 
@@ -27,39 +31,49 @@ def results(arguments: argparse.Namespace) -> None:
     """Train figure 1 at the paper's size for as long as there is time."""
     from benchmarks.gpu.steps import RESULTS
 
-    store = paths.point_store()
-    started, kept = time.time(), list[Path]()
-    if (archive := arguments.bundle / bundle.STORE).exists():
-        kept = bundle.restore(archive, store)
+    def begin(told: runner.Told) -> None:
+        if (archive := told.bundle / bundle.STORE).exists():
+            try:
+                bundle.restore(archive, told.store)
+            except UserError as error:  # no reason to lose the minutes
+                print(f"warning: {error}", file=sys.stderr)
 
-    def pack(_: runner.Report) -> None:
-        new = [path for path in store.glob("*.json") if path.stat().st_mtime >= started]
-        bundle.pack({*kept, *new}, arguments.out / bundle.STORE)
+    def pack(_: runner.Report, told: runner.Told) -> None:
+        finished = PointStore(told.device, told.store).finished()
+        bundle.pack(finished, told.out / bundle.STORE)
 
-    _run("results", RESULTS, arguments, pack)
+    _run("results", RESULTS, arguments, pack, begin)
 
 
 def _run(
     name: str,
     steps: tuple[runner.Step, ...],
     arguments: argparse.Namespace,
-    after: Callable[[runner.Report], None],
+    after: Callable[[runner.Report, runner.Told], None],
+    before: Callable[[runner.Told], None] = lambda _: None,
 ) -> None:
     device = arguments.device
     content: dict[str, Any] = {"command": name, "device": device, "minutes": arguments.minutes}
     content |= {"rehearsal": device == "cpu", "steps": {}}
     content |= {"versions": hosts.versions()}
+    if device == "cpu":  # which may be slow, and has nothing to lose
+        steps = tuple(replace(step, seconds=math.inf, share=1.0) for step in steps)
     report = runner.Report(arguments.out / f"{name}.json", content)
     with tempfile.TemporaryDirectory(prefix="gpu-work-") as work:
         told = runner.Told(device, arguments.out, arguments.bundle, Path(work))
+        before(told)
         whole = runner.run(
-            steps, told, report, minutes=arguments.minutes, after=lambda: after(report)
+            steps, told, report, minutes=arguments.minutes, after=lambda: after(report, told)
         )
+    for path in arguments.out.iterdir():
+        if path.is_file() and path.stat().st_size > bundle.MOST_FILE_BYTES:
+            most = f"{bundle.MOST_FILE_BYTES:,} bytes"
+            print(f"warning: {path} is larger than {most}, the most to come back", file=sys.stderr)
     if not whole:
         failed = [
             f"{step} ({entry.get('why')})"
             for step, entry in report.content["steps"].items()
-            if entry["status"] in ("failed", "died")
+            if entry["status"] in ("failed", "died", "out of memory")
         ]
         raise UserError(f"{', '.join(failed)}; {report.path} has what is known")
 
@@ -71,6 +85,8 @@ def gather(arguments: argparse.Namespace) -> None:
 
 def take_over(arguments: argparse.Namespace) -> None:
     """Take over what came back."""
+    from benchmarks.gpu import incoming  # which draws, and needs what only this machine has
+
     incoming.take_over(arguments.folder)
 
 

@@ -1,7 +1,9 @@
 """How fast it is: layers, whole steps, the optimizer, and which way and precision are the best."""
 
 import os
+import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
@@ -12,7 +14,6 @@ import numpy as np
 import torch
 
 from benchmarks import plain, rates
-from benchmarks.gpu.right import CAPTURE
 from benchmarks.gpu.runner import Know, Told
 from benchmarks.gpu.subjects import IMAGES, NETWORKS, PRECISIONS, SIZES, members, recipe
 from benchmarks.stacking import WAYS, ways
@@ -21,9 +22,11 @@ from stages.lib.adadelta import AdaDelta
 from stages.lib.errors import UserError
 from stages.lib.runs import Run
 from stages.lib.training import (
+    IN_CAPTURE,
     Precision,
     _Stack,
     fastest_convolutions,
+    side_stream,
     steps_per_second,
     synchronise,
 )
@@ -62,6 +65,9 @@ def facts(told: Told, know: Know) -> None:
     found: dict[str, Any] = {"hardware": hosts.hardware(device), "versions": hosts.versions()}
     found["environment"] = {name: os.environ[name] for name in VARIABLES if name in os.environ}
     if device == "cuda":
+        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        with suppress(OSError):
+            found["driver"] = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
         properties = torch.cuda.get_device_properties(0)
         free, total = torch.cuda.mem_get_info()
         found["cuda"] = {
@@ -103,7 +109,7 @@ def steps(name: str, told: Told, know: Know) -> None:
                 if not hosts.is_out_of_memory(error):
                     raise
                 know(key, {"error": f"out of memory: {error}"[:200]}, f"{key}: out of memory")
-                if CAPTURE in getattr(error, "__notes__", ()):
+                if IN_CAPTURE in getattr(error, "__notes__", ()):
                     return  # this process's allocator stays as it was left
                 continue
             line = f"{key}: {found['steps_per_second']:,.0f} steps/s"
@@ -215,21 +221,17 @@ def _replayed(step: Callable[[], Any], device: str) -> float:
     """Return the seconds of a call, on CUDA of a replay of its graph."""
     call: Callable[[], Any] = step
     if device == "cuda":
-        side = torch.cuda.Stream()
+        side = side_stream()
         side.wait_stream(torch.cuda.current_stream())
-        torch.backends.cudnn.benchmark = True  # this process measures nothing else
-        with torch.cuda.stream(side):
+        with fastest_convolutions(), torch.cuda.stream(side):
             for _ in range(3):
                 step()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            kept = step()
+            step()
         call = graph.replay
-    seconds = _mean_seconds(call, device)
-    if device == "cuda":
-        del kept
-    return seconds
+    return _mean_seconds(call, device)
 
 
 def _mean_seconds(call: Callable[[], Any], device: str) -> float:
@@ -293,24 +295,28 @@ def best(found: dict[str, Any]) -> dict[str, Any]:
     """Return the fastest way and precision of each network, of all its members together.
 
     Args:
-        found: the report's ``steps``; ways and precisions whose gradient was wrong do not count.
+        found: the report's ``steps``. Only what was compared and found right counts: its gradient,
+            and on CUDA its captured steps, where they were reached.
     """
-    wrong = {
-        (key.split(", ")[0], *key.split(", ")[2:])
-        for step in ("gradients", "gradients resnet20")
-        for key, case in found.get(step, {}).get("found", {}).items()
-        if not _within(case)
-    }
+    judged: dict[tuple[str, ...], bool] = {}
+    for step, entry in found.items():
+        kind, _, network = step.partition(" ")
+        if kind not in ("gradients", "captured"):
+            continue
+        for key, case in entry.get("found", {}).items():
+            names = key.split(", ")
+            name, way, precision = (names[0], *names[2:]) if kind == "gradients" else (
+                network, *names[1:3]
+            )  # fmt: skip
+            judged[name, way, precision] = judged.get((name, way, precision), True) and case["ok"]
     chosen = {}
     for name in MEASURED:
-        entries = found.get(f"steps {name}", {}).get("found", {}).values()
-        rows = [row for row in entries if "steps_per_second" in row]
-        judged = {"conv4": "conv2"}.get(name, name)  # which network's gradient was looked at
-        rows = [row for row in rows if (judged, row["stacking"], row["precision"]) not in wrong]
+        like = {"conv4": "conv2"}.get(name, name)  # which network was compared
+        rows = [
+            row
+            for row in found.get(f"steps {name}", {}).get("found", {}).values()
+            if "steps_per_second" in row and judged.get((like, row["stacking"], row["precision"]))
+        ]
         if rows:
             chosen[name] = max(rows, key=lambda row: row["steps_per_second"])
     return chosen
-
-
-def _within(case: dict[str, Any]) -> bool:
-    return isinstance(case["error"], float) and case["error"] < case["limit"]

@@ -26,12 +26,16 @@ def take_over(folder: Path) -> None:
     if not found:
         wanted = " or ".join(path.name for path in reports.values())
         raise UserError(f"{folder}: holds no {wanted}, which benchmarks.gpu writes")
+    sizes = [path.stat().st_size for path in folder.iterdir() if path.is_file()]
+    if len(sizes) > bundle.MOST_FILES or max(sizes) > bundle.MOST_FILE_BYTES:
+        most = f"{bundle.MOST_FILES} files of {bundle.MOST_FILE_BYTES:,} bytes"
+        raise UserError(f"{folder}: holds more than what benchmarks.gpu writes, at most {most}")
     # Everything is looked at before anything is written.
     archive = folder / bundle.STORE
     rehearsed = any(content["device"] == "cpu" for content in found.values())
     keys = [key for key in studies.FIGURES if (folder / f"{key}.json").exists()]
     figures = [] if rehearsed else [(key, *_figure(folder, key)) for key in keys]
-    if archive.exists():
+    if archive.exists() and not rehearsed:
         points = bundle.restore(archive, paths.point_store())
         print(f"{len(points)} finished trainings are in {paths.point_store()}")
     for name, content in found.items():
@@ -42,8 +46,8 @@ def take_over(folder: Path) -> None:
         print(f"{target}: {_told(content)}")
     for key, report, times in figures:
         _record(key, report, times)
-    if rehearsed and keys:
-        print(f"{', '.join(keys)}: of a rehearsal on a CPU; not taken")
+    if rehearsed:
+        print("a rehearsal on a CPU: no training or figure is taken")
 
 
 def _read(path: Path) -> dict[str, Any]:

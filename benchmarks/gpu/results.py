@@ -8,7 +8,7 @@ told.
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from stages.lib import (
     stacks,
     studies,
 )
+from stages.lib.errors import UserError
 from stages.lib.params import Config
 from stages.lib.points import PointStore
 from stages.lib.runs import Run
@@ -88,7 +89,15 @@ def data(told: Told, know: Know) -> None:
     needed = studies.needed_datasets(grid(told))
     for name, wanted in needed.items():
         downloads = mirror if mirror.is_dir() else paths.downloads()
-        dataset = sources.load_source(wanted.name, path=None, size=wanted.size, downloads=downloads)
+        try:
+            dataset = sources.load_source(
+                wanted.name, path=None, size=wanted.size, downloads=downloads
+            )
+        except datasets.DataError:
+            raise UserError(
+                f"{name}: not in {mirror}, and no source can be reached; bring the folder of make "
+                "gpu-bundle along (--bundle)"
+            ) from None
         datasets.save(dataset, told.work / "datasets" / name)
         know(name, len(dataset.train_images), f"{name}: {len(dataset.train_images):,} images")
     know("best", best(told), f"way and precision: {best(told) or 'none measured, the defaults'}")
@@ -138,8 +147,8 @@ def _expand(points: Sequence[Config], told: Told) -> list[list[Run]]:
 
 
 def train(points: Sequence[Config], told: Told, know: Know) -> None:
-    """Train what the run store lacks of points, telling of every look that is the best so far."""
-    store = PointStore(told.device)
+    """Train what the point store lacks of points, telling of each look that is the best so far."""
+    store = PointStore(told.device, told.store)
     store.prepare()
     expanded = _expand(points, told)
     for point in points:
@@ -151,17 +160,36 @@ def train(points: Sequence[Config], told: Told, know: Know) -> None:
             out=told.work / "labels" / dilution.name_of(point.data, point.noise),
         )
     every = {store.path(run.identity()): run for todo in expanded for run in todo}
-    missing = [run for path, run in every.items() if not path.exists()]
+    missing = []
+    for run in every.values():
+        if (stored := store.get(run.identity())) is None:
+            missing.append(run)
+        else:
+            know(*_look(run, stored))
+    hosts.forget_free_memory(told.device)
     free = hosts.free_gpu_memory() if told.device == "cuda" else 0
-    for stack in stacks.form(missing, told.device, free=free):
+    # The shortest first: what is cut off leaves the fewest points half done.
+    for stack in _smaller(reversed(stacks.form(missing, told.device, free=free)), told.smaller):
         runs.train_stack(
             stack,
             told.device,
             stacks.stacking(stack[0], told.device),
             on_report=lambda run, outcome: know(*_look(run, outcome)),
-            on_done=lambda run, outcome: store.put(run.identity(), outcome),
+            on_done=lambda run, outcome: _keep(run, outcome, store, know),
         )
     know("finished", len(every), f"{len(every)} runs of {len(points)} points are finished")
+
+
+def _keep(run: Run, outcome: dict[str, Any], store: PointStore, know: Know) -> None:
+    store.put(run.identity(), outcome)
+    know(*_look(run, outcome))
+
+
+def _smaller(formed: Iterable[list[Run]], halvings: int) -> Iterator[list[Run]]:
+    """Yield stacks, each in two parts as often as memory did not suffice for it."""
+    for stack in formed:
+        parts = min(len(stack), 2**halvings)
+        yield from (stack[part::parts] for part in range(parts))
 
 
 def _look(run: Run, outcome: dict[str, Any]) -> tuple[str, Any, str]:
@@ -176,19 +204,21 @@ def _look(run: Run, outcome: dict[str, Any]) -> tuple[str, Any, str]:
         "steps": run.steps,
         "examples_seen": row["examples_seen"],
         "passes_seen": row["examples_seen"] / run.examples,
+        "passes_reported": outcome["stopped_at"] / run.examples,  # by the weights of the accuracies
         "val_accuracy": outcome["val_accuracy"],
         "test_accuracy": outcome["test_accuracy"],
         "curve": outcome["curve"],
         "wall_seconds": outcome["wall_seconds"],
     }
     key = f"{config.model.name}, alpha = {config.noise.alpha:g}, rate {run.learning_rate:g}"
-    line = f"{key}, seed {run.seed}: {found['test_accuracy']:.3f} after {found['passes_seen']:.2f}"
-    return f"{key}, seed {run.seed}", found, f"{line} passes"
+    line = f"{key}, seed {run.seed}: {found['test_accuracy']:.3f} after"
+    line = f"{line} {found['passes_reported']:.2f} of {found['passes_seen']:.2f} passes"
+    return f"{key}, seed {run.seed}", found, line
 
 
 def finished(told: Told, know: Know) -> None:
     """The figure of the points that are finished, as a stage would have written it."""
-    store = PointStore(told.device)
+    store = PointStore(told.device, told.store)
     points, outcomes = [], []
     for point in grid(told):
         (todo,) = _expand([point], told)

@@ -32,8 +32,8 @@ LOSSES = 0.01
 #: Learning rates are divided by this: a difference of 1e-7 grew to 6e-4 in 60 steps of conv2 at a
 #: rate of 0.1, and to 0.17 at 0.5 (float32, on a CPU).
 SLOWED = 10.0
-#: Where memory is made to lack: as soon as a capture begins, and between its forward and backward.
-CAPTURE, IN_CAPTURE = "while a step was captured", "in the middle of a capture"
+#: Where memory is made to lack besides: between the forward and the backward part of a capture.
+IN_THE_MIDDLE = "in the middle of a capture"
 COMPARED = ("perceptron", "mlp2", "conv2", "resnet20")
 
 
@@ -71,8 +71,9 @@ def gradients(names: tuple[str, ...], told: Told, know: Know) -> None:
                     error = relative(got, exact, exact)
                     key = f"{name}, K = {count}, {way}, {precision}"
                     limit = (DEEP if name == "resnet20" else ROUNDED)[precision]
-                    know(key, {"error": error, "limit": limit}, f"{key}: {error:.1e}")
-                    if not error < limit:
+                    found = {"error": error, "limit": limit, "ok": error < limit}
+                    know(key, found, f"{key}: {error:.1e}")
+                    if not found["ok"]:
                         wrong.append(f"{key}: {error:.1e}")
     require(wrong)
 
@@ -139,8 +140,9 @@ def captured(name: str, told: Told, know: Know) -> None:
             }
             key = f"K = {count}, {way}, {precision}, augmentation {augmentation}"
             errors = found["error"], found[f"error after {many} steps"]
+            found["ok"] = errors[0] < OF_A_STEP * step and errors[1] < ALIKE
             know(key, found, f"{key}: {errors[0]:.1e} (a step: {step:.1e}), then {errors[1]:.1e}")
-            if not (errors[0] < OF_A_STEP * step and errors[1] < ALIKE):
+            if not found["ok"]:
                 wrong.append(f"{key}: {errors[0]:.1e}, {errors[1]:.1e}")
     require(wrong)
 
@@ -245,13 +247,13 @@ def halving(told: Told, know: Know) -> None:
     todo = runs.expand("halving", config, data, labels)
     whole = _trained(todo, told.work / "whole", "nowhere")[0]
     wrong = []
-    for place in ("in warm-up", CAPTURE, IN_CAPTURE):
+    for place in (training.IN_WARM_UP, training.IN_CAPTURE, IN_THE_MIDDLE):
         outcomes, sizes, said = _trained(todo, told.work / place.replace(" ", "-"), place)
         ends = [
             (o["test_accuracy"], w["test_accuracy"]) for o, w in zip(outcomes, whole, strict=True)
         ]
         know(place, {"stacks": sizes, "said": said, "accuracies": ends}, f"{place}: {sizes}")
-        noted = CAPTURE if place == IN_CAPTURE else place
+        noted = training.IN_CAPTURE if place == IN_THE_MIDDLE else place
         if sizes[:1] != [len(todo)] or len(sizes) != 3 or not any(noted in each for each in said):
             wrong.append(f"{place}: stacks of {sizes}, {said}")
     require(wrong)
@@ -303,7 +305,7 @@ def _train_limited(place: str, stack: Any, store: Any) -> str:
 
     def lacking(*arguments: Any) -> torch.Tensor:
         """With networks on several streams, as where memory really lacks in a capture."""
-        if place == IN_CAPTURE and torch.cuda.is_current_stream_capturing():
+        if place == IN_THE_MIDDLE and torch.cuda.is_current_stream_capturing():
             torch.cuda.set_per_process_memory_fraction(1e-6)
         return loss(*arguments)
 

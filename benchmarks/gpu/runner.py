@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stages.lib import files, processes
+from stages.lib import files, hosts, paths, processes
 from stages.lib.errors import UserError
 
-MOST_MINUTES = 9.0
 LAST_SECONDS = 5.0  # kept for writing
 MOST_UNWRITTEN = 1.0  # seconds
+SMALLEST = 4  # attempts at a step that lacks memory
 MOST_IMPORTING = 120.0  # seconds from the start of a process to the next line, at most
 IMPORTED = time.time()
 PRELOADED = "benchmarks.gpu.steps"  # by the process that steps are forked from
@@ -37,6 +37,7 @@ class Told:
         bundle: what was brought along, see `benchmarks.gpu.bundle`.
         work: a folder for data that is gone at the end.
         seconds: that the step may take.
+        smaller: how often it lacked memory: stacks are to be halved so many times.
         off: variables that are ``off`` in its environment.
     """
 
@@ -45,7 +46,13 @@ class Told:
     bundle: Path
     work: Path
     seconds: float = math.inf
+    smaller: int = 0
     off: tuple[str, ...] = ()
+
+    @property
+    def store(self) -> Path:
+        """The folder of finished trainings: the repository's, for a rehearsal one that goes."""
+        return paths.point_store() if self.device == "cuda" else self.work / "store"
 
 
 #: Called with a key, what is known of it, and a line to print.
@@ -127,7 +134,7 @@ def run(
             told_steps[step.name] = {"status": "not run", "why": "no minutes left"}
         else:
             found = told_steps[step.name] = {"status": "running", "found": {}}
-            _attend(step, told, left, found, report)
+            _attempt(step, replace(told, seconds=left), found, report)
             if found["status"] not in ("done", "out of time"):
                 whole = False
             if step.guards and found["status"] != "done":
@@ -144,12 +151,24 @@ def run(
     return whole
 
 
-def _attend(step: Step, told: Told, seconds: float, found: dict[str, Any], report: Report) -> None:
+def _attempt(step: Step, told: Told, found: dict[str, Any], report: Report) -> None:
+    """Run a step; where memory lacked once more, with less at a time, in a fresh process."""
+    deadline = time.monotonic() + told.seconds
+    for smaller in range(SMALLEST):
+        left = deadline - time.monotonic()
+        if smaller and left < 1:
+            return
+        found["status"] = "running"
+        _attend(step, replace(told, smaller=smaller, seconds=left), found, report)
+        if found["status"] != "out of memory":
+            return
+
+
+def _attend(step: Step, told: Told, found: dict[str, Any], report: Report) -> None:
     """Run a step in a process and note what it tells; end it when its time is over."""
     context = processes.context(PRELOADED)
     ours, theirs = context.Pipe(duplex=False)
     ended, open_ = context.Pipe(duplex=False)
-    told = replace(told, seconds=seconds)
     process = context.Process(target=_work, args=(step.function, told, theirs, ended))
     started = written = time.monotonic()
     process.start()
@@ -157,7 +176,7 @@ def _attend(step: Step, told: Told, seconds: float, found: dict[str, Any], repor
     ended.close()
     try:
         while found["status"] == "running":
-            if time.monotonic() - started > seconds:
+            if time.monotonic() - started > told.seconds:
                 found["status"] = "out of time"
             elif ours.poll(0.2):
                 _note(step.name, ours, found)
@@ -192,13 +211,15 @@ def _note(name: str, pipe: Any, found: dict[str, Any]) -> None:
         key, value, line = message
         found["found"][key] = value
         print(_line(name, line), flush=True)
-    elif kind == "failed":
+    elif kind in ("failed", "out of memory"):
         found["why"], found["traceback"] = message
-        found["status"] = "failed"
+        found["status"] = kind
         if found["traceback"]:
             print(found["traceback"], flush=True)
     else:
         found["status"] = "done"
+        found.pop("why", None)
+        found.pop("traceback", None)
 
 
 def _work(function: Callable[[Told, Know], None], told: Told, pipe: Any, ended: Any) -> None:
@@ -210,7 +231,8 @@ def _work(function: Callable[[Told, Know], None], told: Told, pipe: Any, ended: 
     except UserError as error:
         pipe.send(("failed", (str(error), "")))
     except BaseException as error:
-        pipe.send(("failed", (f"{type(error).__name__}: {error}", traceback.format_exc())))
+        kind = "out of memory" if hosts.is_out_of_memory(error) else "failed"
+        pipe.send((kind, (f"{type(error).__name__}: {error}", traceback.format_exc())))
     else:
         pipe.send(("done", ()))
     finally:

@@ -3,8 +3,8 @@
 from functools import partial
 
 from benchmarks.gpu import fast, results, right
-from benchmarks.gpu.fast import best
 from benchmarks.gpu.runner import Step
+from stages.lib import kernel_checks
 
 
 def _captured(name: str) -> Step:
@@ -16,7 +16,7 @@ def _speed(name: str, seconds: float) -> Step:
 
 
 DEVICE = Step("device", fast.device, 200, needed=True)
-KERNELS = Step("kernels", fast.kernels, 45, cuda_only=True, guards="TRITON_KERNELS")
+KERNELS = Step("kernels", fast.kernels, 45, cuda_only=True, guards=kernel_checks.VARIABLE)
 CHECK = (
     DEVICE,
     KERNELS,
@@ -50,5 +50,3 @@ RESULTS = (
     Step("others", results.others, 540, share=0.85),  # the last step must have its time
     Step("finished", results.finished, 60),
 )
-
-__all__ = ["CHECK", "RESULTS", "best"]

@@ -23,18 +23,19 @@ DECIDING = (
     "averaging",
     "dilution",
     "images",
-    "kernels",
     "losses",
     "models",
     "runs",
     "streams",
     "training",
 )
+ON_CUDA = ("kernels",)  # deciding too, where they are used
 
 
-def code_digest(folder: Path = Path(__file__).parent) -> str:
+def code_digest(device: str, folder: Path = Path(__file__).parent) -> str:
     """Return the digest of the code that decides an outcome, comments and docstrings aside."""
-    sources = [(folder / f"{name}.py").read_text(encoding="utf-8") for name in DECIDING]
+    names = DECIDING + (ON_CUDA if device == "cuda" else ())
+    sources = [(folder / f"{name}.py").read_text(encoding="utf-8") for name in names]
     return files.sha256_of_bytes(*(_without_docstrings(source).encode() for source in sources))
 
 
@@ -59,7 +60,7 @@ class PointStore:
     def __init__(self, device: str, folder: Path | None = None) -> None:
         self.folder = paths.point_store() if folder is None else folder
         self.environment = {
-            "code": code_digest(),
+            "code": code_digest(device),
             "device": device,
             "kernels": hosts.kernels() if device == "cpu" else "",
             "numpy": metadata.version("numpy"),

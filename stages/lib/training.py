@@ -25,12 +25,13 @@ from stages.lib.adadelta import AdaDelta
 from stages.lib.augmentation import BOX, Boxes, augment
 from stages.lib.averaging import RunningMean
 from stages.lib.errors import UserError
-from stages.lib.params import MOST_CONFUSED, TOP, ModelParams
+from stages.lib.params import MOST_CONFUSED, STACKINGS, TOP, ModelParams
 
 EVALUATIONS = 10  # looks at the validation images: with early stopping each after twice the steps
 EVALUATION_BATCH = 1000
 CHUNK = {"cpu": 64, "cuda": 1024, "mps": 64}  # steps whose batches are looked up at once
 WARM_UP = 3  # steps before a CUDA graph is captured
+IN_WARM_UP, IN_CAPTURE = "in warm-up", "while a step was captured"  # where an error was raised
 CHECKPOINT_SHARE = 0.05  # of the time, at most, goes into checkpoints
 
 State = dict[str, Any]  # what a member's training goes on from: tensors on the CPU, plain values
@@ -426,10 +427,8 @@ class _Stack:
             and count > 1
             and not kernel_checks.usable(self.device, "convolution")
         ):
-            raise UserError(
-                f"train.stacking: got 'batched'; accepted on this {self.device.type}: "
-                "auto, grouped, unfold, loop"
-            )
+            ways = ", ".join(way for way in STACKINGS if way != "batched")
+            raise UserError(f"train.stacking: got 'batched'; accepted on this device: {ways}")
         self.rows, self.step = list(range(count)), 0
         self.network = models.build(
             recipe.model.name,
@@ -557,13 +556,13 @@ class _Stack:
         side = side_stream()
         side.wait_stream(torch.cuda.current_stream())
         # Capture finds what warm-up chose: it must not begin to compare kernels itself.
-        with fastest_convolutions(), torch.cuda.stream(side), noted("in warm-up"):
+        with fastest_convolutions(), torch.cuda.stream(side), noted(IN_WARM_UP):
             for _ in range(WARM_UP):
                 step()
                 self.cursor.zero_()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with noted("while a step was captured"), torch.cuda.graph(graph):
+        with noted(IN_CAPTURE), torch.cuda.graph(graph):
             step()
         for tensor, value in zip(state, before, strict=True):
             tensor.copy_(value)

@@ -217,8 +217,9 @@ class _Workers:
     def train(self, queue: list[list[Run]], store: PointStore, bar: _Bar) -> None:
         """Train stacks, as many at a time as there are cores, or one on an accelerator.
 
-        One that does not fit in memory is halved. After that an accelerator's process is replaced:
-        where memory lacked while a CUDA graph was captured, its allocator stays as it was left.
+        One that does not fit in memory is halved; on a CPU its halves may train at the same time.
+        After that an accelerator's process is replaced: where memory lacked while a CUDA graph was
+        captured, its allocator stays as it was left.
         """
         waiting, training = deque(queue), dict[Future[Any], list[Run]]()
         accelerated, ahead = store.environment["device"] != "cpu", 1
