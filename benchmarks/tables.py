@@ -1,4 +1,4 @@
-"""Writes the tables of README and ``docs/`` from ``benchmarks/results`` and the figures' results.
+"""Writes the tables of ``docs/`` from ``benchmarks/results`` and the figures' results.
 
 ``python -m benchmarks.tables``
 """
@@ -328,7 +328,7 @@ def _taken(report: dict[str, Any] | None, step: str) -> str:
 
 #: the tables of each document
 TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], ...]] = {
-    "README.md": (figures,),
+    "docs/RESULTS.md": (figures,),
     "docs/PERFORMANCE.md": (floors, training, stacking, arithmetic, labels, pipeline, choices),
     "docs/FINDINGS.md": (longer, very_long, updates, variants),
     "docs/REPRODUCIBILITY.md": (machines,),

@@ -25,32 +25,34 @@ from benchmarks import (
     updates,
     variants,
 )
-from stages.lib import models, stacks, studies
-from stages.lib.params import check_config
+from stages.lib.config.checks import check_config
+from stages.lib.execution import packing
+from stages.lib.models import layers, networks
+from stages.lib.studies import grids
 
 
 @pytest.mark.parametrize("name", subjects.SHAPES)
 def test_the_plain_script_trains_the_same_network(name: str) -> None:
     """With our weights copied into its layers, the plain model gives our logits."""
     shape = subjects.SHAPES[name]
-    ours = models.build(
+    ours = networks.build(
         name, shape, 10, width=1.0, batch_norm=False, init="torch", zero_output=False,
         generators=[torch.Generator().manual_seed(0)],
     )  # fmt: skip
     theirs = plain.model(name)
-    kinds = (models.Convolution, models.Norm, models.Dense)
+    kinds = (layers.Convolution, layers.Norm, layers.Dense)
     mine = [layer for layer in ours.modules() if isinstance(layer, kinds)]
     others = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
     yours = [layer for layer in theirs.modules() if isinstance(layer, others)]
     if name == "resnet20":  # our blocks list convolution, norm, convolution, norm; so do theirs
         assert len(yours) == 19 + 19 + 1
-    flat = next((layer for layer in ours.modules() if isinstance(layer, models.Flat)), None)
+    flat = next((layer for layer in ours.modules() if isinstance(layer, layers.Flat)), None)
     with torch.no_grad():
         for i, (a, b) in enumerate(zip(mine, yours, strict=True)):
             weight = a.weight[0]
-            if isinstance(a, models.Dense):
+            if isinstance(a, layers.Dense):
                 weight = weight.T
-                if flat is not None and isinstance(mine[i - 1], models.Convolution):
+                if flat is not None and isinstance(mine[i - 1], layers.Convolution):
                     side = shape[0] // 4  # their maps lie channel by channel
                     weight = weight.unflatten(1, (side * side, -1)).transpose(1, 2).flatten(1)
             b.weight.copy_(weight)
@@ -102,9 +104,9 @@ def test_subjects_have_the_shapes_and_differ() -> None:
 
 
 def test_the_usual_stacks_are_the_largest_that_stages_form() -> None:
-    assert rates.usual("perceptron", "cpu").members == stacks.CPU_MEMBERS
+    assert rates.usual("perceptron", "cpu").members == packing.CPU_MEMBERS
     assert rates.usual("mlp2", "cpu").members == 1
-    assert rates.usual("conv4", "cuda") == rates.Stack("conv4", stacks.GPU_MEMBERS, "cuda", "loop")
+    assert rates.usual("conv4", "cuda") == rates.Stack("conv4", packing.GPU_MEMBERS, "cuda", "loop")
     assert rates.usual("conv4", "cuda", 3).members == 3
 
 
@@ -155,7 +157,7 @@ def test_arithmetic_compares_seed_by_seed(monkeypatch: pytest.MonkeyPatch, capsy
     assert got["difference"]["largest"] == pytest.approx(np.abs(differences).max())
 
 
-@pytest.mark.parametrize("name", [each for each in tables.TABLES if each != "README.md"])
+@pytest.mark.parametrize("name", [each for each in tables.TABLES if each != "docs/RESULTS.md"])
 def test_a_document_has_the_tables_of_the_results(name: str) -> None:
     text = (tables.ROOT / name).read_text(encoding="utf-8")
     assert tables.filled(name, text, tables.measured()) == text
@@ -214,7 +216,7 @@ def test_updates_of_noise_alone_are_those_of_torch_and_follow_epsilon() -> None:
 
 
 def test_a_variant_differs_in_what_is_named_alone() -> None:
-    (first, *_) = studies.read_grid("laptop", "fig1_uniform_mnist").points
+    (first, *_) = grids.read_grid("laptop", "fig1_uniform_mnist").points
     other = variants.changed(first, {"train.passes": 4.0, "noise.alpha": 100.0})
     assert (other.train.passes, other.noise.alpha) == (4.0, 100.0)
     back = {"train.passes": first.train.passes, "noise.alpha": first.noise.alpha}
@@ -230,7 +232,7 @@ def test_errors_to_the_second_class() -> None:
 @pytest.mark.parametrize("question", variants.VARIANTS)
 def test_variants_are_accepted_and_differ(question: str) -> None:
     key, changes = variants.VARIANTS[question]
-    first = studies.read_grid("laptop", key).points[0]
+    first = grids.read_grid("laptop", key).points[0]
     points = [variants.changed(first, each) for each in changes]
     for point in points:
         check_config(point)

@@ -1,4 +1,4 @@
-"""README's table of results against the results that are committed beside it."""
+"""The table of results against the results that are committed beside it."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from benchmarks import tables
-from stages.lib import studies
+from stages.lib.studies import registry
 
 VERDICTS = ("confirmed", "not confirmed", "not run")
 TEXTS = yaml.safe_load((tables.ROOT / tables.FIGURES).read_text(encoding="utf-8"))
@@ -23,7 +23,7 @@ def committed(scale: str, key: str) -> dict[str, Any] | None:
 
 
 def test_every_figure_has_a_row_with_a_verdict() -> None:
-    assert list(TEXTS) == list(studies.FIGURES)
+    assert list(TEXTS) == list(registry.FIGURES)
     for key, row in TEXTS.items():
         assert row["verdict"].startswith(VERDICTS), key
         for scale in tables.SCALES:
@@ -36,8 +36,8 @@ def test_every_figure_has_a_row_with_a_verdict() -> None:
 def test_the_table_is_of_the_committed_results() -> None:
     wanted = [(scale, key) for scale in tables.SCALES for key in TEXTS]
     figures = {each: found for each in wanted if (found := committed(*each))}
-    text = (tables.ROOT / "README.md").read_text(encoding="utf-8")
-    assert tables.filled("README.md", text, {"figures": figures}) == text
+    text = (tables.ROOT / "docs/RESULTS.md").read_text(encoding="utf-8")
+    assert tables.filled("docs/RESULTS.md", text, {"figures": figures}) == text
 
 
 def test_means_that_are_typed_are_recorded_ones() -> None:
