@@ -17,9 +17,11 @@ import numpy as np
 import torch
 
 from benchmarks import rates, reports, subjects
-from stages.lib import datasets, dilution, sources, training
-from stages.lib.params import DataParams, NoiseParams
-from stages.lib.training import TrainingData
+from stages.lib.config.params import DataParams, NoiseParams
+from stages.lib.data import datasets, sources
+from stages.lib.labels import dilution
+from stages.lib.training import loop
+from stages.lib.training.replicas import TrainingData
 
 DATA = DataParams("mnist5k", None, 14, 3500, 500)
 
@@ -67,7 +69,7 @@ def main() -> None:
         return [
             outcome["test_accuracy"]
             for stack in stacks
-            for outcome in training.train(recipe, stack, stacking=stacking)
+            for outcome in loop.train(recipe, stack, stacking=stacking)
         ]
 
     alone = accuracies("float32", "loop", False)

@@ -21,8 +21,10 @@ from unittest import mock
 import torch
 
 from benchmarks import plain, rates, reports, subjects
-from stages.lib import adadelta, models, processes
-from stages.lib.adadelta import AdaDelta
+from stages.lib.core import processes
+from stages.lib.models import networks
+from stages.lib.training import adadelta
+from stages.lib.training.adadelta import AdaDelta
 
 BLOCKS = (4096, 16384, 65536, 262144)
 CONV4 = "from benchmarks import rates as r; print(r.rate_of_one(r.usual('conv4', 'cpu'), 2.0))"
@@ -31,7 +33,7 @@ CONV4 = "from benchmarks import rates as r; print(r.rate_of_one(r.usual('conv4',
 def weights(name: str) -> int:
     """Return a network's number of weights at full width."""
     shape = subjects.SHAPES[name]
-    return models.sizes(name, shape, subjects.CLASSES, width=1.0, batch_norm=False)[0]
+    return networks.sizes(name, shape, subjects.CLASSES, width=1.0, batch_norm=False)[0]
 
 
 def turns(calls: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Any]:

@@ -34,8 +34,12 @@ import psutil
 from benchmarks import reports
 from benchmarks.pipeline import memory_of_tree
 from benchmarks.reports import summary
-from stages.lib import datasets, dilution, hosts, noise, paths, runs, sources, workers
-from stages.lib.params import Config, DataParams, ModelParams, NoiseParams, TrainParams
+from stages.lib.config.params import Config, DataParams, ModelParams, NoiseParams, TrainParams
+from stages.lib.core import machine, paths
+from stages.lib.data import datasets, sources
+from stages.lib.execution import executors, runs
+from stages.lib.labels import dilution
+from stages.lib.noise import sampling
 
 ALPHAS = (5, 10, 20, 50, 100)
 ORIGINALS = (4_000, 8_000, 16_000, 32_000, 60_000)
@@ -116,19 +120,19 @@ def _train(examples: int) -> tuple[float, int]:
     import torch
 
     from benchmarks import rates, subjects
-    from stages.lib import training
+    from stages.lib.training import loop
 
     torch.set_num_threads(1)
     bank = subjects.bank(subjects.SHAPES["mlp2"])
     recipe, process = subjects.recipe("mlp2", width=0.25), psutil.Process()
-    training.train(recipe, [subjects.member(subjects.data(bank, 0), 0, 3)])
+    loop.train(recipe, [subjects.member(subjects.data(bank, 0), 0, 3)])
     before, held = process.memory_info().rss, []
     member = subjects.member(subjects.data(bank, 0, examples=examples), 0, 300)
 
     def note(*_: object) -> None:
         held.append(process.memory_info().rss - before)
 
-    seconds = rates.timed(lambda: training.train(recipe, [member], on_evaluation=note), "cpu")
+    seconds = rates.timed(lambda: loop.train(recipe, [member], on_evaluation=note), "cpu")
     return seconds, max(held)
 
 
@@ -191,13 +195,13 @@ def points(rounds: int) -> dict[str, Any]:
                 shutil.rmtree(paths.point_store(), ignore_errors=True)
                 started = time.perf_counter()
                 with contextlib.redirect_stdout(sys.stderr), Memory() as memory:
-                    outcomes, _ = workers.complete(todo[:count], f"{count} points")
+                    outcomes, _ = executors.train_or_load(todo[:count], f"{count} points")
                 seconds[count].append(time.perf_counter() - started)
                 held[count].append(memory.peak)
                 trained[count].append(sum(outcome["wall_seconds"] for outcome in outcomes))
     most = max(POINTS)
     beyond = [
-        (hosts.cores() * whole - training) / most
+        (machine.cores() * whole - training) / most
         for whole, training in zip(seconds[most], trained[most], strict=True)
     ]
     return {
@@ -212,7 +216,7 @@ def main() -> None:
     rounds = reports.options(__doc__, rounds=3).parse_args().rounds
     report = {
         "rounds": rounds,
-        "chunk_of_labels": noise.CHUNK,
+        "chunk_of_labels": sampling.CHUNK,
         "dilution": dilutions(rounds),
         "training": trainings(rounds),
         "points": points(rounds),

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.reports import emit, summary
-from stages.lib import noise
+from stages.lib.noise import sampling, transitions
 
 LOOP_LABELS = 20_000  # the loop takes about 20 microseconds a label
 CLEANLAB_LABELS = 1_000_000
@@ -41,13 +41,17 @@ def quotients(ours: list[float], theirs: list[float]) -> list[float]:
     return [mine / other for mine, other in zip(ours, theirs, strict=True)]
 
 
-def loop(true_labels: noise.Labels, transition: noise.Matrix, rng: np.random.Generator) -> None:
+def loop(
+    true_labels: sampling.Labels, transition: transitions.Matrix, rng: np.random.Generator
+) -> None:
     """Draw as one would write it down: a choice for every example."""
     for label in true_labels:
         rng.choice(len(transition), p=transition[label])
 
 
-def cleanlab(true_labels: noise.Labels, transition: noise.Matrix) -> Callable[[], object] | None:
+def cleanlab(
+    true_labels: sampling.Labels, transition: transitions.Matrix
+) -> Callable[[], object] | None:
     """Return a draw by cleanlab, whose matrices have the true class in the columns."""
     try:
         from cleanlab.benchmarking.noise_generation import generate_noisy_labels
@@ -69,8 +73,10 @@ def imagenet() -> dict[str, Any]:
     """Return the seconds of the largest draw."""
     rng = np.random.default_rng(0)
     true_labels = rng.integers(0, IMAGENET_CLASSES, size=IMAGENET_LABELS, dtype=np.uint16)
-    transition = noise.uniform_transition(IMAGENET_CLASSES)
-    drawn = rates(lambda: noise.draw_labels(true_labels, transition, rng=rng), IMAGENET_LABELS, 3)
+    transition = transitions.uniform_transition(IMAGENET_CLASSES)
+    drawn = rates(
+        lambda: sampling.draw_labels(true_labels, transition, rng=rng), IMAGENET_LABELS, 3
+    )
     return {"labels": IMAGENET_LABELS, "seconds": summary([IMAGENET_LABELS / r for r in drawn])}
 
 
@@ -83,18 +89,18 @@ def main() -> None:
     count, repeats = arguments.labels, arguments.repeats
     rng = np.random.default_rng(0)
     true_labels = rng.integers(0, 10, size=count, dtype=np.uint8)
-    order = noise.false_class_order(np.zeros((10, 10), dtype=np.int64), "random", rng=rng)
+    order = transitions.false_class_order(np.zeros((10, 10), dtype=np.int64), "random", rng=rng)
     kinds = {
-        "uniform": noise.uniform_transition(10),
-        "structured": noise.structured_transition(order, alpha=20, delta=1.0),
+        "uniform": transitions.uniform_transition(10),
+        "structured": transitions.structured_transition(order, alpha=20, delta=1.0),
     }
     report = {}
     for name, transition in kinds.items():
 
-        def draw(transition: noise.Matrix = transition) -> noise.Labels:
-            return noise.draw_labels(true_labels, transition, rng=rng)
+        def draw(transition: transitions.Matrix = transition) -> sampling.Labels:
+            return sampling.draw_labels(true_labels, transition, rng=rng)
 
-        def draw_by_loop(transition: noise.Matrix = transition) -> None:
+        def draw_by_loop(transition: transitions.Matrix = transition) -> None:
             loop(true_labels[:LOOP_LABELS], transition, rng)
 
         ours = rates(draw, count, repeats)

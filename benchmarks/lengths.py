@@ -27,10 +27,15 @@ import numpy as np
 
 from benchmarks import reports
 from benchmarks.variants import changed
-from stages.lib import dilution, figures, files, noise, paths, runs, studies, workers
-from stages.lib.errors import UserError
-from stages.lib.params import Config, read_params
-from stages.lib.studies import Grid
+from stages.lib.config.params import Config
+from stages.lib.config.reading import read_params
+from stages.lib.core import files, paths
+from stages.lib.core.errors import UserError
+from stages.lib.execution import executors, runs
+from stages.lib.labels import dilution
+from stages.lib.noise import sampling, transitions
+from stages.lib.studies import computing, grids, registry
+from stages.lib.studies.grids import Grid
 
 ALPHAS = (0.0, 10.0, 50.0)
 
@@ -47,7 +52,7 @@ def lengthened(grid: Grid, factor: float) -> Grid:
 def trained(key: str, scale: str, grid: Grid) -> list[dict[str, Any]]:
     """Return a figure's points."""
     folders = paths.datasets(scale), paths.figure_labels(scale, key)
-    points: list[dict[str, Any]] = figures.compute(key, scale, grid, *folders)[0]["points"]
+    points: list[dict[str, Any]] = computing.compute(key, scale, grid, *folders)[0]["points"]
     return points
 
 
@@ -88,7 +93,7 @@ def known_mean(values: Sequence[float | None]) -> float | None:
 
 def entropy(alpha: float, classes: int) -> float:
     """Return the entropy of a diluted set's label given the true class, uniform noise, in nats."""
-    label = noise.diluted_distribution(np.full((classes, classes), 1 / classes), alpha)[0]
+    label = transitions.diluted_distribution(np.full((classes, classes), 1 / classes), alpha)[0]
     label = label[label > 0]
     return float(-(label * np.log(label)).sum())
 
@@ -110,14 +115,14 @@ def very_long(config: Config, alphas: Sequence[float], examples: int) -> list[di
             }
             point = changed(config, {**uniform, **length})
             dilution.materialise(point.data, point.noise, seeds, data_folder=experiment, out=labels)
-            outcomes, _ = workers.complete(
+            outcomes, _ = executors.train_or_load(
                 runs.expand(f"α = {alpha:g}", point, experiment, labels), f"α = {alpha:g}"
             )
             curves = [outcome["curve"] for outcome in outcomes]
             rows.append(
                 {
                     "alpha": alpha,
-                    "examples": originals + noise.count_noisy(originals, alpha),
+                    "examples": originals + sampling.count_noisy(originals, alpha),
                     "learning_rate": point.train.learning_rates[0],
                     "seeds": len(seeds),
                     "entropy": entropy(alpha, classes),
@@ -147,8 +152,8 @@ def main() -> None:
     told = parser.parse_args()
     params = read_params()
     experiment = Config(params.data, params.noise, params.model, params.train)
-    key, grid = told.figure, studies.read_grid(params.scale, told.figure)
-    figure = studies.check_key(key)
+    key, grid = told.figure, grids.read_grid(params.scale, told.figure)
+    figure = registry.check_key(key)
     if figure.kind != "trained":
         raise UserError(f"{key}: is {figure.kind}; accepted: a figure of trained points")
     with redirect_stdout(sys.stderr):  # what stages say is not part of the JSON

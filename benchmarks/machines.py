@@ -18,9 +18,11 @@ from statistics import mean
 from typing import Any
 
 from benchmarks import reports
-from stages.lib import figures, paths, processes, studies
-from stages.lib.params import read_params
-from stages.lib.runs import Run, train_stack
+from stages.lib.config.reading import read_params
+from stages.lib.core import paths, processes
+from stages.lib.execution.inputs import train_stack
+from stages.lib.execution.runs import Run
+from stages.lib.studies import computing, grids
 
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"}
 OLD = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}
@@ -35,7 +37,7 @@ def sample(key: str, limit: int) -> list[Run]:
     """Return about so many runs of a figure: all of some points, evenly spread over it."""
     scale = read_params().scale
     folders = paths.datasets(scale), paths.figure_labels(scale, key)
-    expanded = figures.expand(key, studies.read_grid(scale, key), *folders)
+    expanded = computing.expand(key, grids.read_grid(scale, key), *folders)
     points = max(1, limit // len(expanded[0]))
     return [run for point in expanded[:: -(-len(expanded) // points)] for run in point]
 

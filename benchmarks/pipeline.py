@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from benchmarks.reports import emit, summary
-from stages.lib import dilution
+from stages.lib.labels import dilution
 
 SAMPLE_SECONDS = 0.2
 

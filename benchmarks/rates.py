@@ -1,4 +1,4 @@
-"""Steps per second of `stages.lib.training`, run as `stages.lib.workers` runs it.
+"""Steps per second of `stages.lib.training.loop`, run as `stages.lib.execution.executors` runs it.
 
 Apart from the commands, so that worker processes can import it.
 """
@@ -14,10 +14,12 @@ from typing import Any
 import torch
 
 from benchmarks import reports, subjects
-from stages.lib import hosts, processes, runs, training
-from stages.lib.architectures import ARCHITECTURES
-from stages.lib.params import PRECISIONS
-from stages.lib.stacks import GPU_MEMBERS, GPU_STACKING, cpu_members
+from stages.lib.config.params import PRECISIONS
+from stages.lib.core import machine, processes
+from stages.lib.execution import inputs
+from stages.lib.execution.packing import GPU_MEMBERS, GPU_STACKING, cpu_members
+from stages.lib.models.architectures import ARCHITECTURES
+from stages.lib.training import ensemble
 
 PATIENCE = 300  # seconds that a process waits for the others before it gives up
 
@@ -80,13 +82,13 @@ def timed(function: Callable[[], object], device: str) -> float:
 
 def rate_of_one(stack: Stack, seconds: float) -> float:
     """Return a stack's steps per second, all members together, in this process."""
-    runs.settle(stack.device)
+    inputs.configure_torch(stack.device)
     bank = subjects.bank(subjects.SHAPES[stack.name]).to(stack.device)
     members = subjects.members(bank, stack.members, 1)
     recipe = subjects.recipe(stack.name, precision=stack.precision)
     if _barrier is not None:
         _barrier.wait(PATIENCE)
-    return training.steps_per_second(recipe, members, stacking=stack.stacking, seconds=seconds)
+    return ensemble.steps_per_second(recipe, members, stacking=stack.stacking, seconds=seconds)
 
 
 _barrier: Any = None  # set once in each worker process, where they wait for each other
@@ -101,7 +103,7 @@ def rate(stack: Stack, seconds: float) -> float:
     """Return steps per second: of one stack on CUDA, of one on every core of a CPU together."""
     if stack.device == "cuda":
         return rate_of_one(stack, seconds)
-    context, cores = processes.context("benchmarks.rates"), hosts.cores()
+    context, cores = processes.context("benchmarks.rates"), machine.cores()
     barrier = context.Barrier(cores)
     with ProcessPoolExecutor(
         cores, mp_context=context, initializer=_set_barrier, initargs=(barrier,)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from stages.lib import files, hosts
+from stages.lib.core import files, machine
 
 
 def options(doc: str | None, *, rounds: int) -> argparse.ArgumentParser:
@@ -23,5 +23,5 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
 
 def emit(report: dict[str, Any], device: str = "cpu") -> None:
     """Print a report as JSON, with what it was measured on."""
-    where = {"hardware": hosts.hardware(device), "versions": hosts.versions()}
+    where = {"hardware": machine.hardware(device), "versions": machine.versions()}
     sys.stdout.write(files.to_json({**report, **where}))

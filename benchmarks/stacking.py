@@ -14,7 +14,7 @@ import torch
 
 from benchmarks import rates
 from benchmarks.reports import summary
-from stages.lib import kernel_checks
+from stages.lib.kernels import checks
 
 MEMBERS = {"cpu": (1, 2, 4, 8), "cuda": (1, 8, 32, 128)}
 SECONDS = 1.5
@@ -25,7 +25,7 @@ def ways(name: str, members: int, device: str) -> list[str]:
     """Return the ways that differ: dense layers and stacks of one have a single one."""
     if members == 1 or name in ("perceptron", "mlp2"):
         return ["grouped"]
-    usable = kernel_checks.usable(torch.device(device), "convolution")
+    usable = checks.usable(torch.device(device), "convolution")
     return [way for way in WAYS if way != "batched" or usable]
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stages.lib import images, sources
-from stages.lib.params import ModelParams
-from stages.lib.streams import stream
-from stages.lib.training import Member, Recipe, TrainingData
+from stages.lib.config.params import ModelParams
+from stages.lib.core.randomness import stream
+from stages.lib.data import images, sources
+from stages.lib.training.replicas import Replica, TrainConfig, TrainingData
 
 CLASSES = 10
 BATCH = 128
@@ -46,9 +46,9 @@ def data(bank: torch.Tensor, seed: int, *, examples: int = 60_000) -> TrainingDa
     )
 
 
-def recipe(name: str, *, width: float = 1.0, precision: str = "float32") -> Recipe:
+def recipe(name: str, *, width: float = 1.0, precision: str = "float32") -> TrainConfig:
     """Return the paper's recipe for a network; AdaDelta's constants are the experiment's."""
-    return Recipe(
+    return TrainConfig(
         model=ModelParams(name, width, batch_norm=False),
         init="he",
         zero_output=True,
@@ -61,14 +61,14 @@ def recipe(name: str, *, width: float = 1.0, precision: str = "float32") -> Reci
     )
 
 
-def members(bank: torch.Tensor, count: int, steps: int) -> list[Member]:
+def members(bank: torch.Tensor, count: int, steps: int) -> list[Replica]:
     """Return members that differ in labels, order and learning rate."""
     return [member(data(bank, k), k, steps) for k in range(count)]
 
 
-def member(data: TrainingData, k: int, steps: int, *, average: float = 0.0) -> Member:
+def member(data: TrainingData, k: int, steps: int, *, average: float = 0.0) -> Replica:
     """Return the k-th member of a stack."""
-    return Member(
+    return Replica(
         data=data,
         learning_rate=(0.1, 0.5, 1.0)[k % 3],
         steps=steps,

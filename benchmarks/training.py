@@ -22,7 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plain, rates, subjects
 from benchmarks.reports import summary
-from stages.lib import models, training
+from stages.lib.models import networks
+from stages.lib.training import devices
 
 SECONDS = 3.0  # of each measurement, about
 SIDE = 4096  # of the matrices whose product is timed
@@ -33,7 +34,7 @@ def product_rate(device: str, precision: str) -> float:
     """Return floating-point operations per second of a large matrix product."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     a, b = (torch.rand(SIDE, SIDE, device=device, dtype=dtype) for _ in range(2))
-    with training.Precision(precision):
+    with devices.Precision(precision):
         torch.mm(a, b)
         return 2 * SIDE**3 / rates.timed(lambda: torch.mm(a, b), device)
 
@@ -63,7 +64,7 @@ def bytes_moved(name: str) -> int:
     written, and read twice. Caches can keep some of it from memory.
     """
     shape = subjects.SHAPES[name]
-    weights, outputs = models.sizes(name, shape, subjects.CLASSES, width=1.0, batch_norm=False)
+    weights, outputs = networks.sizes(name, shape, subjects.CLASSES, width=1.0, batch_norm=False)
     pixels = math.prod(shape)
     each = 4 * 5 * (outputs - pixels) + 13 * pixels
     return 4 * 10 * weights + subjects.BATCH * each

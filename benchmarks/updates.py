@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from benchmarks import reports
-from stages.lib.adadelta import AdaDelta
+from stages.lib.training.adadelta import AdaDelta
 
 RHOS = (0.9, 0.95)
 EPSILONS = (1e-8, 1e-7, 1e-6)

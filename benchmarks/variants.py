@@ -18,9 +18,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks import reports
-from stages.lib import dilution, paths, results, runs, studies, workers
-from stages.lib.params import Config
-from stages.lib.runs import Run
+from stages.lib.config.params import Config
+from stages.lib.core import paths
+from stages.lib.execution import executors, runs
+from stages.lib.execution.runs import Run
+from stages.lib.labels import dilution
+from stages.lib.studies import grids, summaries
 
 SCALE = "laptop"
 Changes = Mapping[str, Any]
@@ -172,7 +175,7 @@ def measured(questions: Iterable[str]) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         for k, (question, changes) in enumerate(asked):
             key = VARIANTS[question][0]
-            config = changed(studies.read_grid(SCALE, key).points[0], changes)
+            config = changed(grids.read_grid(SCALE, key).points[0], changes)
             labels, train = Path(folder) / str(k), config.train
             dilution.materialise(
                 config.data, config.noise, train.seeds, data_folder=data, out=labels,
@@ -180,12 +183,12 @@ def measured(questions: Iterable[str]) -> dict[str, Any]:
             )  # fmt: skip
             todo.append((config, runs.expand(f"{question} {changes}", config, data, labels)))
         everything = [run for _, point in todo for run in point]
-        outcomes, _ = workers.complete(everything, "variants")
+        outcomes, _ = executors.train_or_load(everything, "variants")
         transition = {run: dilution.read_facts(run.labels)["transition"] for run in everything}
     report: dict[str, Any] = {}
     for (question, changes), (config, point) in zip(asked, todo, strict=True):
         mine, outcomes = outcomes[: len(point)], outcomes[len(point) :]
-        found = results.summarise(config.train, mine)
+        found = summaries.summarise(config.train, mine)
         pairs = zip(point, mine, strict=True)
         chosen = [each for each in pairs if each[0].learning_rate == found["learning_rate"]]
         group = report.setdefault(question, {"figure": VARIANTS[question][0], "points": []})

@@ -2,9 +2,10 @@
 
 import sys
 
-from stages.lib import confusion, files, paths
-from stages.lib.command import stage
-from stages.lib.params import read_params
+from stages.command import stage
+from stages.lib.config.reading import read_params
+from stages.lib.core import files, paths
+from stages.lib.studies import confusion
 
 
 @stage

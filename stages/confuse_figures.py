@@ -3,13 +3,14 @@
 import sys
 from dataclasses import fields
 
-from stages.lib import confusion, files, paths, studies
-from stages.lib.command import scale_argument, stage
-from stages.lib.errors import UserError
-from stages.lib.params import read_params
+from stages.command import scale_argument, stage
+from stages.lib.config.reading import read_params
+from stages.lib.core import files, paths
+from stages.lib.core.errors import UserError
+from stages.lib.studies import confusion, grids
 
 
-def _shared(grid: studies.Grid, key: str) -> tuple[str, confusion.Start]:
+def _shared(grid: grids.Grid, key: str) -> tuple[str, confusion.Start]:
     """Return the data set and the start of training that a grid's points share.
 
     Raises:
@@ -32,11 +33,11 @@ def main() -> None:
     folder = paths.figure_confusion(scale)
     folder.mkdir(parents=True, exist_ok=True)  # an output, even where no figure needs it
     for key in params.figures:
-        grid = studies.read_grid(scale, key)
-        if studies.needs_confusion(grid):
+        grid = grids.read_grid(scale, key)
+        if grids.needs_confusion(grid):
             data, start = _shared(grid, key)
             report = confusion.estimate(
-                studies.read_confusion(scale),
+                grids.read_confusion(scale),
                 data,
                 start,
                 paths.datasets(scale),

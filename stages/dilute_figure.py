@@ -2,8 +2,10 @@
 
 import sys
 
-from stages.lib import dilution, paths, studies
-from stages.lib.command import figure_arguments, stage
+from stages.command import figure_arguments, stage
+from stages.lib.core import paths
+from stages.lib.labels import dilution
+from stages.lib.studies import grids
 
 
 @stage
@@ -11,7 +13,7 @@ def main() -> None:
     """Draw the noisy labels of every noise config and seed of a figure's grid."""
     scale, key = figure_arguments()
     out = paths.figure_labels(scale, key)
-    for point in studies.read_grid(scale, key).points:
+    for point in grids.read_grid(scale, key).points:
         dilution.materialise(
             point.data,
             point.noise,

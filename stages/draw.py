@@ -2,8 +2,9 @@
 
 import sys
 
-from stages.lib import files, paths, pictures
-from stages.lib.command import figure_arguments, stage
+from stages.command import figure_arguments, stage
+from stages.lib.core import files, paths
+from stages.lib.plots import pictures
 
 
 @stage

@@ -3,9 +3,9 @@
 import sys
 from typing import Any
 
-from stages.lib import files, paths
-from stages.lib.command import stage
-from stages.lib.params import read_params
+from stages.command import stage
+from stages.lib.config.reading import read_params
+from stages.lib.core import files, paths
 
 
 @stage

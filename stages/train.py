@@ -2,9 +2,12 @@
 
 import sys
 
-from stages.lib import files, paths, results, runs, workers
-from stages.lib.command import stage
-from stages.lib.params import Config, read_params
+from stages.command import stage
+from stages.lib.config.params import Config
+from stages.lib.config.reading import read_params
+from stages.lib.core import files, paths
+from stages.lib.execution import executors, runs
+from stages.lib.studies import summaries
 
 
 @stage
@@ -15,9 +18,9 @@ def main() -> None:
     todo = runs.expand(
         "experiment", config, paths.datasets(paths.EXPERIMENT), paths.experiment_labels()
     )
-    outcomes, device = workers.complete(todo, "experiment")
-    report = results.report_experiment(config, todo, outcomes)
-    times = results.time_experiment(todo, outcomes, device)
+    outcomes, device = executors.train_or_load(todo, "experiment")
+    report = summaries.report_experiment(config, todo, outcomes)
+    times = summaries.time_experiment(todo, outcomes, device)
     files.write_json(paths.EXPERIMENT_METRICS, report)
     files.write_json(paths.EXPERIMENT_TIMES, times)
 

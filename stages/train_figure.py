@@ -5,8 +5,9 @@
 
 import sys
 
-from stages.lib import figures, files, paths, plans, studies
-from stages.lib.command import figure_arguments, plan_arguments, stage
+from stages.command import figure_arguments, plan_arguments, stage
+from stages.lib.core import files, paths
+from stages.lib.studies import computing, estimates, grids
 
 
 @stage
@@ -14,12 +15,12 @@ def main() -> None:
     """Train what no store holds yet, write the figure's points, and apart from them the times."""
     if planned := plan_arguments():
         scale, key = planned
-        print("\n".join(plans.show(key, scale, plans.make(key, scale))))
+        print("\n".join(estimates.show(key, scale, estimates.make(key, scale))))
         return
     scale, key = figure_arguments()
-    grid = studies.read_grid(scale, key)
+    grid = grids.read_grid(scale, key)
     labels = paths.figure_labels(scale, key)
-    report, times = figures.compute(key, scale, grid, paths.datasets(scale), labels)
+    report, times = computing.compute(key, scale, grid, paths.datasets(scale), labels)
     files.write_json(paths.figure_metrics(scale, key), report)
     files.write_json(paths.figure_times(scale, key), times)
 

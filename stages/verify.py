@@ -14,12 +14,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from stages.lib import figures, files, hosts, paths, studies, workers
-from stages.lib.command import stage
-from stages.lib.errors import UserError
-from stages.lib.params import read_params
-from stages.lib.points import PointStore
-from stages.lib.runs import Run
+from stages.command import stage
+from stages.lib.config.reading import read_params
+from stages.lib.core import files, machine, paths
+from stages.lib.core.errors import UserError
+from stages.lib.execution import executors
+from stages.lib.execution.runs import Run
+from stages.lib.execution.store import PointStore
+from stages.lib.studies import computing, grids, registry
 
 RUNS = 10
 NOT_COMPARED = ("wall_seconds",)
@@ -42,11 +44,11 @@ def recorded(scale: str, key: str) -> Iterator[Recorded]:
         DamagedError: they are not what was written.
     """
     file = paths.figure_metrics(scale, key)
-    expanded = figures.expand(
-        key, studies.read_grid(scale, key), paths.datasets(scale), paths.figure_labels(scale, key)
+    expanded = computing.expand(
+        key, grids.read_grid(scale, key), paths.datasets(scale), paths.figure_labels(scale, key)
     )
     points = files.read_json(file)["points"]
-    if studies.FIGURES[key].top5:  # where each stands for top-1, then for top-5
+    if registry.FIGURES[key].top5:  # where each stands for top-1, then for top-5
         points = points[::2]
     configs = [json.loads(files.to_json(asdict(runs[0].config))) for runs in expanded]
     if [point["config"] for point in points] != configs:
@@ -80,7 +82,7 @@ def recorded_elsewhere(scale: str, key: str, device: str) -> str | None:
     """Return what is other here than where a figure was recorded, None where nothing is."""
     times = files.read_json(paths.figure_times(scale, key))
     (hardware,), (versions,) = times["hardware"], times["versions"]
-    here = {**hosts.hardware(device), **hosts.versions()}
+    here = {**machine.hardware(device), **machine.versions()}
     there = {**hardware, **versions}
     others = [
         f"{name} {there.get(name)!r} there, {here.get(name)!r} here"
@@ -98,13 +100,13 @@ def main() -> None:
     parser.add_argument("seed", type=int, nargs="?", default=secrets.randbelow(10**6))
     arguments = parser.parse_args()
     params = read_params()
-    trained = [key for key in params.figures if studies.FIGURES[key].kind == "trained"]
+    trained = [key for key in params.figures if registry.FIGURES[key].kind == "trained"]
     every = [each for key in trained for each in recorded(params.scale, key)]
     if not 1 <= arguments.runs <= len(every):
         raise UserError(f"got {arguments.runs} runs; accepted: 1 to {len(every)}")
     sample = random.Random(arguments.seed).sample(every, arguments.runs)
     with files.scratch_folder() as folder:
-        outcomes, device = workers.complete([e.run for e in sample], "verify", folder)
+        outcomes, device = executors.train_or_load([e.run for e in sample], "verify", folder)
     store, faults = PointStore(device), 0
     for each, again in zip(sample, outcomes, strict=True):
         found = differences(each, again, store.get(each.run.identity()))

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.lib import processes
-from stages.lib.datasets import Dataset
-from stages.lib.noise import label_dtype
-from stages.lib.params import Config, parse_config
+from stages.lib.config.params import Config
+from stages.lib.config.reading import parse_config
+from stages.lib.core import processes
+from stages.lib.data.datasets import Dataset
+from stages.lib.noise.sampling import label_dtype
 
 pytest_plugins = ["here"]
 processes.prepare()  # before anything loads torch, as workers do
@@ -138,5 +139,5 @@ def clocked_training(monkeypatch: pytest.MonkeyPatch) -> None:
         def advance(self, steps: int) -> None:
             now[0] += 0.1 * steps
 
-    monkeypatch.setattr("stages.lib.training._Stack", Stack)
-    monkeypatch.setattr("stages.lib.training.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("stages.lib.training.ensemble.Ensemble", Stack)
+    monkeypatch.setattr("stages.lib.training.loop.time.perf_counter", lambda: now[0])

@@ -10,7 +10,7 @@ from unittest import mock
 
 from benchmarks.gpu import runner
 from benchmarks.gpu.runner import Know, Report, Step, Told
-from stages.lib.errors import UserError
+from stages.lib.core.errors import UserError
 
 
 def works(_: Told, know: Know) -> None:

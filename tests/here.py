@@ -21,7 +21,9 @@ from stages import (
     train,
     train_figure,
 )
-from stages.lib import checkpoints, hosts, runs, training, workers
+from stages.lib.core import machine
+from stages.lib.execution import checkpoints, executors, inputs, runs
+from stages.lib.training import ensemble, loop
 
 FIGURES = ("fig1_uniform_mnist", "fig4_noise_models", "fig5_structured", "fig9_critical_size")
 STAGES: list[tuple[ModuleType, tuple[str, ...]]] = [
@@ -50,26 +52,26 @@ class _InThisProcess:
 
     def train(self, queue: list[Any], store: Any, bar: Any) -> None:
         for stack in queue:
-            assert workers._train_and_store(stack, store, bar.show) == ""
+            assert executors._train_and_store(stack, store, bar.show) == ""
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Callable[[int], int]:
     """Return how to run a stage by its number; signals and the rest of the process stay."""
-    monkeypatch.setattr(workers, "_Workers", _InThisProcess)
-    monkeypatch.setattr(hosts, "cores", lambda: 1)
+    monkeypatch.setattr(executors, "_Workers", _InThisProcess)
+    monkeypatch.setattr(machine, "cores", lambda: 1)
     for name in ("answer_signals", "end_with_dvc"):
-        monkeypatch.setattr(f"stages.lib.processes.{name}", lambda: None)
+        monkeypatch.setattr(f"stages.lib.core.processes.{name}", lambda: None)
     for name in ("DVC_ROOT", "DVC_STAGE"):
         monkeypatch.delenv(name, raising=False)
     # Long trainings have checkpoints, and here all are long.
     monkeypatch.setenv(checkpoints.VARIABLE, "1e-9")
-    monkeypatch.setattr(training, "CHUNK", {"cpu": 16})
-    monkeypatch.setattr(training, "CHECKPOINT_SHARE", float("inf"))
+    monkeypatch.setattr(ensemble, "CHUNK", {"cpu": 16})
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", float("inf"))
 
     def main(number: int) -> int:
         stage, arguments = STAGES[number]
-        for cached in (runs._digests, runs._load_dataset, runs._load_bank):
+        for cached in (runs._digests, inputs._load_dataset, inputs._load_bank):
             cached.cache_clear()  # each stage is a process of its own
         monkeypatch.setattr("sys.argv", [stage.__name__, *arguments])
         status: int = stage.main()

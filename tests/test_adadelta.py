@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.lib import adadelta
-from stages.lib.adadelta import AdaDelta
+from stages.lib.training import adadelta
+from stages.lib.training.adadelta import AdaDelta
 
 K, STEPS = 5, 50
 SHAPES = [(7, 3), (1,), (4, 2, 3, 3), (10,)]

@@ -10,9 +10,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from stages.lib import augmentation
-from stages.lib.augmentation import AUGMENTATIONS, MARGIN, TRIES, Boxes, augment
-from stages.lib.params import AUGMENTATIONS as NAMES
+from stages.lib.config.params import AUGMENTATIONS as NAMES
+from stages.lib.training import augmentation
+from stages.lib.training.augmentation import AUGMENTATIONS, MARGIN, TRIES, Boxes, augment
 
 SHAPES = [(8, 8, 1), (32, 32, 3), (9, 12, 3)]
 

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from stages.lib import averaging, models
-from stages.lib.averaging import RunningMean
+from stages.lib.models import networks
+from stages.lib.training import averaging
+from stages.lib.training.averaging import RunningMean
 
 
-def make(count: int) -> models.Network:
+def make(count: int) -> networks.Network:
     generators = [torch.Generator().manual_seed(k) for k in range(count)]
-    return models.build(
+    return networks.build(
         "conv2", (8, 8, 1), 3, width=0.05, batch_norm=True, init="he", zero_output=False,
         generators=generators,
     )  # fmt: skip

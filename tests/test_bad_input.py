@@ -28,11 +28,12 @@ from test_sources import (
     orange,
 )
 
-from stages.lib import dilution, files
-from stages.lib.datasets import DataError, Dataset
-from stages.lib.errors import DamagedError
-from stages.lib.folder_images import make_plan
-from stages.lib.params import DataParams, NoiseParams
+from stages.lib.config.params import DataParams, NoiseParams
+from stages.lib.core import files
+from stages.lib.core.errors import DamagedError
+from stages.lib.data.datasets import DataError, Dataset
+from stages.lib.data.folder import make_plan
+from stages.lib.labels import dilution
 
 PLACE = "train/red/9.png"
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from stages.lib import checkpoints, files
-from stages.lib.errors import DamagedError, UserError
+from stages.lib.core import files
+from stages.lib.core.errors import DamagedError, UserError
+from stages.lib.execution import checkpoints
 
 STATE: dict[str, Any] = {
     "step": 12,

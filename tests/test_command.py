@@ -15,9 +15,9 @@ import psutil
 import pytest
 from watching import runs, words
 
-from stages.lib import command
-from stages.lib.errors import DamagedError
-from stages.lib.params import ParamsError
+from stages import command
+from stages.lib.config.yaml_files import ParamsError
+from stages.lib.core.errors import DamagedError
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 60  # far more than anything here takes
@@ -127,8 +127,8 @@ def stage_that_raises(error: Exception) -> Callable[[], int]:
 STAGE = """
     import sys, time
     from pathlib import Path
-    from stages.lib import files
-    from stages.lib.command import stage
+    from stages.lib.core import files
+    from stages.command import stage
 
     @stage
     def main():

@@ -9,11 +9,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from stages.lib import datasets, files, noise
-from stages.lib import images as images_of
-from stages.lib.datasets import Dataset
-from stages.lib.errors import DamagedError
-from stages.lib.images import pixel_moments
+from stages.lib.core import files
+from stages.lib.core.errors import DamagedError
+from stages.lib.data import datasets
+from stages.lib.data import images as images_of
+from stages.lib.data.datasets import Dataset
+from stages.lib.data.images import pixel_moments
+from stages.lib.noise import sampling
 
 
 def make_dataset(num_classes: int = 3, channels: int = 1, side: int = 5) -> Dataset:
@@ -22,7 +24,7 @@ def make_dataset(num_classes: int = 3, channels: int = 1, side: int = 5) -> Data
     def images(count: int) -> NDArray[np.uint8]:
         return rng.integers(0, 256, (count, side, side, channels), dtype=np.uint8)
 
-    dtype = noise.label_dtype(num_classes)
+    dtype = sampling.label_dtype(num_classes)
     return Dataset(
         name="mnist",
         train_images=images(3 * num_classes),

@@ -11,11 +11,16 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from stages.lib import confusion, datasets, dilution, files, noise
-from stages.lib.datasets import Dataset
-from stages.lib.dilution import ARRAYS, Dilution
-from stages.lib.errors import UserError
-from stages.lib.params import ConfusionParams, DataParams, NoiseParams, ParamsError
+from stages.lib.config.params import ConfusionParams, DataParams, NoiseParams
+from stages.lib.config.yaml_files import ParamsError
+from stages.lib.core import files
+from stages.lib.core.errors import UserError
+from stages.lib.data import datasets
+from stages.lib.data.datasets import Dataset
+from stages.lib.labels import dilution
+from stages.lib.labels.dilution import ARRAYS, Dilution
+from stages.lib.noise import sampling, transitions
+from stages.lib.studies import confusion
 
 MakeDataset = Callable[..., Dataset]
 M, TOTAL, OTHERS = 10, 3000, 500
@@ -105,7 +110,7 @@ def test_noisy_labels_follow_the_transition_matrix(case: str, dataset: Dataset) 
     drawn = diluted.labels[n:]
     if (index < TOTAL).all():
         true = dataset.train_labels[index]
-        counts = noise.count_labels(true, drawn, M)
+        counts = sampling.count_labels(true, drawn, M)
     else:
         counts = np.zeros((M, M), dtype=np.int64)
         counts[0] = np.bincount(drawn, minlength=M)
@@ -128,8 +133,8 @@ def test_label_accuracy_is_as_the_paper_says(alpha: float, dataset: Dataset) -> 
 
 def test_the_facts_hold_config_seed_and_matrix(dataset: Dataset) -> None:
     facts = dilute(dataset, STRUCTURED, seed=7).facts
-    order = noise.false_class_order(CONFUSION, "confusing", rng=np.random.default_rng(0))
-    expected = noise.structured_transition(order, 5.0, 0.5)
+    order = transitions.false_class_order(CONFUSION, "confusing", rng=np.random.default_rng(0))
+    expected = transitions.structured_transition(order, 5.0, 0.5)
     np.testing.assert_array_equal(np.array(facts["transition"]), expected)
     assert facts["config"] == {
         "data": {k: v for k, v in vars(DATA).items() if k != "path"},
@@ -257,7 +262,7 @@ def test_validation_labels_are_diluted_in_the_same_way(case: str, dataset: Datas
     diluted = dilute(dataset, CASES[case], data)
     true = dataset.train_labels[diluted.validation_images]
     np.testing.assert_array_equal(diluted.validation_labels[:1000], true)
-    counts = noise.count_labels(np.tile(true, 5), diluted.validation_labels[1000:], M)
+    counts = sampling.count_labels(np.tile(true, 5), diluted.validation_labels[1000:], M)
     expected = counts.sum(axis=1, keepdims=True) * np.array(diluted.facts["transition"])
     possible = expected > 1e-9
     pvalue = stats.chisquare(counts[possible], expected[possible], ddof=M - 1).pvalue
@@ -310,7 +315,7 @@ def test_without_structure_every_config_draws_the_same(
 
 
 def test_only_random_orders_depend_on_the_seed() -> None:
-    def matrix(order: str, seed: int) -> noise.Matrix:
+    def matrix(order: str, seed: int) -> transitions.Matrix:
         return dilution.transition_matrix(replace(STRUCTURED, order=order), M, CONFUSION, seed)
 
     np.testing.assert_array_equal(matrix("confusing", 1), matrix("confusing", 2))
@@ -322,7 +327,7 @@ def test_the_confusion_of_many_classes_is_neither_estimated_nor_used(
     make_dataset: MakeDataset, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stage before has something to write, and the noise that would need it is refused."""
-    monkeypatch.setattr(confusion.workers, "complete", lambda *_: pytest.fail("was trained"))
+    monkeypatch.setattr(confusion.executors, "train_or_load", lambda *_: pytest.fail("was trained"))
     dataset = make_dataset(train=606, num_classes=101)
     datasets.save(dataset, workspace / "digits")
     small = ConfusionParams(40, 30, 2, "perceptron", 1.0, 0.5, 16, 160)

@@ -222,10 +222,12 @@ def test_params_decide_which_stages_run(
 @pytest.mark.parametrize(
     ("module", "stages"),
     [
-        ("pictures", {"draw"}),
-        ("sources", {"fetch", "fetch_figures"}),
-        ("figures", {"train_figure"}),
-        ("training", {"confuse", "train", "confuse_figures", "train_figure"}),
+        ("plots/pictures", {"draw"}),
+        ("training/loop", {"confuse", "train", "confuse_figures", "train_figure"}),
+        (
+            "labels/dilution",
+            {"confuse", "dilute", "train", "confuse_figures", "dilute_figure", "train_figure"},
+        ),
     ],
 )
 def test_code_decides_which_stages_run(fresh: Repository, module: str, stages: set[str]) -> None:

@@ -20,16 +20,11 @@ import pytest
 from here import FIGURES, NAMES, STAGES
 from repository import ROOT, clone, tiny_params, tiny_scale
 
-from stages.lib import (
-    checkpoints,
-    datasets,
-    dilution,
-    downloads,
-    files,
-    paths,
-    points,
-)
-from stages.lib.errors import DamagedError
+from stages.lib.core import files, paths
+from stages.lib.core.errors import DamagedError
+from stages.lib.data import datasets, downloads
+from stages.lib.execution import checkpoints, store
+from stages.lib.labels import dilution
 
 TIMES = "metrics/times"
 
@@ -289,8 +284,8 @@ def all_made(before: Callable[[int], Path], run: Callable[[int], int]) -> Path:
     """Return a workspace in which everything has run, with a checkpoint and a download."""
     folder = before(len(STAGES) - 1)
     assert run(len(STAGES) - 1) == 0
-    store = points.PointStore("cpu")
-    checkpoints.write(store.checkpoint({"a": 1}), {"step": 3})
+    kept = store.PointStore("cpu")
+    checkpoints.write(kept.checkpoint({"a": 1}), {"step": 3})
     return folder
 
 

@@ -8,22 +8,15 @@ import numpy as np
 import pytest
 
 from stages import train_figure
-from stages.lib import (
-    datasets,
-    dilution,
-    figures,
-    files,
-    hosts,
-    noise,
-    paths,
-    runs,
-    stacks,
-    studies,
-    workers,
-)
-from stages.lib.errors import UserError
-from stages.lib.params import Config
-from stages.lib.studies import Grid
+from stages.lib.config.params import Config
+from stages.lib.core import files, machine, paths
+from stages.lib.core.errors import UserError
+from stages.lib.data import datasets
+from stages.lib.execution import executors, packing, runs
+from stages.lib.labels import dilution
+from stages.lib.noise import transitions
+from stages.lib.studies import computing, grids, registry
+from stages.lib.studies.grids import Grid
 
 CONFUSION = np.random.default_rng(0).integers(0, 50, (10, 10))
 KEYS = {
@@ -78,12 +71,12 @@ def pretend(
     def complete(todo: list[runs.Run], title: str) -> tuple[list[dict[str, Any]], str]:
         return [made(run) for run in todo], "cpu"
 
-    monkeypatch.setattr(workers, "complete", complete)
+    monkeypatch.setattr(executors, "train_or_load", complete)
 
 
 def compute(key: str, prepared: tuple[Grid, Path, Path]) -> dict[str, Any]:
     """Return a figure's report, its times aside."""
-    report, _ = figures.compute(key, "tiny", *prepared)
+    report, _ = computing.compute(key, "tiny", *prepared)
     files.to_json(report)  # and holds no NaN
     assert set(report) == KEYS
     return report
@@ -105,7 +98,7 @@ def test_transitions_are_the_diluted_distributions(prepare: Any) -> None:
         {(p["true_class"], p["label"]): p for p in got["points"] if p["series"] == series}
         for series in ("uniform", "confusing, δ = 1")
     )
-    order = noise.false_class_order(CONFUSION, "confusing", rng=np.random.default_rng(0))
+    order = transitions.false_class_order(CONFUSION, "confusing", rng=np.random.default_rng(0))
     for (i, j), point in uniform.items():
         expected = (1 + 10 / 10) / 11 if i == j else (10 / 10) / 11
         assert point["probability"] == pytest.approx(expected)
@@ -136,11 +129,11 @@ def test_a_class_without_originals_draws_nothing(prepare: Any) -> None:
 
 
 def test_a_figure_that_trains_nothing_took_no_time(prepare: Any) -> None:
-    _, times = figures.compute("fig4_noise_models", "tiny", *prepare([{"noise.alpha": 10}]))
+    _, times = computing.compute("fig4_noise_models", "tiny", *prepare([{"noise.alpha": 10}]))
     assert set(times) == TIMES
     assert times["wall_seconds"] == 0.0
     assert times["points"] == []
-    assert times["hardware"] == [hosts.hardware("cpu")]
+    assert times["hardware"] == [machine.hardware("cpu")]
 
 
 # --- trained figures
@@ -172,29 +165,29 @@ def test_times_stand_apart_with_what_they_were_taken_on(
 ) -> None:
     pretend(monkeypatch, lambda _: 0.5, lambda run: run.config.noise.alpha + 0.5 * run.seed)
     prepared = prepare([{"noise.alpha": alpha, "train.seeds": [0, 1]} for alpha in (0, 2)])
-    report, times = figures.compute("fig1_uniform_mnist", "tiny", *prepared)
+    report, times = computing.compute("fig1_uniform_mnist", "tiny", *prepared)
     files.to_json(times)
     place = {"series": "perceptron", "delta": 0.0, "originals": 60, "batch_size": 16}
     assert times == {
         "figure": "fig1_uniform_mnist",
         "scale": "tiny",
         "wall_seconds": 5.0,
-        "hardware": [hosts.hardware("cpu")],
-        "versions": [hosts.versions()],
+        "hardware": [machine.hardware("cpu")],
+        "versions": [machine.versions()],
         "points": [
             {**place, "alpha": 0, "wall_seconds": 0.5},
             {**place, "alpha": 2, "wall_seconds": 4.5},
         ],
     }
     pretend(monkeypatch, lambda _: 0.5, lambda _: 7.0)
-    again, _ = figures.compute("fig1_uniform_mnist", "tiny", *prepared)
+    again, _ = computing.compute("fig1_uniform_mnist", "tiny", *prepared)
     assert files.to_json(again) == files.to_json(report)
 
 
 def test_the_stage_writes_points_and_times(prepare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, lambda _: 0.5)
     grid, data, labels = prepare([{"noise.alpha": 2}])
-    monkeypatch.setattr(studies, "read_grid", lambda *_: grid)
+    monkeypatch.setattr(grids, "read_grid", lambda *_: grid)
     monkeypatch.setattr(paths, "datasets", lambda _: data)
     monkeypatch.setattr(paths, "figure_labels", lambda *_: labels)
     monkeypatch.setattr("sys.argv", ["train_figure", "tiny", "fig1_uniform_mnist"])
@@ -398,7 +391,7 @@ def test_the_papers_value_stands_beside_its_target(
 ) -> None:
     pretend(monkeypatch, lambda run: run.config.data.originals / 320)
     points = thresholds(prepare, (0.9, 0.8))
-    stated = studies.FIGURES["fig9_critical_size"].stated["0.90"]
+    stated = registry.FIGURES["fig9_critical_size"].stated["0.90"]
     marked = [p for p in points.values() if p["paper_y"] is not None]
     assert {p["series"] for p in marked} == {"0.90"}
     assert {(p["paper_x"], p["paper_y"]) for p in marked} == {(v.x, v.y) for v in stated}
@@ -414,8 +407,8 @@ def test_top_5_is_a_series_beside_top_1(prepare: Any, monkeypatch: pytest.Monkey
         other = {"noisy_val_accuracy": 0.4, "diverged": False, "wall_seconds": 1.0}
         return [counted | other | {"curve": [], "test_confusion": None} for _ in todo], "cpu"
 
-    monkeypatch.setattr(workers, "complete", complete)
-    report, times = figures.compute("fig3_uniform_imagenet", "tiny", grid, data, labels)
+    monkeypatch.setattr(executors, "train_or_load", complete)
+    report, times = computing.compute("fig3_uniform_imagenet", "tiny", grid, data, labels)
     found = {p["series"]: p["test_accuracy"] for p in report["points"]}
     assert found == {"perceptron, top-1": 0.5, "perceptron, top-5": 0.75}
     (_, top5) = report["points"]
@@ -430,11 +423,11 @@ def test_top_5_of_five_classes_is_refused_before_any_compute(
     prepare: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared = prepare([{"noise.alpha": 2}])
-    seen = stacks.Seen((8, 8, 1), 5, 300)
-    monkeypatch.setattr(stacks, "fetched", lambda _: seen)
-    monkeypatch.setattr(workers, "complete", None)
+    seen = packing.Seen((8, 8, 1), 5, 300)
+    monkeypatch.setattr(packing, "fetched", lambda _: seen)
+    monkeypatch.setattr(executors, "train_or_load", None)
     with pytest.raises(UserError, match="got 5 classes; accepted: more than 5, for top-5"):
-        figures.compute("fig3_uniform_imagenet", "tiny", *prepared)
+        computing.compute("fig3_uniform_imagenet", "tiny", *prepared)
 
 
 def test_transitions_of_many_classes_are_refused(
@@ -443,4 +436,4 @@ def test_transitions_of_many_classes_are_refused(
     prepared = prepare([{"noise.alpha": 2}])
     monkeypatch.setattr(dilution, "read_facts", lambda _: {"transition": None})
     with pytest.raises(UserError, match="got more than 100 classes"):
-        figures.compute("fig4_noise_models", "tiny", *prepared)
+        computing.compute("fig4_noise_models", "tiny", *prepared)

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import yaml
 
-from stages.lib import files, hosts, paths
-from stages.lib.errors import DamagedError, UserError
-from stages.lib.streams import PURPOSES, stream
+from stages.lib.core import files, machine, paths
+from stages.lib.core.errors import DamagedError, UserError
+from stages.lib.core.randomness import PURPOSES, stream
 
 ROOT = Path(__file__).parents[1]
 
@@ -83,7 +83,7 @@ def test_a_write_that_really_fails_half_way_leaves_the_old_file(tmp_path: Path) 
     files.write_array(target, np.zeros(10, np.uint8))
     program = (
         "import resource, sys; from pathlib import Path; import numpy as np\n"
-        "from stages.lib import files\n"
+        "from stages.lib.core import files\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
         "try: files.write_array(Path(sys.argv[1]), np.zeros(100_000, np.uint8))\n"
         "except files.UserError as error: print(error)\n"
@@ -372,13 +372,13 @@ def test_the_stages_that_errors_name_exist() -> None:
 
 
 def test_a_host_is_described_in_json() -> None:
-    hardware, versions = hosts.hardware("cpu"), hosts.versions()
+    hardware, versions = machine.hardware("cpu"), machine.versions()
     files.to_json({"hardware": hardware, "versions": versions})
     assert hardware["device"] == "cpu"
     assert hardware["processor"]
-    assert hosts.cores() >= 1
+    assert machine.cores() >= 1
     assert versions["numpy"] == np.__version__
-    assert set(versions) == {"python", *hosts.PACKAGES}
+    assert set(versions) == {"python", *machine.PACKAGES}
 
 
 # --- streams of randomness

@@ -22,8 +22,8 @@ from repository import ROOT
 from benchmarks.gpu import __main__ as entrance
 from benchmarks.gpu import bundle, fast, incoming, steps
 from benchmarks.gpu.runner import Step
-from stages.lib import files, paths
-from stages.lib.errors import UserError
+from stages.lib.core import files, paths
+from stages.lib.core.errors import UserError
 
 DATA = Path(os.environ.get("TEST_DATA", ROOT.parent / "shared" / "data"))
 KEY = "fig1_uniform_mnist"
@@ -88,7 +88,8 @@ def test_what_others_need_ends_the_command_in_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
 def test_a_kill_in_the_middle_leaves_what_was_known(number: int, tmp_path: Path) -> None:
     script = (
-        "import gpu_steps as t, sys; from pathlib import Path; from stages.lib import processes\n"
+        "import gpu_steps as t, sys; from pathlib import Path\n"
+        "from stages.lib.core import processes\n"
         "processes.answer_signals()\n"
         "t.run([t.Step('works', t.works, 60), t.Step('hangs', t.hangs, 60)], Path(sys.argv[1]))\n"
     )

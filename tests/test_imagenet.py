@@ -26,9 +26,13 @@ from repository import tiny_scale
 from scipy.io import savemat
 from test_sources import tar_of
 
-from stages.lib import datasets, decoding, dilution, files, hosts, imagenet, params, paths, runs
-from stages.lib.datasets import DataError, Dataset
-from stages.lib.errors import DamagedError, UserError
+from stages.lib.config import params, yaml_files
+from stages.lib.core import files, machine, paths
+from stages.lib.core.errors import DamagedError, UserError
+from stages.lib.data import datasets, decoding, imagenet, imagenet_files
+from stages.lib.data.datasets import DataError, Dataset
+from stages.lib.execution import inputs
+from stages.lib.labels import dilution
 
 REPOSITORY = Path(__file__).parents[1]
 SIZE = 64
@@ -242,7 +246,7 @@ def test_gaps_anywhere_are_filled(
     rows: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoding, "CHUNK", 3)
-    monkeypatch.setattr(hosts, "cores", lambda: 4)
+    monkeypatch.setattr(machine, "cores", lambda: 4)
     images = [picture(WNIDS[0], seed) for seed in range(24)]
     contents = [b"" if row in rows else jpeg(image) for row, image in enumerate(images)]
     order = rng_of(0).permutation(24)  # of reading
@@ -314,7 +318,7 @@ def count(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], list[int]]:
     """Return how to count decodings, by the size of what is decoded, and to stop after some."""
     monkeypatch.setattr(decoding, "CHUNK", 2)
     monkeypatch.setattr(decoding, "RECORD_SECONDS", 0.0)
-    monkeypatch.setattr(hosts, "cores", lambda: 1)
+    monkeypatch.setattr(machine, "cores", lambda: 1)
     true_decode = decoding.decode
 
     def counting(most: int | None) -> list[int]:
@@ -432,8 +436,9 @@ def test_a_damaged_part_is_made_again(
 KILLED = """
 import sys, time
 from pathlib import Path
-from stages.lib import decoding, hosts, imagenet
-decoding.CHUNK, decoding.RECORD_SECONDS, hosts.cores = 1, 0.0, lambda: 1
+from stages.lib.core import machine
+from stages.lib.data import decoding, imagenet
+decoding.CHUNK, decoding.RECORD_SECONDS, machine.cores = 1, 0.0, lambda: 1
 true_decode, count = decoding.decode, 0
 def decode(content, size):
     global count
@@ -467,7 +472,7 @@ def test_a_kill_in_the_middle_of_decoding_is_resumed(
 
 def test_two_at_once_are_refused(tmp_path: Path, get: Callable[..., Dataset]) -> None:
     path = write(tmp_path / "images", make_tree())
-    stamp = imagenet._stamp(imagenet.list_images(path), SIZE)
+    stamp = imagenet._stamp(imagenet_files.list_images(path), SIZE)
     with (
         imagenet._alone(tmp_path / "kept" / f"imagenet-{stamp}"),
         pytest.raises(UserError, match="another process decodes these images"),
@@ -509,7 +514,7 @@ def test_large_arrays_are_mapped_and_checked(
     assert isinstance(mapped.base, np.memmap)
     assert not mapped.flags.writeable
     np.testing.assert_array_equal(np.load(file), array)
-    assert runs._to_device(mapped, "cpu").shape == (6, 4, 4, 3)
+    assert inputs._to_device(mapped, "cpu").shape == (6, 4, 4, 3)
     content = file.read_bytes()
     for changed in (content[:-1], content + b"\0", content[:-1] + b"\7", b"PK\3\4" + content):
         file.write_bytes(changed)
@@ -581,16 +586,16 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_images_that_do_not_fit_on_a_gpu_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     forgotten: list[str] = []
-    monkeypatch.setattr(hosts, "forget_free_memory", forgotten.append)
-    monkeypatch.setattr(hosts, "free_gpu_memory", lambda: 2**30 if forgotten else 2**29)
-    hosts.require_gpu_memory(2**29, "images")
+    monkeypatch.setattr(machine, "forget_free_memory", forgotten.append)
+    monkeypatch.setattr(machine, "free_gpu_memory", lambda: 2**30 if forgotten else 2**29)
+    machine.require_gpu_memory(2**29, "images")
     assert not forgotten
-    hosts.require_gpu_memory(2**30, "images")
+    machine.require_gpu_memory(2**30, "images")
     assert forgotten == ["cuda"]
     with pytest.raises(
         UserError, match=r"images: 1\.5 GiB do not fit in the 1\.0 GiB that are free"
     ):
-        hosts.require_gpu_memory(3 * 2**29, "images")
+        machine.require_gpu_memory(3 * 2**29, "images")
 
 
 # --- what is not ImageNet
@@ -701,7 +706,7 @@ def test_params_of_imagenet(
     good = {"data.name": "imagenet", "data.path": "x", "data.size": 64}
     make_config(good)
     make_config(good | {"data.size": 224})
-    with pytest.raises(params.ParamsError, match=words):
+    with pytest.raises(yaml_files.ParamsError, match=words):
         make_config(good | changes)
 
 

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stages.lib import kernel_checks, kernels
-from stages.lib.adadelta import AdaDelta
+from stages.lib.kernels import checks, stacked
+from stages.lib.training.adadelta import AdaDelta
 
 RHO, EPSILON, STEPS = 0.9, 1e-2, 4
 RATES = [1.0, 0.3, 2.0]
 #: of a member's parameters; the last is more than a program updates
-SHAPES = [(7, 3), (1,), (4, 2, 3, 3), (kernels.BLOCK + 1,)]
+SHAPES = [(7, 3), (1,), (4, 2, 3, 3), (stacked.BLOCK + 1,)]
 UPDATED = [f"{members} {decay}" for members, decay in product((1, 3), (0.0, 0.1))]
 
 #: (K, ci, co, side, stride, with bias, b, h, w): with tiles of 64 pixels, 64 channels and 64 places
@@ -115,7 +115,7 @@ def interpret(path: str) -> None:
     results: dict[str, Any] = {"lazy": lazy}
 
     def convolve(*arguments: Any) -> Tensor:
-        return kernels.batched_conv2d(*arguments, "ieee")
+        return stacked.batched_conv2d(*arguments, "ieee")
 
     for name in UPDATED:
         members, decay = int(name.split()[0]), float(name.split()[1])
@@ -124,7 +124,7 @@ def interpret(path: str) -> None:
         rates = torch.tensor(RATES[:members])
         for step, gradient in enumerate(gradients(members)):
             own = rates.unsqueeze(1) if step else rates
-            kernels.adadelta_step(parameters, gradient, squares, updates, own, RHO, EPSILON, decay)
+            stacked.adadelta_step(parameters, gradient, squares, updates, own, RHO, EPSILON, decay)
         results[name] = [parameters, squares, updates]
     for case in CONVOLUTIONS:
         results[str(case)] = differentiated(convolve, case, torch.float32, torch.float32)
@@ -133,11 +133,11 @@ def interpret(path: str) -> None:
     with torch.autocast("cpu", half):
         results["autocast"] = differentiated(convolve, CONVOLUTIONS[-1], single, single)
     results["repeated"] = differentiated(convolve, CONVOLUTIONS[0], single, single)
-    kernels.PROGRAMS = 1  # one part, and larger tiles, as for many members
+    stacked.PROGRAMS = 1  # one part, and larger tiles, as for many members
     results["large"] = differentiated(convolve, CONVOLUTIONS[0], single, single)
     state = torch.get_rng_state()
     with torch.inference_mode(), torch.autocast("cpu", half):
-        for check in kernel_checks.CHECKS.values():
+        for check in checks.CHECKS.values():
             check(torch.device("cpu"))
     results["untouched"] = torch.equal(state, torch.get_rng_state())
     torch.save(results, path)
@@ -270,7 +270,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     names: list[str] = []
     types = {torch.float32: "*fp32", torch.bfloat16: "*bf16", int: "i32", float: "fp32"}
-    plain = kernels._jit
+    plain = stacked._jit
 
     class Compiled:
         def __init__(self, kernel: Callable[..., None], special: int) -> None:
@@ -288,32 +288,32 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
             assert done.asm["cubin"]
             names.append(self.jitted.fn.__name__)
 
-    monkeypatch.setattr(kernels, "_jit", Compiled)
+    monkeypatch.setattr(stacked, "_jit", Compiled)
     return names
 
 
 def test_kernels_compile_for_a_card(compiled: list[str]) -> None:
     matrix = torch.zeros(2, 8)
-    kernels.adadelta_step(matrix, [matrix], matrix, matrix, torch.ones(2), 0.9, 1e-6, 0.1)
-    for dtype, precision, _, _ in kernel_checks.CASES:
+    stacked.adadelta_step(matrix, [matrix], matrix, matrix, torch.ones(2), 0.9, 1e-6, 0.1)
+    for dtype, precision, _, _ in checks.CASES:
         weight = torch.zeros(2, 16, 16, 3, 3, dtype=dtype, requires_grad=True)
         x, bias = torch.zeros(2, 32, 5, 5, dtype=dtype), torch.zeros(2, 16)
-        kernels.batched_conv2d(x, weight, bias, 2, precision).sum().backward()
+        stacked.batched_conv2d(x, weight, bias, 2, precision).sum().backward()
     each = ["_convolution_kernel", "_weight_kernel"]
-    assert compiled == ["_adadelta_kernel", *each * len(kernel_checks.CASES)]
+    assert compiled == ["_adadelta_kernel", *each * len(checks.CASES)]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("kernel", kernel_checks.CHECKS)
+@pytest.mark.parametrize("kernel", checks.CHECKS)
 def test_a_card_can_use_them(kernel: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert kernel_checks.usable(torch.device("cuda"), kernel), capsys.readouterr().err
+    assert checks.usable(torch.device("cuda"), kernel), capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kernel", kernel_checks.CHECKS)
+@pytest.mark.parametrize("kernel", checks.CHECKS)
 def test_no_other_device_can_and_nothing_is_said(
     kernel: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert not kernel_checks.usable(torch.device("cpu"), kernel)
+    assert not checks.usable(torch.device("cpu"), kernel)
     assert capsys.readouterr().err == ""
 
 
@@ -321,12 +321,12 @@ def test_they_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     def check(_: torch.device) -> None:
         pass
 
-    monkeypatch.setitem(kernel_checks.CHECKS, "never wrong", check)
-    assert kernel_checks.usable(torch.device("cuda"), "never wrong")
-    kernel_checks.usable.cache_clear()
-    monkeypatch.setenv(kernel_checks.VARIABLE, "off")
-    assert not kernel_checks.usable(torch.device("cuda"), "never wrong")
-    kernel_checks.usable.cache_clear()
+    monkeypatch.setitem(checks.CHECKS, "never wrong", check)
+    assert checks.usable(torch.device("cuda"), "never wrong")
+    checks.usable.cache_clear()
+    monkeypatch.setenv(checks.VARIABLE, "off")
+    assert not checks.usable(torch.device("cuda"), "never wrong")
+    checks.usable.cache_clear()
 
 
 @pytest.mark.parametrize("failure", ["no Triton", "wrong"])
@@ -334,16 +334,16 @@ def test_a_failure_is_told_once_in_a_line(
     failure: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def check(device: torch.device) -> None:
-        kernel_checks._check_adadelta(torch.device("cpu"))
+        checks._check_adadelta(torch.device("cpu"))
 
     if failure == "wrong":
-        monkeypatch.setattr(kernels, "adadelta_step", lambda *_: None)
+        monkeypatch.setattr(stacked, "adadelta_step", lambda *_: None)
     else:
-        kernels._jit.cache_clear()
+        stacked._jit.cache_clear()
         monkeypatch.setitem(sys.modules, "triton.language", None)
-    monkeypatch.setitem(kernel_checks.CHECKS, failure, check)
-    assert not kernel_checks.usable(torch.device("cuda"), failure)
-    assert not kernel_checks.usable(torch.device("cuda"), failure)
+    monkeypatch.setitem(checks.CHECKS, failure, check)
+    assert not checks.usable(torch.device("cuda"), failure)
+    assert not checks.usable(torch.device("cuda"), failure)
     told = "ArithmeticError: wrong by" if failure == "wrong" else "ModuleNotFoundError"
     pattern = rf"warning: PyTorch's own {failure} instead of Triton's: {told}.*\n"
     assert re.fullmatch(pattern, capsys.readouterr().err)
@@ -363,7 +363,7 @@ def test_adadelta_refuses_other_tensors(change: dict[str, Any], message: str) ->
     matrices = {name: torch.zeros(3, 4) for name in ("parameters", "squares", "updates")}
     arguments = {**matrices, "gradients": [torch.zeros(3, 4)], "rates": torch.zeros(3), **change}
     with pytest.raises(ValueError, match=message):
-        kernels.adadelta_step(**arguments, rho=0.9, epsilon=1e-6, weight_decay=0.0)
+        stacked.adadelta_step(**arguments, rho=0.9, epsilon=1e-6, weight_decay=0.0)
 
 
 @pytest.mark.parametrize(
@@ -377,7 +377,7 @@ def test_adadelta_refuses_other_tensors(change: dict[str, Any], message: str) ->
 )
 def test_convolutions_refuse_other_tensors(x: Tensor, weight: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        kernels.batched_conv2d(x, weight, None, 1, "ieee")
+        stacked.batched_conv2d(x, weight, None, 1, "ieee")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stages.lib.losses import noisy_loss
+from stages.lib.training.losses import noisy_loss
 
 ALPHAS = [0.0, 0.5, 1.0, 10.0, 100.0]
 

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import resnet
 
-from stages.lib import models
-from stages.lib.architectures import ARCHITECTURES, INITS
-from stages.lib.models import Convolution, Dense, Maps, Network, Norm, Pixels
-from stages.lib.params import STACKINGS as PARAMETERS
+from stages.lib.config.params import STACKINGS as PARAMETERS
+from stages.lib.models import layers, networks
+from stages.lib.models.architectures import ARCHITECTURES, INITS
+from stages.lib.models.layers import Convolution, Dense, Maps, Norm, Pixels
+from stages.lib.models.networks import Network
 
 SHAPES = [(8, 8, 1), (14, 14, 1), (28, 28, 1), (32, 32, 3)]
 IMAGENET = ["resnet18", "resnet34", "resnet50", "resnet101"]
@@ -50,7 +51,7 @@ def build(
     batch_norm: bool = False,
 ) -> Network:
     """Return a stack with a member for every seed."""
-    return models.build(
+    return networks.build(
         name, shape, num_classes, width=width, batch_norm=batch_norm, init=init,
         zero_output=zero_output, stacking=stacking,
         generators=[torch.Generator().manual_seed(seed) for seed in seeds],
@@ -132,7 +133,7 @@ COUNTS = [
 def test_parameters_are_as_many_as_counted_by_hand(
     name: str, shape: tuple[int, int, int], count: int
 ) -> None:
-    assert models.sizes(name, shape, 10, width=1.0, batch_norm=False)[0] == count
+    assert networks.sizes(name, shape, 10, width=1.0, batch_norm=False)[0] == count
     if name not in IMAGENET:  # of which building takes seconds
         assert weights(build(name, shape, width=1.0)).shape == (1, count)
 
@@ -164,7 +165,7 @@ def test_width_scales_units_and_channels(name: str, width: float, count: int) ->
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_sizes_tells_the_number_of_parameters(name: str, shape: tuple[int, int, int]) -> None:
-    counted, _ = models.sizes(name, shape, 7, width=0.25, batch_norm=False)
+    counted, _ = networks.sizes(name, shape, 7, width=0.25, batch_norm=False)
     network = build(name, shape, num_classes=7)
     assert counted == sum(parameter.numel() for parameter in network.parameters())
 
@@ -184,11 +185,11 @@ def test_sizes_tells_the_number_of_parameters(name: str, shape: tuple[int, int, 
 def test_sizes_tells_the_outputs_of_all_layers(
     name: str, shape: tuple[int, int, int], width: float, outputs: int
 ) -> None:
-    assert models.sizes(name, shape, 10, width=width, batch_norm=False)[1] == outputs
+    assert networks.sizes(name, shape, 10, width=width, batch_norm=False)[1] == outputs
 
 
 def test_sizes_of_a_network_beyond_the_memory_are_counted() -> None:
-    assert models.sizes("mlp1", (1024, 1024, 3), 10, width=64.0, batch_norm=False)[0] > 1e11
+    assert networks.sizes("mlp1", (1024, 1024, 3), 10, width=64.0, batch_norm=False)[0] > 1e11
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -240,7 +241,7 @@ def test_maps_are_put_in_a_row_with_channels_last_member_by_member() -> None:
     rng = np.random.default_rng(0)
     each = rng.normal(size=(2, 4, 5, 6, 3))  # K, b, c, h, w
     expected = each.transpose(0, 1, 3, 4, 2).reshape(2, 4, 90)
-    got = models.Flat(5)(torch.from_numpy(np.concatenate(each, axis=1)))
+    got = layers.Flat(5)(torch.from_numpy(np.concatenate(each, axis=1)))
     np.testing.assert_array_equal(got, expected)
 
 
@@ -480,7 +481,7 @@ def test_batch_norm_is_torchs_for_each_member(training: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     stack, alone = Norm(3, 4).train(training), [nn.BatchNorm2d(4).train(training) for _ in range(3)]
     for k, own in enumerate(alone):
-        models.reset(stack, k)
+        layers.reset(stack, k)
         for theirs, mine in ((own.weight, stack.weight), (own.bias, stack.bias)):
             theirs.data.normal_(generator=generator)
             mine.data[k] = theirs.data

@@ -12,8 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from stages.lib import noise
-from stages.lib.noise import ORDERS, LabelSampler
+from stages.lib.noise import sampling, transitions
+from stages.lib.noise.sampling import LabelSampler
+from stages.lib.noise.transitions import ORDERS
 
 LEVEL = 1e-3
 Matrix = NDArray[np.float64]
@@ -34,17 +35,17 @@ def p_value(counts: NDArray[np.int64], transition: Matrix) -> float:
 
 def make_order(m: int, order: str, seed: int = 5) -> NDArray[np.int64]:
     rng = np.random.default_rng(seed)
-    return noise.false_class_order(rng.integers(0, 50, (m, m)), order, rng=rng)
+    return transitions.false_class_order(rng.integers(0, 50, (m, m)), order, rng=rng)
 
 
 def make_transition(m: int, kind: str, alpha: float, delta: float) -> Matrix:
     if kind == "uniform":
-        return noise.uniform_transition(m)
-    return noise.structured_transition(make_order(m, kind), alpha, delta)
+        return transitions.uniform_transition(m)
+    return transitions.structured_transition(make_order(m, kind), alpha, delta)
 
 
 def largest(alpha: float, m: int) -> float:
-    return noise.largest_delta(alpha, m)
+    return transitions.largest_delta(alpha, m)
 
 
 NOISE = [
@@ -66,14 +67,14 @@ NOISE = [
     ("num_classes", "dtype"), [(2, "uint8"), (256, "uint8"), (257, "uint16"), (65536, "uint16")]
 )
 def test_labels_take_as_few_bytes_as_they_can(num_classes: int, dtype: str) -> None:
-    assert noise.label_dtype(num_classes) == dtype
+    assert sampling.label_dtype(num_classes) == dtype
     assert num_classes - 1 <= np.iinfo(dtype).max
 
 
 @pytest.mark.parametrize("num_classes", [-1, 0, 1, 65537])
 def test_there_are_two_classes_or_more(num_classes: int) -> None:
     with pytest.raises(ValueError, match=f"got {num_classes} classes"):
-        noise.label_dtype(num_classes)
+        sampling.label_dtype(num_classes)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_there_are_two_classes_or_more(num_classes: int) -> None:
 def test_a_fractional_alpha_is_rounded_on_the_whole(
     originals: int, alpha: float, noisy: int
 ) -> None:
-    assert noise.count_noisy(originals, alpha) == noisy
+    assert sampling.count_noisy(originals, alpha) == noisy
 
 
 # --- the order of false classes
@@ -93,7 +94,7 @@ def test_a_fractional_alpha_is_rounded_on_the_whole(
 @pytest.mark.parametrize("m", [2, 3, 10])
 def test_the_order_is_that_of_a_slow_loop(m: int, order: str) -> None:
     counts = np.random.default_rng(m).integers(0, 4, (m, m))  # few values: many ties
-    got = noise.false_class_order(counts, order, rng=np.random.default_rng(0))
+    got = transitions.false_class_order(counts, order, rng=np.random.default_rng(0))
     sign = -1 if order == "confusing" else 1
     for i in range(m):
         pairs = sorted((sign * int(counts[i, j]), j) for j in range(m) if j != i)
@@ -103,15 +104,15 @@ def test_the_order_is_that_of_a_slow_loop(m: int, order: str) -> None:
 def test_ties_and_errors_never_seen_go_by_class_index() -> None:
     counts = np.array([[90, 0, 0, 0], [1, 80, 2, 1], [0, 0, 70, 5], [3, 3, 3, 60]])
     rng = np.random.default_rng(0)
-    confusing = noise.false_class_order(counts, "confusing", rng=rng)
+    confusing = transitions.false_class_order(counts, "confusing", rng=rng)
     assert confusing.tolist() == [[1, 2, 3], [2, 0, 3], [3, 0, 1], [0, 1, 2]]
-    reverse = noise.false_class_order(counts, "reverse", rng=rng)
+    reverse = transitions.false_class_order(counts, "reverse", rng=rng)
     assert reverse.tolist() == [[1, 2, 3], [0, 3, 2], [0, 1, 3], [0, 1, 2]]
 
 
 def test_unsigned_counts_are_not_negated_into_large_ones() -> None:
     counts = np.array([[9, 0, 5], [1, 9, 2], [7, 7, 9]], dtype=np.uint8)
-    got = noise.false_class_order(counts, "confusing", rng=np.random.default_rng(0))
+    got = transitions.false_class_order(counts, "confusing", rng=np.random.default_rng(0))
     assert got.tolist() == [[2, 1], [2, 0], [0, 1]]
 
 
@@ -119,7 +120,7 @@ def test_random_orders_are_drawn_for_each_class_and_do_not_read_the_counts() -> 
     m = 30
     counts = np.random.default_rng(0).integers(0, 9, (m, m))
     one, same, other = (
-        noise.false_class_order(c, "random", rng=np.random.default_rng(seed))
+        transitions.false_class_order(c, "random", rng=np.random.default_rng(seed))
         for c, seed in ((counts, 1), (counts * 0, 1), (counts, 2))
     )
     for i in range(m):
@@ -132,7 +133,7 @@ def test_random_orders_are_drawn_for_each_class_and_do_not_read_the_counts() -> 
 @pytest.mark.parametrize("order", ["confusing", "reverse"])
 def test_only_random_orders_use_randomness(order: str) -> None:
     rng = np.random.default_rng(0)
-    noise.false_class_order(np.eye(4, dtype=np.int64), order, rng=rng)
+    transitions.false_class_order(np.eye(4, dtype=np.int64), order, rng=rng)
     assert rng.random() == np.random.default_rng(0).random()
 
 
@@ -148,7 +149,9 @@ def test_a_wrong_order_says_what_is_accepted(
     shape: tuple[int, ...], order: str, words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        noise.false_class_order(np.zeros(shape, np.int64), order, rng=np.random.default_rng(0))
+        transitions.false_class_order(
+            np.zeros(shape, np.int64), order, rng=np.random.default_rng(0)
+        )
 
 
 # --- the matrices
@@ -172,7 +175,7 @@ def test_the_matrix_is_that_of_a_slow_loop(m: int, kind: str, alpha: float, delt
 @pytest.mark.parametrize("m", [2, 3, 10, 300])
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0, 20.0, 100.0])
 def test_uniform_noise_has_the_papers_probabilities(m: int, alpha: float) -> None:
-    diluted = noise.diluted_distribution(noise.uniform_transition(m), alpha)
+    diluted = transitions.diluted_distribution(transitions.uniform_transition(m), alpha)
     eps = 1 / (1 + alpha)  # the margin of the true class over any other, section 3.1
     np.testing.assert_allclose(np.diag(diluted), (1 + alpha / m) / (1 + alpha), rtol=1e-12)
     others = diluted[~np.eye(m, dtype=bool)]
@@ -181,7 +184,7 @@ def test_uniform_noise_has_the_papers_probabilities(m: int, alpha: float) -> Non
 
 
 def test_at_alpha_100_eleven_of_101_labels_are_correct() -> None:
-    diluted = noise.diluted_distribution(noise.uniform_transition(10), 100)
+    diluted = transitions.diluted_distribution(transitions.uniform_transition(10), 100)
     assert diluted[3, 3] == pytest.approx(11 / 101, rel=1e-12)
     assert diluted[3, 4] == pytest.approx(10 / 101, rel=1e-12)  # 10.1 of 101 would be chance
 
@@ -193,7 +196,9 @@ def test_delta_places_the_first_false_class_between_chance_and_the_correct_class
     m: int, alpha: float, delta: float, order: str
 ) -> None:
     ranks = make_order(m, order)
-    diluted = noise.diluted_distribution(noise.structured_transition(ranks, alpha, delta), alpha)
+    diluted = transitions.diluted_distribution(
+        transitions.structured_transition(ranks, alpha, delta), alpha
+    )
     eps, chance = 1 / (1 + alpha), (alpha / m) / (1 + alpha)
     first, last = (diluted[np.arange(m), ranks[:, k]] for k in (0, -1))
     np.testing.assert_allclose(first, chance + delta * eps, rtol=0, atol=1e-14)
@@ -205,15 +210,15 @@ def test_delta_places_the_first_false_class_between_chance_and_the_correct_class
 
 def test_the_false_classes_in_between_fall_linearly() -> None:
     ranks = make_order(10, "confusing")
-    transition = noise.structured_transition(ranks, 20, 0.7)
+    transition = transitions.structured_transition(ranks, 20, 0.7)
     steps = np.diff(np.take_along_axis(transition, ranks, axis=1), axis=1)
     np.testing.assert_allclose(steps, -2 * 0.7 / 20 / 8, rtol=1e-9)
 
 
 def test_without_structure_every_order_is_uniform() -> None:
     for order in ORDERS:
-        got = noise.structured_transition(make_order(7, order), 0.0, 0.0)
-        np.testing.assert_array_equal(got, noise.uniform_transition(7))
+        got = transitions.structured_transition(make_order(7, order), 0.0, 0.0)
+        np.testing.assert_array_equal(got, transitions.uniform_transition(7))
 
 
 @pytest.mark.parametrize(
@@ -229,13 +234,13 @@ def test_the_largest_delta(alpha: float, m: int, expected: float) -> None:
 )
 def test_a_delta_out_of_range_says_the_largest(alpha: float, delta: float) -> None:
     with pytest.raises(ValueError, match=f"got {delta}; accepted: 0 to {largest(alpha, 10):g} at"):
-        noise.structured_transition(make_order(10, "confusing"), alpha, delta)
+        transitions.structured_transition(make_order(10, "confusing"), alpha, delta)
 
 
 @pytest.mark.parametrize("shape", [(2, 1), (4, 4), (3, 1)])
 def test_structure_needs_an_order_among_two_false_classes(shape: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="m >= 3"):
-        noise.structured_transition(np.ones(shape, np.int64), 20, 0.5)
+        transitions.structured_transition(np.ones(shape, np.int64), 20, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +256,7 @@ def test_structure_needs_an_order_among_two_false_classes(shape: tuple[int, int]
 )
 def test_a_matrix_whose_rows_are_no_distributions_is_refused(matrix: object, words: str) -> None:
     for function in (
-        noise.check_transition,
+        transitions.check_transition,
         lambda t: LabelSampler(t, rng=np.random.default_rng()),
     ):
         with pytest.raises(ValueError, match=words):
@@ -267,12 +272,12 @@ def test_labels_are_drawn_as_a_slow_loop_draws_them(
 ) -> None:
     """Compare the ranks of drawn labels: 0 the true class, 1 the first false class, and so on."""
     n = 1_000
-    true_labels = np.random.default_rng(1).integers(0, m, n).astype(noise.label_dtype(m))
+    true_labels = np.random.default_rng(1).integers(0, m, n).astype(sampling.label_dtype(m))
     transition = make_transition(m, kind, alpha, delta)
     slow_rng = np.random.default_rng(2)
     slow = [int(slow_rng.choice(m, p=np.clip(transition[t], 0, 1))) for t in true_labels]
-    fast = noise.draw_labels(np.tile(true_labels, 100), transition, rng=np.random.default_rng(3))
-    assert fast.dtype == noise.label_dtype(m)
+    fast = sampling.draw_labels(np.tile(true_labels, 100), transition, rng=np.random.default_rng(3))
+    assert fast.dtype == sampling.label_dtype(m)
     false = make_order(m, "random" if kind == "uniform" else kind)
     order = np.column_stack([np.arange(m), false]).argsort(axis=1)
     ranks = [
@@ -286,9 +291,9 @@ def test_labels_are_drawn_as_a_slow_loop_draws_them(
 
 
 def draw_counts(m: int, transition: Matrix, each: int, seed: int) -> NDArray[np.int64]:
-    true_labels = np.repeat(np.arange(m), each).astype(noise.label_dtype(m))
-    labels = noise.draw_labels(true_labels, transition, rng=np.random.default_rng(seed))
-    return noise.count_labels(true_labels, labels, m)
+    true_labels = np.repeat(np.arange(m), each).astype(sampling.label_dtype(m))
+    labels = sampling.draw_labels(true_labels, transition, rng=np.random.default_rng(seed))
+    return sampling.count_labels(true_labels, labels, m)
 
 
 @pytest.mark.parametrize(("m", "kind", "alpha", "delta"), NOISE)
@@ -338,9 +343,9 @@ AWKWARD = {
 def test_the_tables_resolution_does_not_show_in_twenty_million_labels(name: str) -> None:
     row = AWKWARD[name]
     transition, m, n = np.tile(row, (len(row), 1)), len(row), 20_500_000
-    true_labels = np.zeros(n, dtype=noise.label_dtype(m))
-    labels = noise.draw_labels(true_labels, transition, rng=np.random.default_rng(6))
-    counts = noise.count_labels(true_labels, labels, m)
+    true_labels = np.zeros(n, dtype=sampling.label_dtype(m))
+    labels = sampling.draw_labels(true_labels, transition, rng=np.random.default_rng(6))
+    counts = sampling.count_labels(true_labels, labels, m)
     assert p_value(counts, transition) > LEVEL
 
 
@@ -364,7 +369,7 @@ def test_twenty_million_labels_take_little_memory_beside_themselves(kind: str) -
     transition = make_transition(10, kind, 20, 0.5)
     tracemalloc.start()
     try:
-        noise.draw_labels(true_labels, transition, rng=np.random.default_rng(0))
+        sampling.draw_labels(true_labels, transition, rng=np.random.default_rng(0))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -374,9 +379,9 @@ def test_twenty_million_labels_take_little_memory_beside_themselves(kind: str) -
 @pytest.mark.parametrize("kind", ["uniform", "confusing"])
 @pytest.mark.parametrize("m", [10, 300])
 def test_a_seed_repeats_and_another_differs(m: int, kind: str) -> None:
-    true_labels = (np.arange(1000) % m).astype(noise.label_dtype(m))
+    true_labels = (np.arange(1000) % m).astype(sampling.label_dtype(m))
     one, same, other = (
-        noise.draw_labels(
+        sampling.draw_labels(
             true_labels, make_transition(m, kind, m, 0.5), rng=np.random.default_rng(seed)
         )
         for seed in (1, 1, 2)
@@ -389,7 +394,7 @@ def test_nothing_that_is_passed_is_changed() -> None:
     true_labels = (np.arange(100) % 10).astype(np.uint8)
     transition = make_transition(10, "confusing", 20, 0.5)
     before = true_labels.copy(), transition.copy()
-    noise.draw_labels(true_labels, transition, rng=np.random.default_rng(0))
+    sampling.draw_labels(true_labels, transition, rng=np.random.default_rng(0))
     np.testing.assert_array_equal(true_labels, before[0])
     np.testing.assert_array_equal(transition, before[1])
 
@@ -398,7 +403,8 @@ def test_nothing_that_is_passed_is_changed() -> None:
 def test_no_labels_are_no_labels(kind: str) -> None:
     transition = make_transition(10, kind, 20, 0.5)
     assert (
-        noise.draw_labels(np.empty(0, np.uint8), transition, rng=np.random.default_rng(0)).size == 0
+        sampling.draw_labels(np.empty(0, np.uint8), transition, rng=np.random.default_rng(0)).size
+        == 0
     )
 
 
@@ -412,21 +418,21 @@ def test_a_true_label_that_is_no_class_is_refused(kind: str) -> None:
 def test_a_certain_label_is_always_drawn() -> None:
     true_labels = (np.arange(30_000) % 3).astype(np.uint8)
     transition = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
-    got = noise.draw_labels(true_labels, transition, rng=np.random.default_rng(0))
+    got = sampling.draw_labels(true_labels, transition, rng=np.random.default_rng(0))
     np.testing.assert_array_equal(got, (true_labels + 1) % 3)
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 1000, noise.CHUNK])
+@pytest.mark.parametrize("chunk", [1, 7, 1000, sampling.CHUNK])
 def test_counts_are_those_of_a_slow_loop(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(noise, "CHUNK", chunk)
+    monkeypatch.setattr(sampling, "CHUNK", chunk)
     rng = np.random.default_rng(8)
     true, given = rng.integers(0, 5, (2, 1000)).astype(np.uint8)
     expected = np.zeros((5, 5), dtype=np.int64)
     for i, j in zip(true, given, strict=True):
         expected[i, j] += 1
-    np.testing.assert_array_equal(noise.count_labels(true, given, 5), expected)
+    np.testing.assert_array_equal(sampling.count_labels(true, given, 5), expected)
 
 
 def test_the_chunk_is_part_of_every_result() -> None:
     """Labels are drawn a chunk at a time, so that another length would draw other labels."""
-    assert noise.CHUNK == 2**18
+    assert sampling.CHUNK == 2**18

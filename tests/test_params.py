@@ -11,12 +11,16 @@ import pytest
 import yaml
 from dvc.utils.serialize import parse_yaml
 
-from stages.lib import command, params, paths, studies
-from stages.lib.architectures import ARCHITECTURES
-from stages.lib.datasets import KNOWN
-from stages.lib.errors import UserError
-from stages.lib.noise import structured_transition
-from stages.lib.params import ParamsError, read_params, read_yaml
+from stages import command
+from stages.lib.config import checks, params, reading
+from stages.lib.config.reading import read_params
+from stages.lib.config.yaml_files import ParamsError, read_yaml
+from stages.lib.core import paths
+from stages.lib.core.errors import UserError
+from stages.lib.data.datasets import KNOWN
+from stages.lib.models.architectures import ARCHITECTURES
+from stages.lib.noise.transitions import structured_transition
+from stages.lib.studies import grids, registry
 
 ROOT = Path(__file__).parents[1]
 Content = Callable[..., dict[str, Any]]
@@ -313,7 +317,7 @@ def test_what_just_fits_is_accepted(changes: dict[str, Any], write: Callable[...
 
 def fit(alpha: float, m: int, delta: float) -> None:
     noise = params.NoiseParams("structured", alpha, delta, "confusing", "same")
-    params.check_fit(params.DataParams("folder", "a.zip", 8, 60, 20), noise, 100, m)
+    checks.check_fit(params.DataParams("folder", "a.zip", 8, 60, 20), noise, 100, m)
 
 
 @pytest.mark.parametrize(("alpha", "m", "delta"), [(0.3, 3, 0.1), (0.7, 7, 0.1)])
@@ -349,7 +353,7 @@ def test_two_classes_leave_no_structure() -> None:
     noise = params.NoiseParams("structured", 5.0, 0.1, "confusing", "same")
     data = params.DataParams("folder", "a.zip", 8, 60, 20)
     with pytest.raises(ParamsError, match=r"noise.kind: got 'structured'; accepted: uniform: 2 cl"):
-        params.check_fit(data, noise, train_size=100, num_classes=2)
+        checks.check_fit(data, noise, train_size=100, num_classes=2)
 
 
 # --- scale and figures
@@ -627,7 +631,7 @@ def test_an_unknown_key_is_shown_in_one_short_line(key: Any, shown: str, content
     whole = content()
     whole["noise"][key] = 1
     with pytest.raises(ParamsError) as caught:
-        params.parse_config(whole, Path("x.yaml"))
+        reading.parse_config(whole, Path("x.yaml"))
     assert str(caught.value).startswith(f"x.yaml: noise.{shown}: got 1; accepted: only the keys")
 
 
@@ -637,14 +641,14 @@ def test_an_unknown_key_is_shown_in_one_short_line(key: Any, shown: str, content
 def test_the_shipped_params_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     for key in read_params().figures:
-        studies.check_key(key)
+        registry.check_key(key)
 
 
 SHIPPED = [
     (file.stem, key)
     for file in sorted((ROOT / "scales").glob("*.yaml"))
     for key in read_yaml(file)
-    if key in studies.FIGURES
+    if key in registry.FIGURES
 ]
 
 
@@ -653,10 +657,10 @@ def test_every_shipped_grid_is_accepted(
     scale: str, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    grid = studies.read_grid(scale, key)
+    grid = grids.read_grid(scale, key)
     assert grid.points
-    assert studies.describe(key, scale, grid)["title"]
-    studies.read_confusion(scale)
+    assert grids.describe(key, scale, grid)["title"]
+    grids.read_confusion(scale)
 
 
 @pytest.mark.parametrize(

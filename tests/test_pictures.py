@@ -8,7 +8,9 @@ import pytest
 from matplotlib.colors import to_hex
 
 from stages import draw
-from stages.lib import architectures, files, paths, pictures
+from stages.lib.core import files, paths
+from stages.lib.models import architectures
+from stages.lib.plots import marks, pictures
 
 
 def point(series: str, x: float, y: float | None, **more: Any) -> dict[str, Any]:
@@ -197,7 +199,7 @@ def test_points_whose_sweeps_ended_elsewhere_have_notes_of_their_own() -> None:
 
 ONE = diverged(0.5, [1], of=3)
 EVERY = diverged([0.1, 0.5], [0, 1, 2], of=3, chosen=False)
-BLUE, ORANGE = pictures.PALETTE[:2]
+BLUE, ORANGE = marks.PALETTE[:2]
 
 
 def test_a_point_of_which_some_seeds_diverged_is_crossed_and_noted() -> None:
@@ -361,7 +363,7 @@ def test_what_the_paper_states_beyond_all_points_is_drawn_once_on_a_strip() -> N
     assert [tick.get_text() for tick in strip.get_xticklabels()] == ["100"]
     assert axes.get_xlim()[1] < 30
     assert axes.get_ylim() == strip.get_ylim()
-    assert entries(strip) == ["conv4", "perceptron", pictures.PAPER_LABEL]
+    assert entries(strip) == ["conv4", "perceptron", marks.PAPER_LABEL]
 
 
 def test_each_place_beyond_all_points_has_its_own_tick() -> None:
@@ -417,24 +419,24 @@ def test_notes_make_the_figure_taller_not_the_axes_smaller() -> None:
     ],
 )
 def test_series_are_in_the_order_of_their_number(names: list[str], expected: list[str]) -> None:
-    assert pictures.series_in_order([{"series": name} for name in names]) == expected
+    assert marks.series_in_order([{"series": name} for name in names]) == expected
 
 
 def test_a_network_has_one_colour_in_every_figure() -> None:
     known = architectures.ARCHITECTURES.items()
     imagenet = {n for n, kind in known if isinstance(kind, architectures.TorchvisionResNet)}
-    assert set(pictures.NETWORKS) == set(architectures.ARCHITECTURES) - imagenet
-    assert len(pictures.NETWORKS) <= len(pictures.PALETTE)
-    assert len(set(pictures.series_colours([*imagenet, "conv4"]).values())) == 5
-    alone = pictures.series_colours(["conv4"])
-    beside = pictures.series_colours(["mlp1", "something else", "conv4"])
+    assert set(marks.NETWORKS) == set(architectures.ARCHITECTURES) - imagenet
+    assert len(marks.NETWORKS) <= len(marks.PALETTE)
+    assert len(set(marks.series_colours([*imagenet, "conv4"]).values())) == 5
+    alone = marks.series_colours(["conv4"])
+    beside = marks.series_colours(["mlp1", "something else", "conv4"])
     assert alone["conv4"] == beside["conv4"]
     assert len(set(beside.values())) == 3
 
 
 def test_more_series_than_colours_are_refused() -> None:
     with pytest.raises(ValueError, match="10 series apart, got 11"):
-        pictures.series_colours([str(number) for number in range(11)])
+        marks.series_colours([str(number) for number in range(11)])
 
 
 def test_heatmap_has_a_matrix_for_each_series_and_one_colour_bar() -> None:

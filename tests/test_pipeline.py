@@ -7,6 +7,7 @@ stay as they were when it changes. One that it declares and doesn't use costs ho
 import ast
 import copy
 import hashlib
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -16,11 +17,13 @@ from typing import Any
 import pytest
 import yaml
 
-from stages.lib import params as params_module
-from stages.lib import studies
+from stages.lib.config import reading as params_module
+from stages.lib.studies import grids, registry
 
 ROOT = Path(__file__).parents[1]
 CODE = "stages/"
+LIBRARY = ROOT / "stages/lib"
+PACKAGES = sorted(path.parent.relative_to(ROOT).as_posix() for path in LIBRARY.rglob("__init__.py"))
 SCALE_FILE = "scales/${scale}.yaml"
 EXPERIMENT = ("data", "noise", "model", "train", "confusion")  # sections of params.yaml
 WHOLE_SCALE, ONE_FIGURE = {"read_scale", "read_confusion"}, {"read_grid"}
@@ -90,14 +93,17 @@ def imported(tree: ast.Module) -> frozenset[Path]:
 
 
 @cache
-def needed_files(start: Path) -> frozenset[str]:
-    """Return a module and all that it imports, directly or not, as ``dvc.yaml`` names files."""
+def needed_code(start: Path) -> frozenset[str]:
+    """Return a module and what it imports, directly or not: the library's by their packages."""
     found, todo = {start}, [start]
     while todo:
         fresh = imported(parse(todo.pop())) - found
         found |= fresh
         todo += fresh
-    return frozenset(file.relative_to(ROOT).as_posix() for file in found)
+    return frozenset(
+        (file.parent if LIBRARY in file.parents else file).relative_to(ROOT).as_posix()
+        for file in found
+    )
 
 
 @cache
@@ -141,7 +147,7 @@ def covers(section: str, key: str) -> bool:
 
 def faults_of_code(stage: dict[str, Any]) -> list[str]:
     """Return how a stage's dependencies on code differ from what it imports."""
-    needed = needed_files(main_module(stage))
+    needed = needed_code(main_module(stage))
     given = {dep for dep in stage["deps"] if dep.startswith(CODE)}
     return [f"missing dep {name}" for name in sorted(needed - given)] + [
         f"needless dep {name}" for name in sorted(given - needed)
@@ -185,7 +191,7 @@ def faults_of_data(pipeline: dict[str, Any], name: str) -> list[str]:
     return [
         f"dep {dep} that nothing makes"
         for dep in body(pipeline, name)["deps"]
-        if dep not in made and not (ROOT / dep).is_file()
+        if dep not in made and not (ROOT / dep).exists()
     ]
 
 
@@ -227,7 +233,7 @@ def test_removing_any_param_is_noticed(stage: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "entry", "fault"),
     [
-        ("deps", "stages/lib/pictures.py", "train: needless dep stages/lib/pictures.py"),
+        ("deps", "stages/lib/plots", "train: needless dep stages/lib/plots"),
         ("deps", "stages/lib/gone.py", "train: needless dep stages/lib/gone.py"),
         ("deps", "data/gone", "train: dep data/gone that nothing makes"),
         ("params", "confusion.repeats", "train: needless param confusion.repeats"),
@@ -242,20 +248,20 @@ def test_adding_what_is_not_used_is_noticed(kind: str, entry: str, fault: str) -
 
 def test_both_forms_of_import_and_those_inside_functions_are_found() -> None:
     tree = ast.parse(
-        "import stages.lib.noise\n"
-        "from stages.lib import files as renamed\n"
-        "from stages.lib.paths import NAME\n"
+        "import stages.lib.noise.sampling\n"
+        "from stages.lib.core import files as renamed\n"
+        "from stages.lib.core.paths import NAME\n"
         "from typing import TYPE_CHECKING\n"
-        "if TYPE_CHECKING:\n    from stages.lib import results\n"
-        "def late():\n    from stages.lib import training\n"
+        "if TYPE_CHECKING:\n    from stages.lib.studies import summaries\n"
+        "def late():\n    from stages.lib.training import loop\n"
     )
     found = {file.stem for file in imported(tree)}
-    assert found == {"noise", "files", "paths", "training"}
+    assert found == {"sampling", "files", "paths", "loop"}
 
 
-@pytest.mark.parametrize("package", ["stages", "stages/lib"])
+@pytest.mark.parametrize("package", ["stages", *PACKAGES])
 def test_packages_hold_a_docstring_only(package: str) -> None:
-    """Every import runs them, and no stage depends on them."""
+    """Every import runs them, and no stage depends on the outer ones."""
     content = parse(ROOT / package / "__init__.py").body
     assert [type(node) for node in content] == [ast.Expr]
 
@@ -303,13 +309,13 @@ IMAGENET = {"fig3_uniform_imagenet", "fig10_training_size_imagenet"}  # which fe
 
 def test_figures_are_all_figures_of_the_scale() -> None:
     chosen = read("params.yaml")["figures"]
-    assert chosen == [key for key in studies.FIGURES if key not in IMAGENET]
+    assert chosen == [key for key in registry.FIGURES if key not in IMAGENET]
 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_scale_describes_every_figure(scale: str) -> None:
     missing = set() if scale == "paper" else IMAGENET
-    assert set(read(f"scales/{scale}.yaml")) == {"confusion", *studies.FIGURES} - missing
+    assert set(read(f"scales/{scale}.yaml")) == {"confusion", *registry.FIGURES} - missing
 
 
 @pytest.mark.parametrize(
@@ -323,9 +329,9 @@ def test_scale_describes_every_figure(scale: str) -> None:
 )
 def test_scale_is_valid(scale: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    grid = studies.read_grid(scale, key)
+    grid = grids.read_grid(scale, key)
     assert len({point.train.device for point in grid.points}) == 1
-    assert studies.read_confusion(scale)
+    assert grids.read_confusion(scale)
 
 
 def test_params_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,9 +352,9 @@ def commented_plots() -> dict[str, dict[str, Any]]:
     return {title: plot for entry in entries for title, plot in entry.items()}
 
 
-@pytest.mark.parametrize("key", studies.FIGURES)
+@pytest.mark.parametrize("key", registry.FIGURES)
 def test_figure_has_its_plot(key: str) -> None:
-    figure = studies.FIGURES[key]
+    figure = registry.FIGURES[key]
     file = f"metrics/figures/${{scale}}/{key}.json"
     offered = commented_plots() if key in IMAGENET else plots()
     shown = {title: plot for title, plot in offered.items() if file in plot["y"]}
@@ -379,9 +385,19 @@ def test_plot_has_its_template_and_its_data(title: str) -> None:
         for name in STAGES
         for kind in ("outs", "metrics")
         for out in names_of(body(PIPELINE, name).get(kind, []))
-        for key in studies.FIGURES
+        for key in registry.FIGURES
     }
     assert set(plot["y"]) <= made
+
+
+def digest(path: Path) -> str:
+    """Return what DVC calls a file's or folder's content."""
+    if path.is_file():
+        return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    files = sorted(file for file in path.rglob("*.py"))
+    entries = [{"md5": digest(f), "relpath": f.relative_to(path).as_posix()} for f in files]
+    text = json.dumps(entries, sort_keys=True)
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
 def test_recorded_results_are_of_this_code() -> None:
@@ -391,7 +407,6 @@ def test_recorded_results_are_of_this_code() -> None:
         files = [dep for dep in stage["deps"] if dep["path"].startswith(CODE)]
         assert files, name
         for dep in files:
-            content = (ROOT / dep["path"]).read_bytes()
-            if hashlib.md5(content, usedforsecurity=False).hexdigest() != dep["md5"]:
+            if digest(ROOT / dep["path"]) != dep["md5"]:
                 other.append((name, dep["path"]))
     assert not other

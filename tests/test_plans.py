@@ -10,8 +10,11 @@ import yaml
 from repository import tiny_params, tiny_scale
 
 from stages import train_figure
-from stages.lib import datasets, paths, plans, stacks, studies
-from stages.lib.errors import UserError
+from stages.lib.core import paths
+from stages.lib.core.errors import UserError
+from stages.lib.data import datasets
+from stages.lib.execution import packing
+from stages.lib.studies import estimates, grids
 
 KEY, DRAWN = "fig1_uniform_mnist", "fig4_noise_models"
 RATE = 50.0
@@ -45,7 +48,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
         found.append(stack)
         return RATE
 
-    monkeypatch.setattr(plans, "_rate", rate)
+    monkeypatch.setattr(estimates, "_rate", rate)
     return found
 
 
@@ -53,7 +56,7 @@ def test_a_plan_counts_what_the_figure_trains(
     write: Callable[..., None], measured: list[list[Any]]
 ) -> None:
     write(train={"learning_rates": [0.1, 1.0], "seeds": [0, 1, 2], "passes": 7.0})
-    plan = plans.make(KEY, "tiny")
+    plan = estimates.make(KEY, "tiny")
     # Two networks at alpha 0 and 2: 200 and 600 examples, at least 1,600 of them, in batches of 32.
     runs = 2 * 3
     steps = {0: 50, 2: 132}  # ceil(max(7 * examples, 1600) / 32)
@@ -83,7 +86,7 @@ def test_what_points_share_is_counted_once(
             {"noise.alpha": [0, 2], "noise.images": ["same", "white"]},  # 0 shows none
         ],
     )
-    plan = plans.make(KEY, "tiny")
+    plan = estimates.make(KEY, "tiny")
     assert (plan.points, plan.runs) == (6 + 4, (5 + 3) * 2 * 3)
     assert sum(kind.runs for kind in plan.kinds) == plan.runs
 
@@ -92,7 +95,7 @@ def test_what_trains_at_another_speed_is_measured_apart(
     write: Callable[..., None], measured: list[list[Any]]
 ) -> None:
     write(grids=[{"train.batch_size": [8, 16]}, {"model.width": [0.5]}, {"train.seeds": [[5]]}])
-    plan = plans.make(KEY, "tiny")
+    plan = estimates.make(KEY, "tiny")
     found = {(k.run.config.train.batch_size, k.run.config.model.width) for k in plan.kinds}
     assert found == {(8, 1.0), (16, 1.0), (32, 0.5), (32, 1.0)}
 
@@ -100,31 +103,31 @@ def test_what_trains_at_another_speed_is_measured_apart(
 def test_where_nothing_is_trained_nothing_is_measured(
     write: Callable[..., None], measured: list[list[Any]]
 ) -> None:
-    plan = plans.make(DRAWN, "tiny")
+    plan = estimates.make(DRAWN, "tiny")
     assert (plan.points, plan.runs, plan.examples, plan.seconds, plan.kinds) == (4, 0, 0, 0, ())
     assert plan.largest == 2200
-    assert "nothing is trained" in plans.show(DRAWN, "tiny", plan)[-1]
+    assert "nothing is trained" in estimates.show(DRAWN, "tiny", plan)[-1]
     assert measured == []
 
 
 def test_memory_holds_images_and_grows_with_the_set(
     write: Callable[..., None], measured: list[list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plans.hosts, "cores", lambda: 1)
+    monkeypatch.setattr(estimates.machine, "cores", lambda: 1)
     images = 1797 * 64
-    plain = plans.make(KEY, "tiny").memory
+    plain = estimates.make(KEY, "tiny").memory
     assert plain > images
     write(noise={"images": "mnist5k"}, grids=[{"model.name": ["perceptron", "conv2"]}])
-    assert plans.make(KEY, "tiny").memory == plain + 4000 * 64
+    assert estimates.make(KEY, "tiny").memory == plain + 4000 * 64
     white = {"noise.images": ["white"], "noise.alpha": [2, 9]}
     write(grids=[{"model.name": ["perceptron", "conv2"], **white}])
-    more = stacks.EXAMPLE_BYTES * 200 * (9 - 2) + 200 * 64  # as many images as originals
-    assert plans.make(KEY, "tiny").memory == plain + more
+    more = packing.EXAMPLE_BYTES * 200 * (9 - 2) + 200 * 64  # as many images as originals
+    assert estimates.make(KEY, "tiny").memory == plain + more
     write(grids=[{"model.name": ["perceptron", "conv2"], "noise.alpha": [1000]}])
-    more = plans.make(KEY, "tiny").memory - plain
-    assert more == stacks.EXAMPLE_BYTES * (200 * 1001 - 600)
-    monkeypatch.setattr(plans.hosts, "cores", lambda: 2)
-    assert plans.make(KEY, "tiny").memory > 2 * images
+    more = estimates.make(KEY, "tiny").memory - plain
+    assert more == packing.EXAMPLE_BYTES * (200 * 1001 - 600)
+    monkeypatch.setattr(estimates.machine, "cores", lambda: 2)
+    assert estimates.make(KEY, "tiny").memory > 2 * images
 
 
 @pytest.mark.parametrize(("size", "shape"), [(None, (8, 8, 1)), (12, (12, 12, 1))])
@@ -132,8 +135,8 @@ def test_images_are_known_before_they_are_fetched(
     size: int | None, shape: tuple[int, int, int], write: Callable[..., None], measured: Any
 ) -> None:
     write(data={"size": size})
-    (first, _) = plans.make(KEY, "tiny").kinds
-    assert plans.known(first.run) == (shape, 10, 1797)
+    (first, _) = estimates.make(KEY, "tiny").kinds
+    assert estimates.known(first.run) == (shape, 10, 1797)
 
 
 def test_a_folder_is_known_once_it_is_fetched(
@@ -141,15 +144,15 @@ def test_a_folder_is_known_once_it_is_fetched(
 ) -> None:
     write(data={"name": "folder", "path": "pictures", "size": 8})
     with pytest.raises(UserError, match="run first: dvc repro fetch_figures"):
-        plans.make(KEY, "tiny")
+        estimates.make(KEY, "tiny")
     datasets.save(make_dataset(num_classes=7), paths.datasets("tiny") / "folder")
-    assert plans.known(plans.make(KEY, "tiny").kinds[0].run) == ((8, 8, 1), 7, 300)
+    assert estimates.known(estimates.make(KEY, "tiny").kinds[0].run) == ((8, 8, 1), 7, 300)
 
 
 @pytest.mark.usefixtures("one_thread", "clocked_training")
 def test_the_rate_is_of_all_members_and_without_the_start(write: Callable[..., None]) -> None:
     stack = stacks_of(KEY)[0]
-    assert plans.measure(stack, "cpu") == pytest.approx(10 * len(stack))
+    assert estimates.measure(stack, "cpu") == pytest.approx(10 * len(stack))
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -157,15 +160,15 @@ def test_the_rate_is_of_all_members_and_without_the_start(write: Callable[..., N
 def test_a_real_measurement(
     which: int, write: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plans, "SECONDS", 0.05)
+    monkeypatch.setattr(estimates, "SECONDS", 0.05)
     stack = stacks_of(KEY)[which]
-    assert 10 < plans.measure(stack, "cpu") < 1e6
+    assert 10 < estimates.measure(stack, "cpu") < 1e6
 
 
 def stacks_of(key: str) -> list[list[Any]]:
-    grid = studies.read_grid("tiny", key)
-    expanded = plans.figures.expand(key, grid, Path("none"), Path("none"))
-    return stacks.form([r for point in expanded for r in point], "cpu", seen=plans.known)
+    grid = grids.read_grid("tiny", key)
+    expanded = estimates.computing.expand(key, grid, Path("none"), Path("none"))
+    return packing.form([r for point in expanded for r in point], "cpu", seen=estimates.known)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +177,7 @@ def stacks_of(key: str) -> list[list[Any]]:
      (7200, "2.0 hours"), (172_800, "2.0 days")],
 )  # fmt: skip
 def test_durations(seconds: float, said: str) -> None:
-    assert plans._duration(seconds) == said
+    assert estimates._duration(seconds) == said
 
 
 @pytest.mark.parametrize("arguments", [[KEY], ["tiny", KEY]])
@@ -183,7 +186,7 @@ def test_the_command_prints_and_computes_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     for name in ("answer_signals", "end_with_dvc"):
-        monkeypatch.setattr(f"stages.lib.processes.{name}", lambda: None)
+        monkeypatch.setattr(f"stages.lib.core.processes.{name}", lambda: None)
     before = sorted(workspace.rglob("*"))
     monkeypatch.setattr(sys, "argv", ["train_figure", "--plan", *arguments])
     assert train_figure.main() == 0
@@ -214,7 +217,7 @@ def test_a_figure_that_is_not_there_is_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     for name in ("answer_signals", "end_with_dvc"):
-        monkeypatch.setattr(f"stages.lib.processes.{name}", lambda: None)
+        monkeypatch.setattr(f"stages.lib.core.processes.{name}", lambda: None)
     monkeypatch.setattr(sys, "argv", ["train_figure", "--plan", *arguments])
     assert train_figure.main() == 1
     assert capsys.readouterr().err.startswith(f"error: {line}")
@@ -226,8 +229,8 @@ def test_imagenet_is_planned_before_it_is_there(
 ) -> None:
     monkeypatch.chdir(Path(__file__).parents[1])
     monkeypatch.setattr(paths, "datasets", lambda group: tmp_path / group)
-    plan = plans.make(key, "paper")
-    seen = {plans.known(kind.run) for kind in plan.kinds}
+    plan = estimates.make(key, "paper")
+    seen = {estimates.known(kind.run) for kind in plan.kinds}
     assert seen == {((64, 64, 3), 1000, 1_331_167)}
     assert plan.memory > 1_331_167 * 64 * 64 * 3
     assert plan.examples > 0

@@ -18,24 +18,17 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from stages.lib import (
-    checkpoints,
-    datasets,
-    dilution,
-    files,
-    hosts,
-    points,
-    runs,
-    stacks,
-    training,
-    workers,
-)
-from stages.lib.errors import UserError
-from stages.lib.params import Config
-from stages.lib.points import DECIDING, ON_CUDA, PointStore, code_digest
-from stages.lib.runs import Run, expand
-from stages.lib.streams import stream
-from stages.lib.workers import complete
+from stages.lib.config.params import Config
+from stages.lib.core import files, machine
+from stages.lib.core.errors import UserError
+from stages.lib.core.randomness import stream
+from stages.lib.data import datasets
+from stages.lib.execution import checkpoints, executors, inputs, packing, runs, store
+from stages.lib.execution.executors import train_or_load
+from stages.lib.execution.runs import Run, expand
+from stages.lib.execution.store import LIBRARY, PointStore, code_digest, deciding
+from stages.lib.labels import dilution
+from stages.lib.training import devices, ensemble, loop, replicas
 
 MakeRuns = Callable[..., list[Run]]
 IDENTITY = {"learning_rate": 0.1, "labels": {"labels": "ab"}, "other_images": None}
@@ -70,10 +63,10 @@ def test_another_device_torch_or_code_is_not_found(
     PointStore("cpu", tmp_path).put(IDENTITY, OUTCOME)
     assert PointStore("cuda", tmp_path).get(IDENTITY) is None
     with monkeypatch.context() as patch:
-        patch.setattr(points.metadata, "version", lambda _: "0.0.1")
+        patch.setattr(store.metadata, "version", lambda _: "0.0.1")
         assert PointStore("cpu", tmp_path).get(IDENTITY) is None
     with monkeypatch.context() as patch:
-        patch.setattr(points, "code_digest", lambda _: "other")
+        patch.setattr(store, "code_digest", lambda _: "other")
         assert PointStore("cpu", tmp_path).get(IDENTITY) is None
     assert PointStore("cpu", tmp_path).get(IDENTITY) == OUTCOME
 
@@ -81,9 +74,9 @@ def test_another_device_torch_or_code_is_not_found(
 def test_torchs_builds_share_their_outcomes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(points.metadata, "version", {"torch": "2.9.1+cpu", "numpy": "2"}.get)
+    monkeypatch.setattr(store.metadata, "version", {"torch": "2.9.1+cpu", "numpy": "2"}.get)
     PointStore("cpu", tmp_path).put(IDENTITY, OUTCOME)
-    monkeypatch.setattr(points.metadata, "version", {"torch": "2.9.1", "numpy": "2"}.get)
+    monkeypatch.setattr(store.metadata, "version", {"torch": "2.9.1", "numpy": "2"}.get)
     assert PointStore("cpu", tmp_path).get(IDENTITY) == OUTCOME
 
 
@@ -112,14 +105,15 @@ def test_a_renamed_file_is_told(tmp_path: Path) -> None:
 
 @pytest.fixture
 def code(tmp_path: Path) -> Path:
-    for name in DECIDING + ON_CUDA:
-        shutil.copy(Path(points.__file__).parent / f"{name}.py", tmp_path)
-    return tmp_path
+    return Path(shutil.copytree(LIBRARY, tmp_path / "lib"))
 
 
-@pytest.mark.parametrize("name", DECIDING + ON_CUDA)
+NAMES = [path.relative_to(LIBRARY).as_posix() for path in deciding("cuda")]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_comments_and_docstrings_do_not_change_the_code(name: str, code: Path) -> None:
-    file, before = code / f"{name}.py", code_digest("cuda", code)
+    file, before = code / name, code_digest("cuda", code)
     text = file.read_text(encoding="utf-8")
     head, _, rest = text.partition("\n")
     assert head.startswith('"""')
@@ -129,13 +123,13 @@ def test_comments_and_docstrings_do_not_change_the_code(name: str, code: Path) -
     assert code_digest("cuda", code) == before
 
 
-@pytest.mark.parametrize("name", DECIDING + ON_CUDA)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_changed_value_changes_the_code(name: str, code: Path) -> None:
     before = {device: code_digest(device, code) for device in ("cpu", "cuda")}
-    with (code / f"{name}.py").open("a", encoding="utf-8") as stream:
+    with (code / name).open("a", encoding="utf-8") as stream:
         stream.write("\nADDED = 1\n")
     assert code_digest("cuda", code) != before["cuda"]
-    assert (code_digest("cpu", code) != before["cpu"]) is (name in DECIDING)
+    assert (code_digest("cpu", code) == before["cpu"]) is name.startswith("kernels/")
 
 
 @pytest.mark.parametrize(
@@ -152,12 +146,12 @@ def test_a_changed_value_changes_the_code(name: str, code: Path) -> None:
     ],
 )
 def test_what_counts_as_code(one: str, other: str, same: bool) -> None:
-    assert (points._without_docstrings(one) == points._without_docstrings(other)) is same
+    assert (store._without_docstrings(one) == store._without_docstrings(other)) is same
 
 
 def test_every_module_that_decides_an_outcome_is_in_the_digest() -> None:
     """White noise and conformed images come from code, not from digested files."""
-    assert {"images", "dilution"} <= set(DECIDING)
+    assert {"data/images.py", "labels/dilution.py", "training/loop.py"} <= set(NAMES)
 
 
 # --- what decides a run
@@ -306,7 +300,7 @@ def test_the_noisy_loss_takes_its_alpha_along(make_runs: MakeRuns) -> None:
 
 def test_the_tensors_are_those_of_the_files(make_runs: MakeRuns, workspace: Path) -> None:
     run = make_runs({"noise.images": "mnist5k"})[0]
-    data, diluted = runs.load_data(run, "cpu"), dilution.load(run.labels)
+    data, diluted = inputs.load_data(run, "cpu"), dilution.load(run.labels)
     own = datasets.load(workspace / "data" / "digits")
     other = datasets.load(workspace / "data" / datasets.noise_folder("mnist5k"))
     bank = np.concatenate([own.train_images, other.train_images])
@@ -332,7 +326,7 @@ def test_labels_of_a_thousand_classes_are_those_of_the_files(
     many = make_dataset("digits", train=1500, test=1000, num_classes=1000)
     datasets.save(many, workspace / "data" / "digits")
     run = make_runs({"data.originals": 1100, "data.validation": 300, "noise.alpha": 5})[0]
-    data, diluted = runs.load_data(run, "cpu"), dilution.load(run.labels)
+    data, diluted = inputs.load_data(run, "cpu"), dilution.load(run.labels)
     assert diluted.labels.dtype == many.train_labels.dtype == np.uint16
     assert diluted.labels.max() > 900
     np.testing.assert_array_equal(data.labels, diluted.labels)
@@ -347,12 +341,12 @@ def test_white_noise_is_that_of_size_and_seed(make_runs: MakeRuns, workspace: Pa
     own = datasets.load(workspace / "data" / "digits")
     for run in make_runs({"noise.images": "white", "train.seeds": [0, 1]}):
         expected = dilution.other_images("white", own, 60, None, run.seed)
-        np.testing.assert_array_equal(runs.load_data(run, "cpu").bank[200:], expected)
+        np.testing.assert_array_equal(inputs.load_data(run, "cpu").bank[200:], expected)
 
 
 def test_the_noisy_loss_trains_on_the_originals_alone(make_runs: MakeRuns) -> None:
     plain = make_runs()[0]
-    data = runs.load_data(make_runs({"train.loss": "noisy_loss"})[0], "cpu")
+    data = inputs.load_data(make_runs({"train.loss": "noisy_loss"})[0], "cpu")
     diluted = dilution.load(plain.labels)
     np.testing.assert_array_equal(data.labels, diluted.labels[:60])
     assert len(data.images) == 60
@@ -369,7 +363,7 @@ def test_runs_of_one_stack_key_have_the_same_images(
     if images == "same":
         todo += make_runs({**rates, "noise.images": "unique", "data.originals": 50})
     assert len({run.stack_key for run in todo}) == 1
-    first, *others = (runs.load_data(run, "cpu") for run in todo)
+    first, *others = (inputs.load_data(run, "cpu") for run in todo)
     assert len(first.bank) == 200 + noisy
     for data in others:
         assert data.bank is first.bank
@@ -382,13 +376,13 @@ def test_runs_of_one_stack_key_have_the_same_images(
 def test_runs_pass_their_numbers_on(make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
-    def train(recipe: training.Recipe, members: list[training.Member], **how: Any) -> Any:
+    def train(recipe: replicas.TrainConfig, members: list[replicas.Replica], **how: Any) -> Any:
         seen.append((recipe, members, how["stacking"]))
         how["on_evaluation"](1, 7, 0.5)
         how["on_done"](0, OUTCOME)
         return [dict(OUTCOME) for _ in members]
 
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(loop, "train", train)
     shared = {
         "train.loss": "noisy_loss", "train.rho": 0.7, "train.epsilon": 1e-5, "train.init": "glorot",
         "train.zero_output": True, "model.width": 0.5, "train.precision": "bfloat16",
@@ -400,7 +394,7 @@ def test_runs_pass_their_numbers_on(make_runs: MakeRuns, monkeypatch: pytest.Mon
          "train.seeds": [4], "train.min_examples": 640, "train.early_stopping": True}
     )  # fmt: skip
     told: list[Any] = []
-    outcomes = runs.train_stack(
+    outcomes = inputs.train_stack(
         stack, "cpu", "unfold", on_evaluation=lambda *event: told.append(event),
         on_done=lambda *event: told.append(event),
     )  # fmt: skip
@@ -424,7 +418,7 @@ def test_runs_pass_their_numbers_on(make_runs: MakeRuns, monkeypatch: pytest.Mon
             if name in purposes:
                 assert value.entropy == stream(run.seed, purposes[name], point).entropy
             elif name == "data":
-                np.testing.assert_array_equal(value.labels, runs.load_data(run, "cpu").labels)
+                np.testing.assert_array_equal(value.labels, inputs.load_data(run, "cpu").labels)
             else:
                 assert value == {**runs.UNUSED, **identity}[name]
     assert (members[1].learning_rate, members[1].average, members[1].alpha) == (2.0, 0.3, 1)
@@ -442,14 +436,14 @@ def _warm() -> None:
         patch.chdir(Path(__file__).parents[1])
         patch.delenv("DVC_ROOT", raising=False)
         if "forkserver" in multiprocessing.get_all_start_methods():
-            forkserver.set_forkserver_preload(["stages.lib.training"])
+            forkserver.set_forkserver_preload(["stages.lib.training.loop"])
             forkserver.ensure_running()
 
 
 @pytest.fixture
 def _one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make do with one process: each takes a second to start."""
-    monkeypatch.setattr(hosts, "cores", lambda: 1)
+    monkeypatch.setattr(machine, "cores", lambda: 1)
 
 
 def without_time(outcomes: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -471,17 +465,17 @@ def test_company_and_workers_do_not_change_an_outcome(
     make_runs: MakeRuns, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     todo = make_runs(FOUR)
-    together, device = complete(todo, "together")
+    together, device = train_or_load(todo, "together")
     assert device == "cpu"
     assert len(stored(workspace)) == 4
     assert len({outcome["curve"][-1]["train_loss"] for outcome in together}) == 4
     (workspace / "alone").mkdir()
     monkeypatch.chdir(workspace / "alone")
-    monkeypatch.setattr(hosts, "cores", lambda: 1)
-    alone = [complete([run], "alone")[0][0] for run in todo[3:]]
+    monkeypatch.setattr(machine, "cores", lambda: 1)
+    alone = [train_or_load([run], "alone")[0][0] for run in todo[3:]]
     assert without_time(alone) == without_time(together[3:])
     # And in this process, as on an accelerator.
-    assert without_time(runs.train_stack([todo[1]], "cpu", "loop")) == without_time([together[1]])
+    assert without_time(inputs.train_stack([todo[1]], "cpu", "loop")) == without_time([together[1]])
 
 
 @pytest.mark.usefixtures("_warm", "one_thread")
@@ -497,13 +491,13 @@ def test_a_figures_runs_are_the_same_on_any_number_of_cores(
         folder = workspace / f"cores-{cores}"
         folder.mkdir()
         monkeypatch.chdir(folder)
-        monkeypatch.setattr(hosts, "cores", lambda cores=cores: cores)
-        formed[cores] = [len(stack) for stack in stacks.form(todo, "cpu")]
-        found[cores], _ = complete(todo, f"{cores} cores")
+        monkeypatch.setattr(machine, "cores", lambda cores=cores: cores)
+        formed[cores] = [len(stack) for stack in packing.form(todo, "cpu")]
+        found[cores], _ = train_or_load(todo, f"{cores} cores")
         assert len(stored(folder)) == len(todo) == 12
     assert max(formed[1]) > 1
     assert len(formed[2]) > 1
-    alone = [runs.train_stack([run], "cpu", "loop")[0] for run in todo]
+    alone = [inputs.train_stack([run], "cpu", "loop")[0] for run in todo]
     assert without_time(found[1]) == without_time(found[2]) == without_time(alone)
     assert len({outcome["curve"][-1]["train_loss"] for outcome in alone}) == 12
 
@@ -516,16 +510,16 @@ def test_each_outcome_is_stored_as_soon_as_its_run_is_done(
     steps: list[tuple[str, int]] = []
 
     def train_stack(stack: list[Run], device: str, stacking: str, **how: Any) -> None:
-        assert (device, stacking) == ("cpu", stacks.stacking(stack[0], "cpu"))
+        assert (device, stacking) == ("cpu", packing.stacking(stack[0], "cpu"))
         how["on_evaluation"](stack[1], 2, None)
         how["on_evaluation"](stack[0], 3, 0.5)
         how["on_evaluation"](stack[1], 9, None)
         how["on_done"](stack[1], OUTCOME)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workers, "train_stack", train_stack)
+    monkeypatch.setattr(executors, "train_stack", train_stack)
     with pytest.raises(KeyboardInterrupt):
-        workers._train_and_store(todo, store, lambda name, new, _: steps.append((name, new)))
+        executors._train_and_store(todo, store, lambda name, new, _: steps.append((name, new)))
     assert [store.get(run.identity()) for run in todo] == [None, OUTCOME, None]
     assert steps == [(todo[1].name, 2), (todo[0].name, 3), (todo[1].name, 7)]  # new ones only
 
@@ -533,15 +527,15 @@ def test_each_outcome_is_stored_as_soon_as_its_run_is_done(
 @pytest.mark.usefixtures("_warm", "_one_worker")
 def test_what_is_there_is_not_trained_again(make_runs: MakeRuns, workspace: Path) -> None:
     todo = make_runs({"train.learning_rates": [0.5, 1.0]})
-    first, _ = complete(todo, "first")
+    first, _ = train_or_load(todo, "first")
     before = stored(workspace)
     assert len(before) == 2
-    again, _ = complete([*todo, todo[0]], "again")
+    again, _ = train_or_load([*todo, todo[0]], "again")
     assert again == [*first, first[0]]  # wall_seconds included: read, not trained
     assert stored(workspace) == before
     gone = PointStore("cpu").path(todo[1].identity())
     gone.unlink()
-    resumed, _ = complete(todo, "resumed")
+    resumed, _ = train_or_load(todo, "resumed")
     assert without_time(resumed) == without_time(first)
     after = stored(workspace)
     assert [name for name in before if after[name] != before[name]] == [gone.name]
@@ -551,7 +545,7 @@ def test_what_is_there_is_not_trained_again(make_runs: MakeRuns, workspace: Path
 def test_runs_of_one_identity_are_trained_once(make_runs: MakeRuns, workspace: Path) -> None:
     plain = {"noise.alpha": 0}
     todo = make_runs(plain) + make_runs({**plain, "noise.images": "white"}, "white")
-    outcomes, _ = complete(todo, "twice")
+    outcomes, _ = train_or_load(todo, "twice")
     assert outcomes[0] == outcomes[1]
     assert len(stored(workspace)) == 1
 
@@ -564,14 +558,14 @@ def test_a_failing_run_is_told_and_the_others_are_kept(
     labels = todo[0].labels / "labels.npy"  # of the second that is trained
     labels.write_bytes(labels.read_bytes()[:-1] + b"\xff")
     with pytest.raises(UserError, match=r"labels\.npy: has sha256"):
-        complete(todo, "failing")
+        train_or_load(todo, "failing")
     assert list(stored(workspace)) == [PointStore("cpu").path(todo[1].identity()).name]
 
 
 def test_runs_for_two_devices_are_refused(make_runs: MakeRuns) -> None:
     todo = make_runs() + make_runs({"train.device": "auto"})
     with pytest.raises(UserError, match=r"got \['auto', 'cpu'\]; accepted: one device"):
-        complete(todo, "both")
+        train_or_load(todo, "both")
 
 
 @pytest.mark.usefixtures("_warm")
@@ -580,7 +574,7 @@ def test_what_only_cuda_computes_is_refused_before_any_training(
 ) -> None:
     todo = make_runs() + make_runs({"train.precision": "tf32"})
     with pytest.raises(UserError) as caught:
-        complete(todo, "tf32")
+        train_or_load(todo, "tf32")
     message = str(caught.value)
     assert message == "train.precision: got 'tf32'; accepted on cpu: float32, bfloat16"
     assert not (workspace / ".points").exists()
@@ -589,7 +583,7 @@ def test_what_only_cuda_computes_is_refused_before_any_training(
 @pytest.mark.usefixtures("_warm", "_one_worker")
 def test_precisions_are_kept_apart(make_runs: MakeRuns, workspace: Path) -> None:
     todo = make_runs() + make_runs({"train.precision": "bfloat16"})
-    (exact, rounded), _ = complete(todo, "precisions")
+    (exact, rounded), _ = train_or_load(todo, "precisions")
     assert len(stored(workspace)) == 2
     first, other = (outcome["curve"][0]["train_loss"] for outcome in (exact, rounded))
     assert first != other == pytest.approx(first, rel=0.02)  # of the same start and order
@@ -603,8 +597,8 @@ def test_precisions_are_kept_apart(make_runs: MakeRuns, workspace: Path) -> None
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a checkpoint taken after every chunk of 8 steps."""
     monkeypatch.setenv(checkpoints.VARIABLE, "1e-9")
-    monkeypatch.setattr(training, "CHUNK", {"cpu": 8})
-    monkeypatch.setattr(training, "CHECKPOINT_SHARE", float("inf"))
+    monkeypatch.setattr(ensemble, "CHUNK", {"cpu": 8})
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", float("inf"))
 
 
 class Stop(BaseException):
@@ -622,7 +616,7 @@ def train_until(todo: list[Run], store: PointStore, steps: int) -> int:
             raise Stop
 
     with suppress(Stop):
-        workers._train_and_store(todo, store, show)
+        executors._train_and_store(todo, store, show)
     return told
 
 
@@ -643,7 +637,7 @@ def test_a_killed_stack_goes_on_from_its_checkpoints(
     told = train_until(todo, store, 10**9)
     assert told == 3 * (44 if lost == "none" else 100)
     assert not list(folder.iterdir())
-    whole = runs.train_stack(todo, "cpu", "loop")
+    whole = inputs.train_stack(todo, "cpu", "loop")
     found = [store.get(run.identity()) for run in todo]
     assert without_time([outcome for outcome in found if outcome]) == without_time(whole)
 
@@ -655,11 +649,11 @@ def test_runs_at_different_steps_are_completed_apart(make_runs: MakeRuns, worksp
     train_until(todo[:2], store, 2 * 60)
     started = {run: checkpoints.step(store.checkpoint(run.identity())) for run in todo}
     assert list(started.values()) == [56, 56, 0]
-    stack_sizes = sorted(len(stack) for stack in stacks.form(todo, "cpu", started))
+    stack_sizes = sorted(len(stack) for stack in packing.form(todo, "cpu", started))
     assert stack_sizes == [1, 2]
-    outcomes, _ = complete(todo, "resumed")
+    outcomes, _ = train_or_load(todo, "resumed")
     shutil.rmtree(workspace / ".points")
-    again, _ = complete(todo, "whole")
+    again, _ = train_or_load(todo, "whole")
     assert without_time(outcomes) == without_time(again)
 
 
@@ -672,9 +666,9 @@ def test_a_damaged_checkpoint_is_told(make_runs: MakeRuns) -> None:
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with pytest.raises(UserError, match=rf"{file.name}: is not what was written; delete it"):
-        complete(todo, "damaged")
+        train_or_load(todo, "damaged")
     file.unlink()
-    assert complete(todo, "again")[0]
+    assert train_or_load(todo, "again")[0]
 
 
 def test_checkpoints_and_scraps_of_the_dead_are_swept(tmp_path: Path) -> None:
@@ -707,9 +701,9 @@ def test_a_store_that_cannot_be_written_is_told_before_any_training(
     make_runs: MakeRuns, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (workspace / ".points").write_text("a file where a folder should be", encoding="utf-8")
-    monkeypatch.setattr(stacks, "form", lambda *_: pytest.fail("came to training"))
+    monkeypatch.setattr(packing, "form", lambda *_: pytest.fail("came to training"))
     with pytest.raises(OSError, match=r"\.points"):
-        complete(make_runs(), "unwritable")
+        train_or_load(make_runs(), "unwritable")
 
 
 @pytest.mark.usefixtures("_warm", "_one_worker")
@@ -717,12 +711,12 @@ def test_memory_that_does_not_suffice_is_told_before_any_training(
     make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     todo = make_runs({"train.learning_rates": [0.1, 0.5]})
-    needed = 2 * 180 * stacks.EXAMPLE_BYTES
-    monkeypatch.setattr(hosts, "available_memory", lambda: needed)
-    complete(todo[:1], "enough")
-    monkeypatch.setattr(hosts, "available_memory", lambda: 180 * stacks.EXAMPLE_BYTES - 1)
+    needed = 2 * 180 * packing.EXAMPLE_BYTES
+    monkeypatch.setattr(machine, "available_memory", lambda: needed)
+    train_or_load(todo[:1], "enough")
+    monkeypatch.setattr(machine, "available_memory", lambda: 180 * packing.EXAMPLE_BYTES - 1)
     with pytest.raises(UserError, match=r"^short: needs about 0\.0 GiB of memory, 0\.0 GiB are av"):
-        complete(todo, "short")
+        train_or_load(todo, "short")
 
 
 @pytest.mark.usefixtures("_warm")
@@ -730,16 +724,16 @@ def test_an_accelerators_sets_are_no_matter_of_the_hosts_memory(
     make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     todo = make_runs()
-    monkeypatch.setattr(hosts, "available_memory", lambda: 0)
-    monkeypatch.setattr(workers, "_Workers", _InThisProcess)
+    monkeypatch.setattr(machine, "available_memory", lambda: 0)
+    monkeypatch.setattr(executors, "_Workers", _InThisProcess)
     monkeypatch.setattr(_InThisProcess, "call", lambda *_: ("mps", 0))
 
     def train_stack(stack: list[Run], *_: Any, on_done: Any, **__: Any) -> None:
         for run in stack:
             on_done(run, OUTCOME)
 
-    monkeypatch.setattr(workers, "train_stack", train_stack)
-    assert complete(todo, "elsewhere") == ([OUTCOME], "mps")
+    monkeypatch.setattr(executors, "train_stack", train_stack)
+    assert train_or_load(todo, "elsewhere") == ([OUTCOME], "mps")
 
 
 @pytest.mark.usefixtures("_warm", "_one_worker")
@@ -748,7 +742,7 @@ def test_labels_of_another_run_are_told(make_runs: MakeRuns) -> None:
     (run,), (other,) = make_runs(), make_runs({"noise.alpha": 3})
     for stranger in (replace(run, labels=other.labels), replace(run, seed=1)):
         with pytest.raises(UserError, match=r"noise\.json: is of another config or seed"):
-            complete([stranger], "stranger")
+            train_or_load([stranger], "stranger")
 
 
 def _end(_: str) -> str:
@@ -757,7 +751,7 @@ def _end(_: str) -> str:
 
 @pytest.mark.usefixtures("_warm", "_one_worker")
 def test_a_worker_that_is_killed_at_once_is_told(make_runs: MakeRuns) -> None:
-    with workers._Workers() as pool, pytest.raises(UserError, match="process was killed"):
+    with executors._Workers() as pool, pytest.raises(UserError, match="process was killed"):
         pool.call(_end, "cpu")
 
 
@@ -770,7 +764,7 @@ LACKING = [
 ]
 
 
-class _InThisProcess(workers._Workers):
+class _InThisProcess(executors._Workers):
     """Workers whose work is done here at once; ``processes`` counts them as they come and go."""
 
     def _start(self, count: int) -> None:
@@ -790,7 +784,7 @@ def train_here(todo: list[Run], device: str) -> tuple[PointStore, list[int]]:
     """Train one stack as on a device; return its store, and the sizes of the pools there were."""
     store = PointStore(device)
     with _InThisProcess() as pool, tqdm(disable=True) as bar:
-        pool.train([todo], store, workers._Bar(bar))
+        pool.train([todo], store, executors._Bar(bar))
     return store, pool.processes
 
 
@@ -811,8 +805,8 @@ def test_a_stack_that_does_not_fit_is_halved(
             raise error
         on_done(stack[0], OUTCOME)
 
-    monkeypatch.setattr(workers, "train_stack", train_stack)
-    monkeypatch.setattr(hosts, "cores", lambda: 1)
+    monkeypatch.setattr(executors, "train_stack", train_stack)
+    monkeypatch.setattr(machine, "cores", lambda: 1)
     store, processes = train_here(todo, device)
     assert all(store.get(run.identity()) == OUTCOME for run in todo)
     if device == "cpu":  # two are handed out at a time
@@ -830,10 +824,10 @@ def test_a_single_run_that_does_not_fit_is_told(
     todo = make_runs({"train.learning_rates": [0.1, 0.2]})
 
     def train_stack(*_: Any, **__: Any) -> None:
-        with training.noted("while a step was captured"):
+        with devices.noted("while a step was captured"):
             raise copy(error)
 
-    monkeypatch.setattr(workers, "train_stack", train_stack)
+    monkeypatch.setattr(executors, "train_stack", train_stack)
     with pytest.raises(
         UserError, match=r"point lr=0\.[12] seed=0: does not fit in the memory of cpu \(.*while"
     ):
@@ -846,6 +840,6 @@ def test_other_errors_are_not_taken_for_want_of_memory(
     def train_stack(*_: Any, **__: Any) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(workers, "train_stack", train_stack)
+    monkeypatch.setattr(executors, "train_stack", train_stack)
     with pytest.raises(RuntimeError, match="mat1"):
-        workers._train_and_store(make_runs(), PointStore("cpu"), lambda *_: None)
+        executors._train_and_store(make_runs(), PointStore("cpu"), lambda *_: None)

@@ -22,11 +22,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
-from stages.lib import dilution, noise, studies
-from stages.lib.architectures import ARCHITECTURES, INITS, smallest_side
-from stages.lib.datasets import KNOWN, NAMED, Dataset
-from stages.lib.errors import UserError
-from stages.lib.params import (
+from stages.lib.config.params import (
     AUGMENTATIONS,
     DEVICES,
     LOSSES,
@@ -36,12 +32,15 @@ from stages.lib.params import (
     ConfusionParams,
     DataParams,
     NoiseParams,
-    ParamsError,
-    parse_config,
-    parse_section,
-    read_params,
-    read_yaml,
 )
+from stages.lib.config.reading import parse_config, parse_section, read_params
+from stages.lib.config.yaml_files import ParamsError, read_yaml
+from stages.lib.core.errors import UserError
+from stages.lib.data.datasets import KNOWN, NAMED, Dataset
+from stages.lib.labels import dilution
+from stages.lib.models.architectures import ARCHITECTURES, INITS, smallest_side
+from stages.lib.noise import sampling, transitions
+from stages.lib.studies import grids
 
 FILE = Path("params.yaml")
 CONFIG_SECTIONS = ("data", "noise", "model", "train")
@@ -129,7 +128,7 @@ FIELDS: dict[str, Rule] = {
     "noise.kind": one_of(("uniform", "structured")),
     "noise.alpha": number(0, 1e6),
     "noise.delta": number(0, 1),
-    "noise.order": one_of(noise.ORDERS),
+    "noise.order": one_of(transitions.ORDERS),
     "noise.images": one_of(("same", "unique", "white", *NAMED)),
     "model.name": one_of(ARCHITECTURES),
     "model.width": number(5e-324, 64),
@@ -185,7 +184,7 @@ GOOD = {
     "data.validation": st.integers(20, 400),
     "noise.alpha": st.floats(0.6, 20) | st.integers(1, 20),
     "noise.kind": st.sampled_from(["uniform", "structured"]),
-    "noise.order": st.sampled_from(noise.ORDERS),
+    "noise.order": st.sampled_from(transitions.ORDERS),
     "noise.images": st.sampled_from(["same", "unique"]),
     "model.name": st.sampled_from([name for name in ARCHITECTURES if smallest_side(name) <= 8]),
     "model.width": st.floats(0, 64, exclude_min=True),
@@ -416,12 +415,12 @@ def blocks(draw: Any) -> dict[str, Any]:
 ENTRY = {name: replaced(BASE, FOLDER)[name] for name in CONFIG_SECTIONS}
 
 
-def read_grid(key: str, entry: Any) -> studies.Grid | None:
+def read_grid(key: str, entry: Any) -> grids.Grid | None:
     """Return the grid of a scale's file with one entry, or None where it is told to be wrong."""
     file = Path("scales/drawn.yaml")
     file.write_text(dumped({key: entry}), encoding="utf-8")
     try:
-        return studies.read_grid("drawn", key)
+        return grids.read_grid("drawn", key)
     except ParamsError as error:
         one_line(error, f"{file}: {key}.")
         return None
@@ -464,20 +463,20 @@ classes = st.integers(3, 40)
 alphas = st.floats(1e-3, 1e6)
 shares = st.floats(0, 1)
 seeds = st.integers(0, 2**31 - 1)
-orders = st.sampled_from(noise.ORDERS)
+orders = st.sampled_from(transitions.ORDERS)
 
 
 def draw_order(m: int, order: str, seed: int, most: int = 5) -> NDArray[np.int64]:
     """Return an order by counts below ``most``, many of which are equal."""
     rng = np.random.default_rng(seed)
-    return noise.false_class_order(rng.integers(0, most, (m, m)), order, rng=rng)
+    return transitions.false_class_order(rng.integers(0, most, (m, m)), order, rng=rng)
 
 
 @repeatable(100)
 @given(m=st.integers(2, 40), order=orders, seed=seeds, most=st.integers(1, 100))
 def test_an_order_holds_every_false_class_once(m: int, order: str, seed: int, most: int) -> None:
     counts = np.random.default_rng(seed).integers(0, most, (m, m))
-    found = noise.false_class_order(counts, order, rng=np.random.default_rng(0))
+    found = transitions.false_class_order(counts, order, rng=np.random.default_rng(0))
     sign = {"confusing": -1, "reverse": 1, "random": 0}[order]
     for i in range(m):
         assert sorted(found[i]) == [j for j in range(m) if j != i]
@@ -494,7 +493,7 @@ def test_structured_noise_is_what_the_paper_says(
     """Rows are distributions; delta is how far the second class goes from chance to the first."""
     delta = share * min(1.0, alpha / m)
     ranks = draw_order(m, order, seed)
-    transition = noise.structured_transition(ranks, alpha, delta)
+    transition = transitions.structured_transition(ranks, alpha, delta)
     for i in range(m):
         assert math.fsum(transition[i]) == pytest.approx(1, abs=1e-9)
         assert transition[i].min() >= -1e-12
@@ -502,7 +501,7 @@ def test_structured_noise_is_what_the_paper_says(
         for k, j in enumerate(ranks[i]):
             r = 1 - 2 * k / (m - 2)
             assert transition[i, j] == pytest.approx(1 / m + delta / alpha * r, abs=1e-12)
-    diluted = noise.diluted_distribution(transition, alpha)
+    diluted = transitions.diluted_distribution(transition, alpha)
     assert diluted.sum(axis=1) == pytest.approx(np.ones(m), abs=1e-9)
     true = np.diag(diluted)
     false = (diluted - 2 * np.eye(m)).max(axis=1)
@@ -515,9 +514,9 @@ def test_structured_noise_is_what_the_paper_says(
 @repeatable(60)
 @given(m=classes, alpha=alphas, order=orders, seed=seeds)
 def test_noise_without_structure_is_uniform(m: int, alpha: float, order: str, seed: int) -> None:
-    transition = noise.structured_transition(draw_order(m, order, seed), alpha, 0.0)
+    transition = transitions.structured_transition(draw_order(m, order, seed), alpha, 0.0)
     np.testing.assert_array_equal(transition, np.full((m, m), 1 / m))
-    np.testing.assert_array_equal(transition, noise.uniform_transition(m))
+    np.testing.assert_array_equal(transition, transitions.uniform_transition(m))
 
 
 @repeatable(100)
@@ -525,10 +524,10 @@ def test_noise_without_structure_is_uniform(m: int, alpha: float, order: str, se
 def test_the_largest_delta_is_where_a_probability_would_be_negative(
     m: int, alpha: float, beyond: float
 ) -> None:
-    largest, ranks = noise.largest_delta(alpha, m), draw_order(m, "confusing", 0)
-    least = noise.structured_transition(ranks, alpha, largest).min()
+    largest, ranks = transitions.largest_delta(alpha, m), draw_order(m, "confusing", 0)
+    least = transitions.structured_transition(ranks, alpha, largest).min()
     with pytest.raises(ValueError, match="delta: got"):
-        noise.structured_transition(ranks, alpha, largest * (1 + beyond))
+        transitions.structured_transition(ranks, alpha, largest * (1 + beyond))
     if alpha < m:
         assert least == pytest.approx(0, abs=1e-12)
         assert 1 / m - largest * (1 + beyond) / alpha < 0  # the last false class's
@@ -540,10 +539,10 @@ def test_the_largest_delta_is_where_a_probability_would_be_negative(
 @repeatable(100)
 @given(n=st.integers(0, 10**6), alpha=st.floats(0, 1e6), more=st.floats(0, 10))
 def test_as_many_labels_are_noisy_as_alpha_says(n: int, alpha: float, more: float) -> None:
-    noisy = noise.count_noisy(n, alpha)
+    noisy = sampling.count_noisy(n, alpha)
     assert type(noisy) is int
     assert abs(noisy - alpha * n) <= 0.5
-    assert noise.count_noisy(n, alpha + more) >= noisy
+    assert sampling.count_noisy(n, alpha + more) >= noisy
 
 
 class Given:
@@ -564,7 +563,7 @@ CENTRE = 0.5 + 2**-17  # of a cell of the sampler's table, and thus a number tha
 
 
 @st.composite
-def transitions(draw: Any) -> NDArray[np.float64]:
+def matrices(draw: Any) -> NDArray[np.float64]:
     """Draw a row-stochastic matrix, some of whose entries are 0, tiny or equal."""
     m = draw(st.integers(2, 12))
     weight = st.sampled_from([0.0, 1e-9, 1.0, 1.0, 2.0]) | st.floats(0, 1)
@@ -575,7 +574,7 @@ def transitions(draw: Any) -> NDArray[np.float64]:
 
 
 @repeatable(100)
-@given(transition=transitions(), seed=seeds, cut=st.integers(0, 2**20 - 1))
+@given(transition=matrices(), seed=seeds, cut=st.integers(0, 2**20 - 1))
 @example(transition=np.eye(3), seed=0, cut=2**19)
 @example(transition=np.array([[CENTRE, 1 - CENTRE], [0.5, 0.5]]), seed=0, cut=2**19)
 def test_labels_are_those_of_the_inverse_distribution(
@@ -590,7 +589,7 @@ def test_labels_are_those_of_the_inverse_distribution(
     leading = np.concatenate([near, rng.integers(0, cells, 50)])
     true = rng.integers(0, m, len(leading)).astype(np.uint8)
     assume(not np.all(transition == 1 / m))  # drawn in another way
-    sampler = noise.LabelSampler(transition, rng=Given(leading, further))  # type: ignore[arg-type]
+    sampler = sampling.LabelSampler(transition, rng=Given(leading, further))  # type: ignore[arg-type]
     labels = sampler(true)
     for i, label in enumerate(labels):
         u = (leading[i] + further) / cells
@@ -604,9 +603,9 @@ def test_labels_are_those_of_the_inverse_distribution(
 @given(m=st.integers(2, 30), seed=seeds, count=st.integers(0, 200))
 def test_drawn_labels_are_classes(m: int, seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
-    true = rng.integers(0, m, count).astype(noise.label_dtype(m))
-    for transition in (noise.uniform_transition(m), np.eye(m)[::-1].copy()):
-        labels = noise.draw_labels(true, transition, rng=rng)
+    true = rng.integers(0, m, count).astype(sampling.label_dtype(m))
+    for transition in (transitions.uniform_transition(m), np.eye(m)[::-1].copy()):
+        labels = sampling.draw_labels(true, transition, rng=rng)
         assert labels.dtype == (np.uint8 if m <= 256 else np.uint16)
         assert labels.shape == true.shape
         assert labels.max(initial=0) < m
@@ -619,7 +618,7 @@ def test_drawn_labels_are_classes(m: int, seed: int, count: int) -> None:
 def make_dataset(m: int, labels: NDArray[np.int64]) -> Dataset:
     """Return a data set of these training labels; nothing is ever seen of its images."""
     images = np.zeros((len(labels), 8, 8, 1), np.uint8)
-    kept = labels.astype(noise.label_dtype(m))
+    kept = labels.astype(sampling.label_dtype(m))
     names = tuple(f"class {k}" for k in range(m))
     return Dataset("digits", images, kept, images[:1], kept[:1], names, "Made for a test.")
 

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from stages import train
-from stages.lib import files, hosts, results, runs, workers
-from stages.lib.params import Config
-from stages.lib.results import choose, critical_size, spread, summarise
+from stages.lib.config.params import Config
+from stages.lib.core import files, machine
+from stages.lib.execution import executors, runs
+from stages.lib.studies import summaries
+from stages.lib.studies.summaries import choose, spread, summarise
+from stages.lib.studies.thresholds import critical_size
 
 
 def outcome(
@@ -105,7 +108,7 @@ def test_a_rate_at_which_fewer_seeds_diverged_is_chosen_before_a_better_one(
 ) -> None:
     outcomes = [outcome(0.5, 0.5), outcome(0.9, 0.9), outcome(0.5, 0.7), GONE]
     report = summarise(two_by_two.train, outcomes)
-    for suffix in results.SELECTIONS:
+    for suffix in summaries.SELECTIONS:
         assert report["learning_rate" + suffix] == 0.1
         assert report["test_accuracy" + suffix] == pytest.approx(0.6)
     assert report["diverged"] == 0
@@ -115,7 +118,7 @@ def test_a_rate_at_which_fewer_seeds_diverged_is_chosen_before_a_better_one(
 
 
 def test_a_rate_is_reported_over_the_seeds_that_did_not_diverge() -> None:
-    rate = results.summarise_rate(0.5, [outcome(0.8, 0.6, 0.3), GONE, outcome(0.9, 0.7, 0.5)])
+    rate = summaries.summarise_rate(0.5, [outcome(0.8, 0.6, 0.3), GONE, outcome(0.9, 0.7, 0.5)])
     assert rate == {
         "learning_rate": 0.5, "val_accuracy": pytest.approx(0.85),
         "noisy_val_accuracy": pytest.approx(0.4), "test_accuracy": pytest.approx(0.65),
@@ -147,7 +150,7 @@ def test_top_5_is_reported_at_the_chosen_rate(two_by_two: Config) -> None:
 
 
 def test_a_rate_at_which_every_seed_diverged_has_no_mean() -> None:
-    assert results.summarise_rate(0.5, [GONE, GONE]) == {
+    assert summaries.summarise_rate(0.5, [GONE, GONE]) == {
         "learning_rate": 0.5, "val_accuracy": None, "noisy_val_accuracy": None,
         "test_accuracy": None, "test_accuracy_sd": None, "values": [None, None], "diverged": 2,
     }  # fmt: skip
@@ -202,7 +205,7 @@ def test_where_every_run_diverged_nothing_is_reported_but_that(two_by_two: Confi
     ]  # fmt: skip
     assert report["seeds_text"] == "0 of 2 seeds; all diverged at lr 0.1, 0.5"
     empty = {"sd", "lo", "hi", "val_accuracy"}
-    for suffix in results.SELECTIONS:
+    for suffix in summaries.SELECTIONS:
         empty |= {"test_accuracy" + suffix, "learning_rate" + suffix}
     assert {key for key, value in report.items() if value is None} == empty
     files.to_json(report)
@@ -219,7 +222,7 @@ def test_a_summary_holds_no_time(two_by_two: Config) -> None:
 
 
 def test_seconds_are_summed_over_runs() -> None:
-    assert results.seconds([outcome(0.8, 0.6), GONE]) == 3.0
+    assert summaries.seconds([outcome(0.8, 0.6), GONE]) == 3.0
 
 
 def test_without_validation_images_the_single_rate_is_reported(make_config: Any) -> None:
@@ -278,11 +281,11 @@ def test_no_rate_is_chosen_where_every_seed_diverged_at_every_rate() -> None:
     [(3, 3, "3 seeds"), (2, 3, "2 of 3 seeds"), (1, 1, "1 seed"), (0, 1, "0 of 1 seed")],
 )
 def test_a_number_of_seeds_tells_how_many_were_tried(known: int, seeds: int, words: str) -> None:
-    assert results.number_of_seeds(known, seeds) == words
+    assert summaries.number_of_seeds(known, seeds) == words
 
 
 def test_rates_are_listed_once_and_ascending() -> None:
-    assert results.listed([1.0, 0.05, 1.0]) == "0.05, 1"
+    assert summaries.listed([1.0, 0.05, 1.0]) == "0.05, 1"
 
 
 # --- thresholds
@@ -378,7 +381,7 @@ def test_a_dip_between_is_pooled_by_hand() -> None:
 
 
 def test_a_table_has_a_row_for_each_pair() -> None:
-    rows = results.table(np.array([[3, 1], [0, 0]]))
+    rows = summaries.table(np.array([[3, 1], [0, 0]]))
     assert rows == [
         {"true_class": 0, "predicted": 0, "count": 3, "fraction": 0.75},
         {"true_class": 0, "predicted": 1, "count": 1, "fraction": 0.25},
@@ -396,7 +399,7 @@ def make_runs(config: Config, folder: Path) -> list[runs.Run]:
 
 
 def test_a_set_is_described_by_the_mean_over_seeds(two_by_two: Config, tmp_path: Path) -> None:
-    described = results.describe_set(make_runs(two_by_two, tmp_path))
+    described = summaries.describe_set(make_runs(two_by_two, tmp_path))
     assert described == {
         "label_accuracy": pytest.approx(0.5), "examples": 180, "examples_seen": 320,
     }  # fmt: skip
@@ -404,14 +407,14 @@ def test_a_set_is_described_by_the_mean_over_seeds(two_by_two: Config, tmp_path:
 
 def test_the_noisy_loss_sees_true_labels_only(make_config: Any, tmp_path: Path) -> None:
     config = make_config({"train.loss": "noisy_loss"})
-    described = results.describe_set(make_runs(config, tmp_path))
+    described = summaries.describe_set(make_runs(config, tmp_path))
     assert described == {"label_accuracy": 1.0, "examples": 60, "examples_seen": 320}
 
 
 def test_an_experiments_report_has_scalars_and_lists(two_by_two: Config, tmp_path: Path) -> None:
     todo = make_runs(two_by_two, tmp_path)
     outcomes = [outcome(0.9, 0.6), outcome(0.1, 0.1), outcome(0.9, 0.8), outcome(0.1, 0.1)]
-    report = results.report_experiment(two_by_two, todo, outcomes)
+    report = summaries.report_experiment(two_by_two, todo, outcomes)
     files.to_json(report)  # and holds no NaN
     assert report["test_accuracy"] == pytest.approx(0.7)
     assert report["test_accuracy_sd"] == pytest.approx(math.sqrt(0.02))
@@ -443,7 +446,7 @@ def some_diverged(two_by_two: Config, tmp_path: Path) -> dict[str, Any]:
         {**GONE, "curve": curve((0.3, 2.0), (0.1, None), (0.1, None))},
         {**GONE, "curve": curve((0.1, None), (0.1, None), (0.1, None))},
     ]
-    return results.report_experiment(two_by_two, make_runs(two_by_two, tmp_path), outcomes)
+    return summaries.report_experiment(two_by_two, make_runs(two_by_two, tmp_path), outcomes)
 
 
 def test_a_diverged_run_is_a_learning_curve_of_its_own_up_to_there(
@@ -496,7 +499,7 @@ def test_where_no_confusion_was_counted_there_is_no_table(
 ) -> None:
     todo = make_runs(two_by_two, tmp_path)
     outcomes = [{**outcome(0.9, 0.6), "test_confusion": None}] * 4
-    report = results.report_experiment(two_by_two, todo, outcomes)
+    report = summaries.report_experiment(two_by_two, todo, outcomes)
     assert "confusion" not in report
     assert report["test_accuracy"] == pytest.approx(0.6)
 
@@ -504,7 +507,7 @@ def test_where_no_confusion_was_counted_there_is_no_table(
 def test_where_every_run_diverged_the_confusion_is_a_table_of_zeros(
     two_by_two: Config, tmp_path: Path
 ) -> None:
-    report = results.report_experiment(two_by_two, make_runs(two_by_two, tmp_path), [GONE] * 4)
+    report = summaries.report_experiment(two_by_two, make_runs(two_by_two, tmp_path), [GONE] * 4)
     files.to_json(report)
     assert [(row["count"], row["fraction"]) for row in report["confusion"]] == [(0, 0.0)] * 4
     assert report["diverged"] == 2
@@ -516,7 +519,7 @@ def test_dvc_can_read_every_list_of_an_experiment(
     two_by_two: Config, tmp_path: Path, some_diverged: dict[str, Any]
 ) -> None:
     """It fails on an empty list, skips rows of unequal keys, and would flatten a dictionary."""
-    whole = results.report_experiment(
+    whole = summaries.report_experiment(
         two_by_two, make_runs(two_by_two, tmp_path), [outcome(0.9, 0.6)] * 4
     )
     for report in (some_diverged, whole):
@@ -536,7 +539,7 @@ def test_an_experiments_report_repeats_whatever_time_it_took(
     fast, slow = (
         [{**outcome(0.9, 0.6), "wall_seconds": seconds} for _ in todo] for seconds in (1.0, 2.5)
     )
-    first, second = (results.report_experiment(two_by_two, todo, given) for given in (fast, slow))
+    first, second = (summaries.report_experiment(two_by_two, todo, given) for given in (fast, slow))
     assert files.to_json(first) == files.to_json(second)
     assert not {"device", "host", "hardware", "versions"} & first.keys()
 
@@ -546,7 +549,7 @@ def test_the_stage_writes_report_and_times(
 ) -> None:
     make_runs(two_by_two, Path("data/labels/experiment"))
     monkeypatch.setattr(train, "read_params", lambda: two_by_two)  # it has the same sections
-    monkeypatch.setattr(workers, "complete", lambda *_: ([outcome(0.9, 0.6)] * 4, "cpu"))
+    monkeypatch.setattr(executors, "train_or_load", lambda *_: ([outcome(0.9, 0.6)] * 4, "cpu"))
     monkeypatch.setattr("sys.argv", ["train"])
     assert train.main() == 0
     report = files.read_json(Path("metrics/experiment.json"))
@@ -558,12 +561,12 @@ def test_the_stage_writes_report_and_times(
 
 def test_an_experiments_times_stand_apart(two_by_two: Config, tmp_path: Path) -> None:
     todo = make_runs(two_by_two, tmp_path)
-    times = results.time_experiment(todo, [outcome(0.9, 0.6)] * 4, "cpu")
+    times = summaries.time_experiment(todo, [outcome(0.9, 0.6)] * 4, "cpu")
     files.to_json(times)
     assert times == {
         "wall_seconds": 6.0,
         "examples_per_second": pytest.approx(4 * 320 / 6.0),
-        "hardware": [hosts.hardware("cpu")],
-        "versions": [hosts.versions()],
+        "hardware": [machine.hardware("cpu")],
+        "versions": [machine.versions()],
     }
     assert times["hardware"][0]["device"] == "cpu"

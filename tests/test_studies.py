@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from stages.lib import studies
-from stages.lib.errors import UserError
-from stages.lib.params import Config, ParamsError
-from stages.lib.studies import FIGURES, Grid, needed_datasets, read_grid
+from stages.lib.config.params import Config
+from stages.lib.config.yaml_files import ParamsError
+from stages.lib.core.errors import UserError
+from stages.lib.studies import grids
+from stages.lib.studies.grids import Grid, needed_datasets, read_grid
+from stages.lib.studies.registry import FIGURES
 
 ROOT = Path(__file__).parents[1]
 SCALES = sorted(file.stem for file in (ROOT / "scales").glob("*.yaml"))
@@ -23,11 +25,11 @@ def grid(workspace: Path, content: Callable[..., dict[str, Any]]) -> Callable[..
     """Return a function that writes a scale with one figure, and reads its grid."""
 
     def read(
-        grids: Any, changes: dict[str, Any] | None = None, key: str = KEY, **more: Any
+        blocks: Any, changes: dict[str, Any] | None = None, key: str = KEY, **more: Any
     ) -> Grid:
         whole = content(changes)
-        entry = {name: whole[name] for name in studies.SECTIONS}
-        scale = {"confusion": whole["confusion"], key: {**entry, "grids": grids, **more}}
+        entry = {name: whole[name] for name in grids.SECTIONS}
+        scale = {"confusion": whole["confusion"], key: {**entry, "grids": blocks, **more}}
         (workspace / "scales").mkdir(exist_ok=True)
         (workspace / "scales" / "tiny.yaml").write_text(yaml.safe_dump(scale), encoding="utf-8")
         return read_grid("tiny", key)
@@ -184,8 +186,8 @@ def test_images_of_noise_do_not_depend_on_the_other_figures(grid_of: Any) -> Non
 
 
 def test_structured_noise_needs_confusion(grid_of: Any) -> None:
-    assert not studies.needs_confusion(grid_of({}))
-    assert studies.needs_confusion(grid_of({}, {"noise.kind": "structured"}))
+    assert not grids.needs_confusion(grid_of({}))
+    assert grids.needs_confusion(grid_of({}, {"noise.kind": "structured"}))
 
 
 # --- what a figure says
@@ -203,7 +205,7 @@ def test_structured_noise_needs_confusion(grid_of: Any) -> None:
     ],
 )
 def test_a_title_tells_substituted_data(names: list[str], title: str, grid_of: Any) -> None:
-    got = studies.describe(KEY, "tiny", grid_of(*({"data.name": name} for name in names)))
+    got = grids.describe(KEY, "tiny", grid_of(*({"data.name": name} for name in names)))
     assert got["title"] == title
     assert (got["figure"], got["scale"], got["kind"]) == (KEY, "tiny", "curves")
 
@@ -216,7 +218,7 @@ def test_a_subtitle_tells_what_all_points_share(words: str, grid_of: Any) -> Non
         "noise.kind": "structured", "noise.alpha": 10, "data.size": 14, "train.seeds": [0, 1],
     }  # fmt: skip
     grid = grid_of(*({**shared, "noise.delta": delta} for delta in (0.0, 0.5)))
-    assert words in studies.describe("fig5_structured", "tiny", grid)["subtitle"]
+    assert words in grids.describe("fig5_structured", "tiny", grid)["subtitle"]
 
 
 LABELS = [
@@ -294,7 +296,7 @@ def test_the_figures_of_a_scale_agree_on_their_data_sets(
     scale: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    _, content = studies.read_scale(scale)
+    _, content = grids.read_scale(scale)
     points = [point for key in FIGURES if key in content for point in shipped(scale, key)]
     assert needed_datasets(points)
 
@@ -304,7 +306,7 @@ def test_a_scale_holds_figures_and_confusion_only(
     scale: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    _, content = studies.read_scale(scale)
+    _, content = grids.read_scale(scale)
     assert set(content) - set(FIGURES) <= {"confusion"}
 
 
@@ -313,7 +315,7 @@ def test_a_stated_value_stands_beside_a_series_that_is_drawn(
     scale: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    _, content = studies.read_scale(scale)
+    _, content = grids.read_scale(scale)
     for key in FIGURES:
         if key in content and FIGURES[key].kind == "trained":
             drawn = {FIGURES[key].series(point) for point in shipped(scale, key)}
@@ -337,7 +339,7 @@ def test_an_unknown_figure_in_a_scale_is_told(key: str, shown: str | None, works
     (workspace / "scales" / "odd.yaml").write_text(f"{key}: {{}}\n", encoding="utf-8")
     words = f"{shown}: got {{}}; accepted: only the keys confusion" if shown else "a key is no"
     with pytest.raises(ParamsError, match=re.escape(words)):
-        studies.read_grid("odd", "fig1_uniform_mnist")
+        grids.read_grid("odd", "fig1_uniform_mnist")
 
 
 # --- the paper's own grids, restated

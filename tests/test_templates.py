@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from stages.lib import pictures
+from stages.lib.plots import axes, marks
 
 PLOTS = Path(__file__).parents[1] / ".dvc" / "plots"
 TEMPLATES = ["curves", "curves_symlog", "heatmap", "learning"]
@@ -87,17 +87,17 @@ def test_curves_differ_in_the_scale_of_x_only() -> None:
 
 def test_curves_and_pictures_share_ticks() -> None:
     ticks = [x["axis"]["values"] for x in quantitative_x(read("curves_symlog"))]
-    assert ticks == [pictures.SYMLOG_TICKS] * len(ticks)
+    assert ticks == [axes.SYMLOG_TICKS] * len(ticks)
     assert ticks
 
 
 @pytest.mark.parametrize("name", ["curves", "curves_symlog", "learning"])
 def test_templates_and_pictures_share_colours(name: str) -> None:
     (rule,) = [step for step in pick(read(name), "transform")[0] if step.get("as") == "colour"]
-    networks = str(pictures.NETWORKS)
+    networks = str(marks.NETWORKS)
     assert rule["calculate"] == (
-        f"{pictures.PALETTE}[indexof({networks}, datum.series) < 0"
-        f" ? (datum.rank - 1) % {len(pictures.PALETTE)} : indexof({networks}, datum.series)]"
+        f"{marks.PALETTE}[indexof({networks}, datum.series) < 0"
+        f" ? (datum.rank - 1) % {len(marks.PALETTE)} : indexof({networks}, datum.series)]"
     )
 
 
@@ -189,7 +189,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 without_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 SVG = "{http://www.w3.org/2000/svg}"
 BOTTOM = 350  # where a mark of what has no value stands: ten pixels above the lower edge
-BLUE, ORANGE, GREEN, RED = pictures.PALETTE[:4]
+BLUE, ORANGE, GREEN, RED = marks.PALETTE[:4]
 
 
 @pytest.fixture

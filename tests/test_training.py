@@ -17,11 +17,24 @@ from numpy.typing import NDArray
 from sklearn.metrics import top_k_accuracy_score
 from torch import Tensor
 
-from stages.lib import averaging, files, losses, models, training
-from stages.lib.augmentation import AUGMENTATIONS, Boxes, augment
-from stages.lib.errors import UserError
-from stages.lib.params import PRECISIONS, ModelParams
-from stages.lib.training import Member, Order, Recipe, TrainingData, train
+from stages.lib.config.params import PRECISIONS, ModelParams
+from stages.lib.core import files
+from stages.lib.core.errors import UserError
+from stages.lib.models import networks
+from stages.lib.training import (
+    averaging,
+    devices,
+    ensemble,
+    evaluation,
+    loop,
+    losses,
+    replicas,
+    reports,
+)
+from stages.lib.training.augmentation import AUGMENTATIONS, Boxes, augment
+from stages.lib.training.loop import train
+from stages.lib.training.order import Order
+from stages.lib.training.replicas import Replica, TrainConfig, TrainingData
 
 M, N, V, T = 4, 240, 60, 200
 Outcome = dict[str, Any]
@@ -31,7 +44,7 @@ def sized(name: str, width: float) -> ModelParams:
     return ModelParams(name, width, batch_norm=False)
 
 
-PERCEPTRON = Recipe(
+PERCEPTRON = TrainConfig(
     model=sized("perceptron", 1.0), init="torch", zero_output=False, rho=0.95, epsilon=1e-6,
     batch_size=32, weight_decay=0.0, augmentation="none", precision="float32",
 )  # fmt: skip
@@ -67,15 +80,15 @@ def make_data(
     )
 
 
-def member(data: TrainingData, seed: int = 0, **numbers: Any) -> Member:
+def member(data: TrainingData, seed: int = 0, **numbers: Any) -> Replica:
     """Return a member; ``numbers`` are other ones than these."""
     whole = {"learning_rate": 1.0, "steps": 40, "average": 0.0, "alpha": 0.0, **numbers}
     names = ("init", "shuffle", "augment")
     streams = {name: np.random.SeedSequence((seed, k)) for k, name in enumerate(names)}
-    return Member(data, **streams, **whole)
+    return Replica(data, **streams, **whole)
 
 
-def train_alone(recipe: Recipe, one: Member, **how: Any) -> Outcome:
+def train_alone(recipe: TrainConfig, one: Replica, **how: Any) -> Outcome:
     (outcome,) = train(recipe, [one], **how)
     return outcome
 
@@ -84,42 +97,42 @@ def without_time(outcome: Outcome) -> Outcome:
     return {key: value for key, value in outcome.items() if key != "wall_seconds"}
 
 
-def keep_networks(monkeypatch: pytest.MonkeyPatch) -> dict[int, models.Network]:
+def keep_networks(monkeypatch: pytest.MonkeyPatch) -> dict[int, networks.Network]:
     """Return where the networks that are reported on are kept from now on, by member."""
-    networks: dict[int, models.Network] = {}
-    report = training._report
+    kept_networks: dict[int, networks.Network] = {}
+    report = reports._report
 
     def keep(stack: Any, done: list[int], *seen: Any) -> list[Outcome]:
-        networks.update({k: stack.snapshot([k]) for k in done})
+        kept_networks.update({k: stack.snapshot([k]) for k in done})
         return report(stack, done, *seen)
 
-    monkeypatch.setattr(training, "_report", keep)
-    return networks
+    monkeypatch.setattr(reports, "_report", keep)
+    return kept_networks
 
 
 @pytest.fixture
-def reported(monkeypatch: pytest.MonkeyPatch) -> dict[int, models.Network]:
+def reported(monkeypatch: pytest.MonkeyPatch) -> dict[int, networks.Network]:
     return keep_networks(monkeypatch)
 
 
-def train_to_the_bit(recipe: Recipe, members: list[Member], **how: Any) -> list[Outcome]:
+def train_to_the_bit(recipe: TrainConfig, members: list[Replica], **how: Any) -> list[Outcome]:
     """Return outcomes without their times, and with a digest of the network reported on."""
     with pytest.MonkeyPatch.context() as patch:
-        networks = keep_networks(patch)
+        kept_networks = keep_networks(patch)
         outcomes = train(recipe, members, **how)
     for k, outcome in enumerate(outcomes):
         # Adding 0 makes -0 a 0: which of them a bias starts its mean at is of no account.
-        tensors = (tensor + 0 for tensor in (networks[k].weights, *networks[k].buffers()))
+        tensors = (tensor + 0 for tensor in (kept_networks[k].weights, *kept_networks[k].buffers()))
         digest = files.sha256_of_bytes(*(tensor.numpy().tobytes() for tensor in tensors))
         outcomes[k] = {**without_time(outcome), "network": digest}
     return outcomes
 
 
 @pytest.fixture
-def trained(reported: dict[int, models.Network]) -> Any:
+def trained(reported: dict[int, networks.Network]) -> Any:
     """Return a function that trains and gives the reported network's parameters, as an array."""
 
-    def run(recipe: Recipe, data: TrainingData, **numbers: Any) -> NDArray[np.float32]:
+    def run(recipe: TrainConfig, data: TrainingData, **numbers: Any) -> NDArray[np.float32]:
         train(recipe, [member(data, **numbers)])
         return reported.pop(0).weights[0].numpy()
 
@@ -171,7 +184,7 @@ def test_steps_that_are_looked_up_at_once_do_not_matter(
     one = member(make_data(noise=0.3), steps=7)
     outcomes = []
     for chunk in (64, 1, 3, 7):
-        monkeypatch.setitem(training.CHUNK, "cpu", chunk)
+        monkeypatch.setitem(ensemble.CHUNK, "cpu", chunk)
         outcomes += train_to_the_bit(recipe, [one])
     assert outcomes == [outcomes[0]] * 4
 
@@ -183,7 +196,7 @@ FIVE = {"learning_rate": 1.0, "steps": 5, "alpha": 0.0}
 
 
 def slow_adadelta(
-    data: TrainingData, recipe: Recipe, learning_rate: float, steps: int, alpha: float
+    data: TrainingData, recipe: TrainConfig, learning_rate: float, steps: int, alpha: float
 ) -> NDArray[np.float64]:
     """Train a perceptron that starts at zero on the whole set, in float64 (Zeiler 2012, alg. 1)."""
     x = data.bank[data.images].numpy().reshape(N, -1) / 255
@@ -241,7 +254,7 @@ def test_other_numbers_fail_the_same_test(change: dict[str, Any], trained: Any) 
     assert np.abs(got - expected).max() > 1e-2 * np.abs(expected).max()
 
 
-def changed(change: dict[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+def changed(change: dict[str, Any]) -> tuple[TrainConfig, dict[str, Any]]:
     """Return a perceptron that starts at zero and sees its whole set at each of five steps."""
     recipe = replace(PERCEPTRON, zero_output=True, batch_size=N)
     shared = {key: value for key, value in change.items() if key not in FIVE}
@@ -249,7 +262,7 @@ def changed(change: dict[str, Any]) -> tuple[Recipe, dict[str, Any]]:
 
 
 def test_each_member_of_a_stack_steps_as_adadelta_in_numpy(
-    reported: dict[int, models.Network],
+    reported: dict[int, networks.Network],
 ) -> None:
     recipe, _ = changed({})
     own = [
@@ -312,14 +325,14 @@ def test_averaged_weights_are_the_mean_over_the_last_steps(trained: Any) -> None
         np.testing.assert_allclose(got, path[first:].mean(axis=0), rtol=1e-5, atol=1e-6)
 
 
-def test_a_long_mean_is_that_of_each_of_its_steps(reported: dict[int, models.Network]) -> None:
+def test_a_long_mean_is_that_of_each_of_its_steps(reported: dict[int, networks.Network]) -> None:
     """Ten steps, through the end of a chunk and a stack that shrinks; the path is its company."""
     data = make_data(noise=0.3)
     members = [member(data, steps=steps) for steps in range(61, 71)]
     train(MLP, [*members, member(data, steps=70, average=0.15)])  # 10.5 steps: 10
     path = torch.stack([reported[k].weights[0] for k in range(10)]).double()
     assert len(path.unique(dim=0)) == 10
-    assert members[0].steps < training.CHUNK["cpu"] < members[-1].steps
+    assert members[0].steps < ensemble.CHUNK["cpu"] < members[-1].steps
     np.testing.assert_allclose(reported[10].weights[0], path.mean(dim=0), rtol=1e-5, atol=1e-6)
 
 
@@ -350,7 +363,7 @@ def test_the_curve_looks_at_the_mean_as_soon_as_there_is_one() -> None:
 
 
 def test_averaging_takes_batch_norms_statistics_along(
-    reported: dict[int, models.Network],
+    reported: dict[int, networks.Network],
 ) -> None:
     recipe, data = replace(MLP, model=sized("resnet20", 0.25)), make_data()
     outcome = train_alone(recipe, member(data, steps=30, average=0.25))
@@ -425,7 +438,7 @@ def test_a_batch_is_its_images_each_in_a_box_of_its_own(
         shown.append((images, boxes))
         return augment(which, images, boxes)
 
-    monkeypatch.setattr(training, "augment", note)
+    monkeypatch.setattr(ensemble, "augment", note)
     recipe, one = replace(MLP, augmentation=name), member(make_data(), steps=20)
     changed = train_alone(recipe, one)
     assert len(shown) == 20
@@ -451,9 +464,9 @@ def test_company_changes_no_bit_of_augmented_training(name: str) -> None:
 
 
 def test_torchvisions_network_trains_averages_and_goes_on_from_a_checkpoint(
-    checkpointed: list[tuple[int, training.State]], monkeypatch: pytest.MonkeyPatch
+    checkpointed: list[tuple[int, ensemble.State]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "CHUNK", {"cpu": 2})
+    monkeypatch.setattr(ensemble, "CHUNK", {"cpu": 2})
     small = make_data(validation=8)
     large = {
         name: getattr(small, name).repeat_interleave(8, 1).repeat_interleave(8, 2)
@@ -487,7 +500,7 @@ def test_top_5_is_scikit_learns() -> None:
     true = torch.randint(0, 12, (300,), generator=generator)
     smooth = torch.randn(2, 300, 12, generator=generator)
     for logits in (smooth, smooth.round(), torch.zeros(2, 300, 12)):
-        found = training.ranks(logits, true)
+        found = evaluation.ranks(logits, true)
         for k in (1, 5, 11):
             expected = [
                 top_k_accuracy_score(11 - true, own.flip(1), k=k, labels=np.arange(12))
@@ -500,11 +513,11 @@ def test_a_class_has_the_rank_that_a_slow_loop_gives_it() -> None:
     logits = torch.tensor([[[1.0, 3, 3, 0], [2, 2, 2, 2], [math.nan] * 4, [math.inf, 1, 0, 0]]])
     ranks = [[2, 0, 1, 3], [0, 1, 2, 3], [4, 4, 4, 4], [4, 1, 2, 3]]
     for true in range(4):
-        found = training.ranks(logits, torch.tensor([true] * 4))
+        found = evaluation.ranks(logits, torch.tensor([true] * 4))
         assert found.tolist() == [[row[true] for row in ranks]]
 
 
-def test_the_test_sets_top_5_is_reported(reported: dict[int, models.Network]) -> None:
+def test_the_test_sets_top_5_is_reported(reported: dict[int, networks.Network]) -> None:
     data = ten_classes(8)
     members = [member(data, seed, steps=1) for seed in range(2)]
     outcomes = train(of("mlp1"), members)
@@ -523,7 +536,7 @@ def test_of_five_classes_or_fewer_there_is_no_top_5() -> None:
 def test_of_many_classes_no_confusion_is_counted(
     limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "MOST_CONFUSED", limit)
+    monkeypatch.setattr(reports, "MOST_CONFUSED", limit)
     outcome = train_alone(MLP, member(ten_classes(8), steps=2))
     for key in ("val_confusion", "test_confusion"):
         assert (outcome[key] is None) is (limit < 10)
@@ -552,7 +565,7 @@ def test_early_stopping_reports_the_best_of_trainings_of_doubled_lengths(
     data = make_data(noise=0.6)
     one = member(data, steps=steps, average=average, early_stopping=True)
     (got,) = train_to_the_bit(MLP, [one])
-    looks = sorted({math.ceil(steps / 2**k) for k in range(training.EVALUATIONS)})
+    looks = sorted({math.ceil(steps / 2**k) for k in range(replicas.EVALUATIONS)})
     assert [row["examples_seen"] for row in got["curve"]] == [32 * look for look in looks]
     alone = [
         train_to_the_bit(MLP, [member(data, steps=look, average=average)])[0] for look in looks
@@ -614,9 +627,9 @@ def test_members_that_stop_early_and_others_train_side_by_side() -> None:
 
 def test_early_stopping_goes_on_from_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before and after the best look, and between two looks."""
-    monkeypatch.setattr(training, "CHECKPOINT_SHARE", math.inf)
-    monkeypatch.setitem(training.CHUNK, "cpu", 4)  # checkpoints are taken between two
-    states: list[training.State] = []
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", math.inf)
+    monkeypatch.setitem(ensemble.CHUNK, "cpu", 4)  # checkpoints are taken between two
+    states: list[ensemble.State] = []
     one = member(make_data(noise=0.6), steps=1000, average=0.5, early_stopping=True)
     (whole,) = train_to_the_bit(
         MLP, [one], checkpoint_seconds=0.0, on_checkpoint=lambda _, state: states.append(state)
@@ -659,7 +672,7 @@ def test_the_training_losses_are_those_of_their_own_steps(monkeypatch: pytest.Mo
     data = make_data(noise=0.5)
     members = [member(data, steps=20), member(data, 1, steps=30, alpha=0.0, learning_rate=0.1)]
     curves = [outcome["curve"] for outcome in train(MLP, members)]
-    monkeypatch.setattr(training, "EVALUATIONS", 60)  # times, or at every step
+    monkeypatch.setattr(replicas, "EVALUATIONS", 60)  # times, or at every step
     for one, curve in zip(members, curves, strict=True):
         every = [row["train_loss"] for row in train_alone(MLP, one)["curve"]]
         assert len(every) == one.steps
@@ -676,7 +689,7 @@ def test_looking_changes_nothing(
 ) -> None:
     recipe, data = replace(MLP, model=sized(name, 0.125)), make_data(noise=0.3)
     often = trained(recipe, data, steps=8, average=average)
-    monkeypatch.setattr(training, "EVALUATIONS", 1)
+    monkeypatch.setattr(replicas, "EVALUATIONS", 1)
     np.testing.assert_array_equal(trained(recipe, data, steps=8, average=average), often)
 
 
@@ -689,7 +702,7 @@ def test_looking_changes_nothing(
     ],
 )
 def test_accuracies_and_confusion_are_those_of_a_slow_loop(
-    name: str, steps: int, parameters: int, reported: dict[int, models.Network]
+    name: str, steps: int, parameters: int, reported: dict[int, networks.Network]
 ) -> None:
     data = make_data(noise=0.5)
     outcome = train_alone(replace(MLP, model=sized(name, 0.125)), member(data, steps=steps))
@@ -749,7 +762,7 @@ def test_a_training_that_blows_up_is_told(steps: int, rate: float, average: floa
 
 def test_prediction_goes_in_parts_and_leaves_the_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
-    network = models.build(
+    network = networks.build(
         "resnet20",
         (8, 8, 1),
         M,
@@ -766,39 +779,39 @@ def test_prediction_goes_in_parts_and_leaves_the_mode(monkeypatch: pytest.Monkey
     expected = network(bank[index]).argmax(dim=2)
     assert not torch.equal(expected[0], expected[1])
     parts: list[int] = []
-    forward = training.forward
+    forward = evaluation.forward
 
-    def note(network: models.Network, images: Tensor, precision: str) -> Tensor:
+    def note(network: networks.Network, images: Tensor, precision: str) -> Tensor:
         parts.append(images.shape[1])
         return forward(network, images, precision)
 
-    monkeypatch.setattr(training, "forward", note)
-    monkeypatch.setattr(training, "EVALUATION_BATCH", 3)
-    assert torch.equal(training.predict(network, bank, index, "float32"), expected)
+    monkeypatch.setattr(evaluation, "forward", note)
+    monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 3)
+    assert torch.equal(evaluation.predict(network, bank, index, "float32"), expected)
     assert parts == [3, 3, 3, 1]
     assert not network.training
-    assert training.predict(network, bank, index[:, :0], "float32").shape == (2, 0)
+    assert evaluation.predict(network, bank, index[:, :0], "float32").shape == (2, 0)
     network.train()
-    training.predict(network, bank, index, "float32")
+    evaluation.predict(network, bank, index, "float32")
     assert network.training
 
 
 def test_large_stacks_are_evaluated_on_fewer_images_at_once() -> None:
-    sizes = [training._evaluated_at_once(members) for members in range(1, 200)]
-    assert sizes[0] == training.EVALUATION_BATCH
+    sizes = [evaluation._evaluated_at_once(members) for members in range(1, 200)]
+    assert sizes[0] == evaluation.EVALUATION_BATCH
     assert sizes == sorted(sizes, reverse=True)
     assert 0 < sizes[-1] < sizes[0]
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert training.resolve_device("cpu") == "cpu"
+    assert devices.resolve_device("cpu") == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert training.resolve_device("auto") == "cpu"
+    assert devices.resolve_device("auto") == "cpu"
     with pytest.raises(UserError, match="got 'cuda'; accepted on this machine: auto, cpu"):
-        training.resolve_device("cuda")
+        devices.resolve_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert training.resolve_device("auto") == training.resolve_device("cuda") == "cuda"
+    assert devices.resolve_device("auto") == devices.resolve_device("cuda") == "cuda"
 
 
 # --- in company
@@ -838,7 +851,7 @@ def diluted(data: TrainingData, k: int, shown: int, labels: int, classes: int) -
 
 
 @lru_cache
-def company(smooth: bool = False, shortened: int = 1) -> list[Member]:
+def company(smooth: bool = False, shortened: int = 1) -> list[Replica]:
     """Return six members that differ in all that members may differ in, on a task that is hard."""
     shared = make_data(bright=6)
     sizes = [(240, 240), (100, 300), (50, 500), (240, 720), (200, 200), (70, 70)]
@@ -856,7 +869,7 @@ def alone(name: str, k: int, smooth: bool = False, shortened: int = 1) -> Outcom
     return outcome
 
 
-def of(name: str) -> Recipe:
+def of(name: str) -> TrainConfig:
     return replace(MLP, model=sized(name, 0.125), zero_output=False)
 
 
@@ -864,13 +877,13 @@ def of(name: str) -> Recipe:
 def kept(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[int]]]:
     """Return where each shrinking of a stack is noted: steps done, and the members that go on."""
     shrunk: list[tuple[int, list[int]]] = []
-    keep = training._Stack.keep
+    keep = ensemble.Ensemble.keep
 
     def note(stack: Any, members: list[int]) -> None:
         shrunk.append((stack.step, members))
         keep(stack, members)
 
-    monkeypatch.setattr(training._Stack, "keep", note)
+    monkeypatch.setattr(ensemble.Ensemble, "keep", note)
     return shrunk
 
 
@@ -894,7 +907,7 @@ def test_company_changes_no_bit_of_a_dense_network(
     lengths = sorted(OWN[k]["steps"] for k in rows)
     # It shrank as soon as half were done, and not only between chunks.
     assert kept[0][0] == lengths[math.ceil(len(rows) / 2) - 1]
-    assert any(step % training.CHUNK["cpu"] for step, _ in kept)
+    assert any(step % ensemble.CHUNK["cpu"] for step, _ in kept)
 
 
 def test_company_changes_no_bit_at_bfloat16() -> None:
@@ -930,7 +943,7 @@ def ten_classes(size: int) -> TrainingData:
     )
 
 
-def three_of(data: TrainingData) -> list[Member]:
+def three_of(data: TrainingData) -> list[Replica]:
     """Return members on sets of their own of ten classes."""
     sizes = [(600, 1800), (300, 300), (500, 500)]
     return [
@@ -976,12 +989,12 @@ def test_a_loop_changes_no_bit_of_a_convolutional_network(
 
 
 @lru_cache
-def convolutional_members(steps: int) -> list[Member]:
+def convolutional_members(steps: int) -> list[Replica]:
     return [member(make_data(), seed, steps=steps, average=0.25) for seed in range(3)]
 
 
 @lru_cache
-def convolutional_alone(recipe: Recipe, steps: int) -> list[Outcome]:
+def convolutional_alone(recipe: TrainConfig, steps: int) -> list[Outcome]:
     return [train_alone(recipe, one) for one in convolutional_members(steps)]
 
 
@@ -1025,10 +1038,10 @@ def test_a_member_that_blows_up_takes_no_other_along(
 
 
 @pytest.fixture
-def checkpointed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, training.State]]:
+def checkpointed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ensemble.State]]:
     """Have a checkpoint taken after every chunk of 8 steps, and return where they are noted."""
-    monkeypatch.setattr(training, "CHUNK", {"cpu": 8})
-    monkeypatch.setattr(training, "CHECKPOINT_SHARE", math.inf)
+    monkeypatch.setattr(ensemble, "CHUNK", {"cpu": 8})
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", math.inf)
     return []
 
 
@@ -1049,7 +1062,7 @@ def test_a_training_goes_on_from_a_checkpoint_to_the_bit(
     shortened: int,
     change: dict[str, Any],
     block: int,
-    checkpointed: list[tuple[int, training.State]],
+    checkpointed: list[tuple[int, ensemble.State]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Members of all lengths, rates and averages, before and after the stack has shrunk."""
@@ -1057,7 +1070,7 @@ def test_a_training_goes_on_from_a_checkpoint_to_the_bit(
     recipe = replace(of(name), **change)
     members = company(smooth=True, shortened=shortened)
 
-    def note(k: int, state: training.State) -> None:
+    def note(k: int, state: ensemble.State) -> None:
         stream = io.BytesIO()  # as of then, whatever is done to the tensors later
         torch.save(state, stream)
         stream.seek(0)
@@ -1082,7 +1095,7 @@ def test_a_training_goes_on_from_a_checkpoint_to_the_bit(
 
 
 def test_a_state_holds_no_more_than_its_member(
-    checkpointed: list[tuple[int, training.State]],
+    checkpointed: list[tuple[int, ensemble.State]],
 ) -> None:
     """A slice of the stack's matrices would be saved with all of them."""
     sizes = []
@@ -1104,7 +1117,7 @@ def test_checkpoints_are_taken_at_intervals_and_cost_little(
 ) -> None:
     """By a clock on which a chunk takes 20 s; what is still queued is no cost of a checkpoint."""
     now = [0.0]
-    look_up = training._Stack._look_up
+    look_up = ensemble.Ensemble._look_up
 
     def slow(stack: Any) -> None:
         now[0] += 20
@@ -1118,10 +1131,10 @@ def test_checkpoints_are_taken_at_intervals_and_cost_little(
         now[0] += 9
 
     written: list[float] = []
-    monkeypatch.setattr(training, "CHUNK", {"cpu": 8})
-    monkeypatch.setattr(training, "synchronise", drain)
-    monkeypatch.setattr(training._Stack, "_look_up", slow)
-    monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(ensemble, "CHUNK", {"cpu": 8})
+    monkeypatch.setattr(loop, "synchronise", drain)
+    monkeypatch.setattr(ensemble.Ensemble, "_look_up", slow)
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
     train(
         PERCEPTRON, [member(make_data(), steps=56)],
         checkpoint_seconds=seconds, on_checkpoint=write,
@@ -1162,7 +1175,7 @@ def test_a_member_is_told_of_and_reported_when_it_is_done() -> None:
 def test_a_member_that_stops_early_is_told_of_between_its_last_looks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(training, "CHUNK", {"cpu": 4})
+    monkeypatch.setattr(ensemble, "CHUNK", {"cpu": 4})
     one = replace(member(make_data(), steps=200), early_stopping=True)
     told: list[tuple[int, float | None]] = []
     outcome = train_alone(MLP, one, on_evaluation=lambda _, *event: told.append(event))
@@ -1178,14 +1191,14 @@ def test_a_member_that_stops_early_is_told_of_between_its_last_looks(
 def test_the_time_is_shared_among_the_members(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock on which a step of a stack of five takes 5 s, whoever of the five is done."""
     now = [0.0]
-    step = training._Stack._train
+    step = ensemble.Ensemble._train
 
     def slow(stack: Any, images: Any, *rest: Any) -> None:
         now[0] += len(images)
         step(stack, images, *rest)
 
-    monkeypatch.setattr(training._Stack, "_train", slow)
-    monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(ensemble.Ensemble, "_train", slow)
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
     members = [
         member(make_data(), k, steps=steps) for k, steps in enumerate([600, 100, 600, 600, 50])
     ]
@@ -1203,7 +1216,7 @@ def test_the_time_is_shared_among_the_members(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("name", ["perceptron", "mlp1", "conv2"])
-def test_bfloat16_learns_as_well(name: str, reported: dict[int, models.Network]) -> None:
+def test_bfloat16_learns_as_well(name: str, reported: dict[int, networks.Network]) -> None:
     members = [member(make_data(noise=0.3), seed, steps=80, average=0.25) for seed in range(2)]
     exact = train(of(name), members)
     rounded = train(replace(of(name), precision="bfloat16"), members)
@@ -1217,13 +1230,13 @@ def test_bfloat16_learns_as_well(name: str, reported: dict[int, models.Network])
 
 
 def test_logits_are_float32_at_every_precision() -> None:
-    network = models.build(
+    network = networks.build(
         "conv2", (8, 8, 1), M, width=0.25, batch_norm=False, init="he", zero_output=False,
         generators=[torch.Generator().manual_seed(seed) for seed in (0, 1)],
     )  # fmt: skip
     images = make_data().bank[torch.arange(20).view(2, 10)]
     with torch.no_grad():
-        exact, tf32, rounded = (training.forward(network, images, p) for p in PRECISIONS)
+        exact, tf32, rounded = (evaluation.forward(network, images, p) for p in PRECISIONS)
     assert exact.dtype == tf32.dtype == rounded.dtype == torch.float32
     assert torch.equal(exact, tf32)  # which only CUDA knows
     assert not torch.equal(exact, rounded)
@@ -1231,17 +1244,17 @@ def test_logits_are_float32_at_every_precision() -> None:
 
 
 def flags() -> list[str]:
-    return [each.fp32_precision for each in training._rounding_flags()]
+    return [each.fp32_precision for each in devices._rounding_flags()]
 
 
 @pytest.fixture(params=["none", "ieee", "tf32"])
 def before(request: pytest.FixtureRequest) -> Iterator[list[str]]:
     """Set the flags to values that a training finds."""
     own = flags()
-    for each in training._rounding_flags():
+    for each in devices._rounding_flags():
         each.fp32_precision = request.param
     yield flags()
-    for each, value in zip(training._rounding_flags(), own, strict=True):
+    for each, value in zip(devices._rounding_flags(), own, strict=True):
         each.fp32_precision = value
 
 

@@ -9,7 +9,9 @@ import pytest
 from test_faults import NAMES
 
 from stages import verify
-from stages.lib import files, paths, points, studies
+from stages.lib.core import files, paths
+from stages.lib.execution import store
+from stages.lib.studies import registry
 
 KEY = "fig1_uniform_mnist"
 
@@ -63,8 +65,8 @@ def test_a_figure_with_top_5_has_its_runs_once(
         paths.figure_metrics("tiny", KEY),
         lambda report: report.update(points=[p for p in report["points"] for _ in (1, 5)]),
     )
-    figure = replace(studies.FIGURES[KEY], top5=True)
-    monkeypatch.setitem(studies.FIGURES, KEY, figure)
+    figure = replace(registry.FIGURES[KEY], top5=True)
+    monkeypatch.setitem(registry.FIGURES, KEY, figure)
     assert list(verify.recorded("tiny", KEY)) == once
 
 
@@ -133,4 +135,4 @@ def test_a_run_that_diverged_is_compared_as_such() -> None:
 
 
 def test_the_store_is_the_repositorys(recorded: Path) -> None:
-    assert points.PointStore("cpu").folder.resolve() == (recorded / ".points").resolve()
+    assert store.PointStore("cpu").folder.resolve() == (recorded / ".points").resolve()

@@ -57,7 +57,7 @@ def main() -> int:
     arguments = parser().parse_args()
     bundle.use(getattr(arguments, "bundle", BUNDLE))
     from benchmarks.gpu import commands
-    from stages.lib import command
+    from stages import command
 
     return command.stage(lambda: commands.COMMANDS[arguments.command](arguments))()
 

@@ -40,9 +40,9 @@ def gather(folder: Path) -> None:
     Raises:
         UserError: a package or MNIST cannot be had, or it is more than may travel.
     """
-    from stages.lib import sources
-    from stages.lib.errors import UserError
-    from stages.lib.points import PointStore
+    from stages.lib.core.errors import UserError
+    from stages.lib.data import sources
+    from stages.lib.execution.store import PointStore
 
     _install(folder / "packages")
     sources.load_source("mnist", path=None, size=None, downloads=folder / "mirror")
@@ -60,7 +60,7 @@ def gather(folder: Path) -> None:
 
 def _install(packages: Path) -> None:
     """Have pip put the pinned packages into a folder; they must have the pins' hashes."""
-    from stages.lib.errors import UserError
+    from stages.lib.core.errors import UserError
 
     names = "|".join(re.escape(name.replace(".", "-")) for name in NEEDED)
     pins = re.findall(rf"^(?:{names})==.*\n(?:[ #].*\n)*", PINS.read_text(encoding="utf-8"), re.M)
@@ -84,7 +84,7 @@ def _install(packages: Path) -> None:
 
 def pack(points: Iterable[Path], archive: Path) -> int:
     """Write finished trainings into an archive, atomically; return how many."""
-    from stages.lib import files
+    from stages.lib.core import files
 
     stream, count = io.BytesIO(), 0
     with tarfile.open(fileobj=stream, mode="w:gz") as tar:
@@ -104,8 +104,8 @@ def restore(archive: Path, folder: Path) -> list[Path]:
     Raises:
         UserError: the archive holds anything else, or is damaged.
     """
-    from stages.lib import files
-    from stages.lib.errors import UserError
+    from stages.lib.core import files
+    from stages.lib.core.errors import UserError
 
     contents: dict[str, bytes] = {}
     try:

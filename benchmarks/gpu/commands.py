@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu import bundle, runner
-from stages.lib import hosts
-from stages.lib.errors import UserError
-from stages.lib.points import PointStore
+from stages.lib.core import machine
+from stages.lib.core.errors import UserError
+from stages.lib.execution.store import PointStore
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -55,7 +55,7 @@ def _run(
     device = arguments.device
     content: dict[str, Any] = {"command": name, "device": device, "minutes": arguments.minutes}
     content |= {"rehearsal": device == "cpu", "steps": {}}
-    content |= {"versions": hosts.versions()}
+    content |= {"versions": machine.versions()}
     if device == "cpu":  # which may be slow, and has nothing to lose
         steps = tuple(replace(step, seconds=math.inf, share=1.0) for step in steps)
     report = runner.Report(arguments.out / f"{name}.json", content)

@@ -17,19 +17,16 @@ from benchmarks import plain, rates
 from benchmarks.gpu.runner import Know, Told
 from benchmarks.gpu.subjects import IMAGES, NETWORKS, PRECISIONS, SIZES, members, recipe
 from benchmarks.stacking import WAYS, ways
-from stages.lib import hosts, kernel_checks, models, stacks, studies
-from stages.lib.adadelta import AdaDelta
-from stages.lib.errors import UserError
-from stages.lib.runs import Run
-from stages.lib.training import (
-    IN_CAPTURE,
-    Precision,
-    _Stack,
-    fastest_convolutions,
-    side_stream,
-    steps_per_second,
-    synchronise,
-)
+from stages.lib.core import machine
+from stages.lib.core.errors import UserError
+from stages.lib.execution import packing
+from stages.lib.execution.runs import Run
+from stages.lib.kernels import checks
+from stages.lib.models import layers, networks
+from stages.lib.studies import grids
+from stages.lib.training.adadelta import AdaDelta
+from stages.lib.training.devices import Precision, fastest_convolutions, side_stream, synchronise
+from stages.lib.training.ensemble import IN_CAPTURE, Ensemble, steps_per_second
 
 #: Channels in and out, and pixels a side, of the paper's networks' convolutions.
 LAYERS = ((32, 32, 28), (64, 64, 14), (1, 32, 28), (16, 16, 32))
@@ -54,15 +51,15 @@ def device(told: Told, know: Know) -> None:
 
 def kernels(told: Told, know: Know) -> None:
     """Whether Triton's kernels compile and are right; steps after it do without where it ends."""
-    for name in kernel_checks.CHECKS:
-        found = kernel_checks.usable(torch.device(told.device), name)
+    for name in checks.CHECKS:
+        found = checks.usable(torch.device(told.device), name)
         know(name, found, f"{name}: {'usable' if found else 'not usable'}")
 
 
 def facts(told: Told, know: Know) -> None:
     """What the device is, and what it reaches: copies, and large matrix products."""
     device = told.device
-    found: dict[str, Any] = {"hardware": hosts.hardware(device), "versions": hosts.versions()}
+    found: dict[str, Any] = {"hardware": machine.hardware(device), "versions": machine.versions()}
     found["environment"] = {name: os.environ[name] for name in VARIABLES if name in os.environ}
     if device == "cuda":
         asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -106,7 +103,7 @@ def steps(name: str, told: Told, know: Know) -> None:
             try:
                 found = _steps(name, device, count, way, precision)
             except RuntimeError as error:
-                if not hosts.is_out_of_memory(error):
+                if not machine.is_out_of_memory(error):
                     raise
                 know(key, {"error": f"out of memory: {error}"[:200]}, f"{key}: out of memory")
                 if IN_CAPTURE in getattr(error, "__notes__", ()):
@@ -139,8 +136,8 @@ def _steps(name: str, device: str, count: int, way: str, precision: str) -> dict
 
 
 def estimate(name: str, way: str) -> int:
-    """Return the bytes that `stages.lib.stacks` expects of a member, without its diluted set."""
-    (config, *_) = studies.read_grid("paper", "fig1_uniform_mnist").points
+    """Return the bytes that `packing.memory` expects of a member, without its diluted set."""
+    (config, *_) = grids.read_grid("paper", "fig1_uniform_mnist").points
     shape, batch_norm = NETWORKS[name]
     config = replace(
         config,
@@ -148,7 +145,7 @@ def estimate(name: str, way: str) -> int:
         train=replace(config.train, stacking=way),
     )
     run = Run(name, config, 0.1, 0, Path(), Path())
-    return stacks.memory(run, IMAGES, "cuda", stacks.Seen(shape, 10, IMAGES))
+    return packing.memory(run, IMAGES, "cuda", packing.Seen(shape, 10, IMAGES))
 
 
 def scripts(told: Told, know: Know) -> None:
@@ -169,7 +166,7 @@ def scripts(told: Told, know: Know) -> None:
             know(key, count / seconds, f"{key}: {count / seconds:,.0f} steps/s")
 
 
-def layers(told: Told, know: Know) -> None:
+def single_layers(told: Told, know: Know) -> None:
     """Single convolutions, forward and backward, in every way, replayed from a graph on CUDA."""
     device, sizes = told.device, SIZES[told.device]
     for channels_in, channels, side in LAYERS:
@@ -192,7 +189,7 @@ def _layer(
 ) -> Callable[[], Any]:
     """Return a call that computes a layer's outputs and all gradients."""
     batch, loop = SIZES[device].batch, way == "loop"
-    layer = models.Convolution(1 if loop else count, channels_in, channels).to(device)
+    layer = layers.Convolution(1 if loop else count, channels_in, channels).to(device)
     layer.way = way
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
@@ -211,7 +208,7 @@ def _layer(
         )
         with autocast:
             calls = [partial(layer, x) for x in inputs]
-            outputs = models.on_streams(calls) if device == "cuda" else [call() for call in calls]
+            outputs = networks.on_streams(calls) if device == "cuda" else [call() for call in calls]
         return torch.autograd.grad(outputs, wanted, [torch.ones_like(y) for y in outputs])
 
     return step
@@ -248,8 +245,8 @@ def optimizer(told: Told, know: Know) -> None:
         shape, batch_norm = NETWORKS[name]
         count = sizes.many[-1]
         with torch.device("meta"):
-            network = models.Network(
-                models.maker(name, shape, 10, width=sizes.width, batch_norm=batch_norm),
+            network = networks.Network(
+                networks.maker(name, shape, 10, width=sizes.width, batch_norm=batch_norm),
                 count,
                 "grouped",
                 torch.device("meta"),
@@ -258,7 +255,7 @@ def optimizer(told: Told, know: Know) -> None:
             torch.randn(parameter.shape, device=device) for parameter in network.parameters()
         ]
         weights = torch.zeros(network.weights.shape, device=device)
-        for fused in (False, True)[: 1 + kernel_checks.usable(torch.device(device), "adadelta")]:
+        for fused in (False, True)[: 1 + checks.usable(torch.device(device), "adadelta")]:
             rates_ = torch.full((count,), 0.1, device=device)
             adadelta = AdaDelta(weights, rates_, 0.95, 1e-8, fused=fused)
             seconds = _replayed(partial(adadelta.step, gradients), device)
@@ -276,7 +273,7 @@ def profile(told: Told, know: Know) -> None:
     activities = torch.profiler.ProfilerActivity
     activity = activities.CUDA if device == "cuda" else activities.CPU
     with Precision(how.precision), fastest_convolutions():
-        stack = _Stack(how, members("conv4", device, count, 2), "loop", eager=True)
+        stack = Ensemble(how, members("conv4", device, count, 2), "loop", eager=True)
         stack.advance(3)
         synchronise(device)
         with torch.profiler.profile(activities=[activity], acc_events=True) as recorded:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu import bundle
-from stages.lib import files, paths, pictures, studies
-from stages.lib.errors import UserError
+from stages.lib.core import files, paths
+from stages.lib.core.errors import UserError
+from stages.lib.plots import pictures
+from stages.lib.studies import grids, registry
 
 RESULTS = Path("benchmarks/results")
 COMMANDS = ("check", "results")
@@ -33,7 +35,7 @@ def take_over(folder: Path) -> None:
     # Everything is looked at before anything is written.
     archive = folder / bundle.STORE
     rehearsed = any(content["device"] == "cpu" for content in found.values())
-    keys = [key for key in studies.FIGURES if (folder / f"{key}.json").exists()]
+    keys = [key for key in registry.FIGURES if (folder / f"{key}.json").exists()]
     figures = [] if rehearsed else [(key, *_figure(folder, key)) for key in keys]
     if archive.exists() and not rehearsed:
         points = bundle.restore(archive, paths.point_store())
@@ -75,7 +77,7 @@ def _figure(folder: Path, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
     file = folder / f"{key}.json"
     report, times = files.read_json(file), files.read_json(folder / f"{key}.times.json")
     scale = report["scale"]
-    known = [_comparable(asdict(point)) for point in studies.read_grid(scale, key).points]
+    known = [_comparable(asdict(point)) for point in grids.read_grid(scale, key).points]
     if not all(_comparable(point["config"]) in known for point in report["points"]):
         raise UserError(f"{file}: has points that are not of {paths.scale_file(scale)}; not taken")
     target = paths.figure_metrics(scale, key)
@@ -102,8 +104,8 @@ def _record(key: str, report: dict[str, Any], times: dict[str, Any]) -> None:
     for suffix in ("svg", "png"):
         with files.replacing(paths.figure_picture(scale, key, suffix)) as scratch:
             pictures.save(figure, scratch)
-    whole = len(studies.read_grid(scale, key).points)
+    whole = len(grids.read_grid(scale, key).points)
     print(f"{paths.figure_metrics(scale, key)}: {len(report['points'])} of {whole} points")
     used = {point["config"]["train"]["precision"] for point in report["points"]}
-    if used != {point.train.precision for point in studies.read_grid(scale, key).points}:
+    if used != {point.train.precision for point in grids.read_grid(scale, key).points}:
         print(f"  trained in {', '.join(sorted(used))}: say so in {paths.scale_file(scale)}")

@@ -14,24 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.runner import Know, Told
-from stages.lib import (
-    datasets,
-    dilution,
-    figures,
-    files,
-    hosts,
-    paths,
-    plans,
-    runs,
-    sources,
-    stacks,
-    studies,
-)
-from stages.lib.errors import UserError
-from stages.lib.params import Config
-from stages.lib.points import PointStore
-from stages.lib.runs import Run
-from stages.lib.studies import Grid
+from stages.lib.config.params import Config
+from stages.lib.core import files, machine, paths
+from stages.lib.core.errors import UserError
+from stages.lib.data import datasets, sources
+from stages.lib.execution import inputs, packing
+from stages.lib.execution.runs import Run
+from stages.lib.execution.store import PointStore
+from stages.lib.labels import dilution
+from stages.lib.studies import computing, estimates, grids
+from stages.lib.studies.grids import Grid
 
 KEY, SCALE = "fig1_uniform_mnist", "paper"
 RECORDED = Path("benchmarks/results/gpu-check-cuda.json")
@@ -50,7 +42,7 @@ REHEARSAL: dict[str, dict[str, Any]] = {
 
 def grid(told: Told) -> list[Config]:
     """Return figure 1's points at the paper's size, in the way and precision found best."""
-    points = list(studies.read_grid(SCALE, KEY).points)
+    points = list(grids.read_grid(SCALE, KEY).points)
     chosen = best(told)
     made = []
     for point in points:
@@ -86,7 +78,7 @@ def best(told: Told) -> dict[str, Any]:
 def data(told: Told, know: Know) -> None:
     """MNIST's images, from what was brought along or the network."""
     mirror = told.bundle / "mirror"
-    needed = studies.needed_datasets(grid(told))
+    needed = grids.needed_datasets(grid(told))
     for name, wanted in needed.items():
         downloads = mirror if mirror.is_dir() else paths.downloads()
         try:
@@ -129,7 +121,7 @@ def others(told: Told, know: Know) -> None:
 def _fitted(point: Config, told: Told, know: Know, started: float) -> Any:
     """Return a point's training with as many passes as fit, whole ones where one does."""
     todo = _expand([point], told)[0]
-    rate = plans.measure(todo, told.device)
+    rate = estimates.measure(todo, told.device)
     seconds = told.seconds - (time.monotonic() - started)
     seconds = max(min(RESERVE * seconds, seconds - RESERVED), seconds / 2)
     passes = rate * seconds / len(todo) * point.train.batch_size / todo[0].examples
@@ -143,7 +135,7 @@ def _fitted(point: Config, told: Told, know: Know, started: float) -> Any:
 
 def _expand(points: Sequence[Config], told: Told) -> list[list[Run]]:
     folders = told.work / "datasets", told.work / "labels"
-    return figures.expand(KEY, Grid(tuple(points)), *folders)
+    return computing.expand(KEY, Grid(tuple(points)), *folders)
 
 
 def train(points: Sequence[Config], told: Told, know: Know) -> None:
@@ -166,14 +158,14 @@ def train(points: Sequence[Config], told: Told, know: Know) -> None:
             missing.append(run)
         else:
             know(*_look(run, stored))
-    hosts.forget_free_memory(told.device)
-    free = hosts.free_gpu_memory() if told.device == "cuda" else 0
+    machine.forget_free_memory(told.device)
+    free = machine.free_gpu_memory() if told.device == "cuda" else 0
     # The shortest first: what is cut off leaves the fewest points half done.
-    for stack in _smaller(reversed(stacks.form(missing, told.device, free=free)), told.smaller):
-        runs.train_stack(
+    for stack in _smaller(reversed(packing.form(missing, told.device, free=free)), told.smaller):
+        inputs.train_stack(
             stack,
             told.device,
-            stacks.stacking(stack[0], told.device),
+            packing.stacking(stack[0], told.device),
             on_report=lambda run, outcome: know(*_look(run, outcome)),
             on_done=lambda run, outcome: _keep(run, outcome, store, know),
         )
@@ -229,7 +221,7 @@ def finished(told: Told, know: Know) -> None:
             outcomes += found
     if points:
         expanded = _expand(points, told)
-        report, times = figures.report(
+        report, times = computing.report(
             KEY, SCALE, Grid(tuple(points)), expanded, [o for o in outcomes if o], told.device
         )
         files.write_json(told.out / f"{KEY}.json", report)

@@ -15,9 +15,14 @@ import torch
 from benchmarks.gpu.runner import Know, Told
 from benchmarks.gpu.subjects import PRECISIONS, SIZES, members, recipe
 from benchmarks.stacking import ways
-from stages.lib import datasets, dilution, losses, models, runs, studies, training, workers
-from stages.lib.params import AUGMENTATIONS
-from stages.lib.points import PointStore
+from stages.lib.config.params import AUGMENTATIONS
+from stages.lib.data import datasets
+from stages.lib.execution import executors, runs
+from stages.lib.execution.store import PointStore
+from stages.lib.labels import dilution
+from stages.lib.models import networks
+from stages.lib.studies import grids
+from stages.lib.training import devices, ensemble, evaluation, loop, losses, replicas
 
 #: Of a gradient against float64, relative to its length. Rounding moves some unit across its kink:
 #: on a CPU, in a deep network, up to 0.01 in float32 and 0.26 in bfloat16.
@@ -66,7 +71,7 @@ def gradients(names: tuple[str, ...], told: Told, know: Know) -> None:
             for way in ways(name, count, device):
                 for precision in PRECISIONS[device]:
                     network = _build(plain, own, way, device)
-                    with training.Precision(precision):
+                    with devices.Precision(precision):
                         got = _gradient(network, images, labels, precision)
                     error = relative(got, exact, exact)
                     key = f"{name}, K = {count}, {way}, {precision}"
@@ -79,10 +84,10 @@ def gradients(names: tuple[str, ...], told: Told, know: Know) -> None:
 
 
 def _build(
-    plain: training.Recipe, own: list[training.Member], way: str, device: str
-) -> models.Network:
+    plain: replicas.TrainConfig, own: list[replicas.Replica], way: str, device: str
+) -> networks.Network:
     shape = own[0].data.bank.shape[1:]
-    return models.build(
+    return networks.build(
         plain.model.name,
         (shape[0], shape[1], shape[2]),
         10,
@@ -97,7 +102,7 @@ def _build(
 
 
 def _gradient(
-    network: models.Network, images: torch.Tensor, labels: torch.Tensor, precision: str
+    network: networks.Network, images: torch.Tensor, labels: torch.Tensor, precision: str
 ) -> torch.Tensor:
     """Return the gradient of the mean loss, ``(K * P,)`` float64 on the CPU."""
     if precision == "float64":
@@ -105,7 +110,7 @@ def _gradient(
         logits = layers[1:](layers[0](images.cpu()).double())
         parameters = list(layers.parameters())
     else:
-        logits = training.forward(network, images, precision)
+        logits = evaluation.forward(network, images, precision)
         parameters = list(network.parameters())
     loss = losses.noisy_loss(logits, labels).sum()
     found = torch.autograd.grad(loss, parameters)
@@ -148,8 +153,8 @@ def captured(name: str, told: Told, know: Know) -> None:
 
 
 def _path(
-    how: training.Recipe,
-    own: list[training.Member],
+    how: replicas.TrainConfig,
+    own: list[replicas.Replica],
     way: str,
     steps: tuple[int, ...],
     *,
@@ -157,8 +162,8 @@ def _path(
 ) -> list[torch.Tensor]:
     """Return all weights after each of some numbers of steps, in one vector."""
     found = []
-    with training.Precision(how.precision):
-        stack = training._Stack(how, own, way, eager=eager)
+    with devices.Precision(how.precision):
+        stack = ensemble.Ensemble(how, own, way, eager=eager)
         for step in steps:
             stack.advance(step - stack.step)
             found.append(stack.network.weights.double().cpu().flatten())
@@ -178,8 +183,8 @@ def shrinking(told: Told, know: Know) -> None:
                 members(name, device, len(lengths), 1, slowed=SLOWED), lengths, strict=True
             )
         ]
-        together = training.train(how, own, stacking="loop")
-        alone = [training.train(how, [member], stacking="loop")[0] for member in own]
+        together = loop.train(how, own, stacking="loop")
+        alone = [loop.train(how, [member], stacking="loop")[0] for member in own]
         _compare(f"{name}, {lengths} steps", together, alone, know, wrong)
     require(wrong)
 
@@ -188,22 +193,20 @@ def resumed(told: Told, know: Know) -> None:
     """A training that goes on from a checkpoint, against one that was never interrupted."""
     device, wrong = told.device, list[str]()
     torch.backends.cudnn.deterministic = True
-    steps = SIZES[device].chunks * training.CHUNK[device]
+    steps = SIZES[device].chunks * ensemble.CHUNK[device]
     for name in ("mlp2", "conv2"):
         how, own = recipe(name, device), members(name, device, 2, steps, slowed=SLOWED)
-        states: dict[int, list[training.State]] = {}
+        states: dict[int, list[ensemble.State]] = {}
 
-        def keep(_: int, state: training.State, states: Any = states) -> None:
+        def keep(_: int, state: ensemble.State, states: Any = states) -> None:
             stream = io.BytesIO()
             torch.save(state, stream)
             stream.seek(0)
             states.setdefault(state["step"], []).append(torch.load(stream, weights_only=True))
 
-        whole = training.train(
-            how, own, stacking="loop", checkpoint_seconds=0.0, on_checkpoint=keep
-        )
+        whole = loop.train(how, own, stacking="loop", checkpoint_seconds=0.0, on_checkpoint=keep)
         step, first = next(iter(states.items()))
-        again = training.train(how, own, stacking="loop", states=first)
+        again = loop.train(how, own, stacking="loop", states=first)
         _compare(f"{name}, from step {step} of {steps}", again, whole, know, wrong)
     require(wrong)
 
@@ -230,7 +233,7 @@ def _compare(
 
 def halving(told: Told, know: Know) -> None:
     """A stack whose memory runs out, in warm-up or in capture: halved, and trained all the same."""
-    (config, *_) = studies.read_grid("paper", "fig1_uniform_mnist").points
+    (config, *_) = grids.read_grid("paper", "fig1_uniform_mnist").points
     config = replace(
         config,
         data=replace(config.data, name="mnist5k", originals=400, validation=100),
@@ -247,13 +250,13 @@ def halving(told: Told, know: Know) -> None:
     todo = runs.expand("halving", config, data, labels)
     whole = _trained(todo, told.work / "whole", "nowhere")[0]
     wrong = []
-    for place in (training.IN_WARM_UP, training.IN_CAPTURE, IN_THE_MIDDLE):
+    for place in (ensemble.IN_WARM_UP, ensemble.IN_CAPTURE, IN_THE_MIDDLE):
         outcomes, sizes, said = _trained(todo, told.work / place.replace(" ", "-"), place)
         ends = [
             (o["test_accuracy"], w["test_accuracy"]) for o, w in zip(outcomes, whole, strict=True)
         ]
         know(place, {"stacks": sizes, "said": said, "accuracies": ends}, f"{place}: {sizes}")
-        noted = training.IN_CAPTURE if place == IN_THE_MIDDLE else place
+        noted = ensemble.IN_CAPTURE if place == IN_THE_MIDDLE else place
         if sizes[:1] != [len(todo)] or len(sizes) != 3 or not any(noted in each for each in said):
             wrong.append(f"{place}: stacks of {sizes}, {said}")
     require(wrong)
@@ -278,7 +281,7 @@ def _save_random(folder: Path) -> None:
     )
 
 
-class _Limited(workers._Workers):
+class _Limited(executors._Workers):
     """Workers that have no memory left at some place of the first stack's training."""
 
     def __init__(self, place: str) -> None:
@@ -294,7 +297,7 @@ class _Limited(workers._Workers):
 
 
 def _train_limited(place: str, stack: Any, store: Any) -> str:
-    noted, loss = training.noted, losses.noisy_loss
+    noted, loss = ensemble.noted, losses.noisy_loss
 
     @contextmanager
     def limited(where: str) -> Iterator[None]:
@@ -309,9 +312,9 @@ def _train_limited(place: str, stack: Any, store: Any) -> str:
             torch.cuda.set_per_process_memory_fraction(1e-6)
         return loss(*arguments)
 
-    training.noted = limited  # type: ignore[assignment]
+    ensemble.noted = limited  # type: ignore[assignment]
     losses.noisy_loss = lacking  # type: ignore[assignment]
-    return workers._train_in_worker(stack, store)
+    return executors._train_in_worker(stack, store)
 
 
 def _trained(todo: list[Any], folder: Path, place: str) -> tuple[list[Any], list[int], list[str]]:
@@ -322,6 +325,6 @@ def _trained(todo: list[Any], folder: Path, place: str) -> tuple[list[Any], list
     store.prepare()
     pool = _Limited(place)
     with pool, tqdm(disable=True) as bar:
-        pool.train([copy.copy(todo)], store, workers._Bar(bar))
+        pool.train([copy.copy(todo)], store, executors._Bar(bar))
     outcomes = [store.get(run.identity()) for run in todo]
     return outcomes, pool.sizes, [said for said in pool.said if said]

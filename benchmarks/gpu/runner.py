@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stages.lib import files, hosts, paths, processes
-from stages.lib.errors import UserError
+from stages.lib.core import files, machine, paths, processes
+from stages.lib.core.errors import UserError
 
 LAST_SECONDS = 5.0  # kept for writing
 MOST_UNWRITTEN = 1.0  # seconds
@@ -231,7 +231,7 @@ def _work(function: Callable[[Told, Know], None], told: Told, pipe: Any, ended: 
     except UserError as error:
         pipe.send(("failed", (str(error), "")))
     except BaseException as error:
-        kind = "out of memory" if hosts.is_out_of_memory(error) else "failed"
+        kind = "out of memory" if machine.is_out_of_memory(error) else "failed"
         pipe.send((kind, (f"{type(error).__name__}: {error}", traceback.format_exc())))
     else:
         pipe.send(("done", ()))

@@ -4,7 +4,7 @@ from functools import partial
 
 from benchmarks.gpu import fast, results, right
 from benchmarks.gpu.runner import Step
-from stages.lib import kernel_checks
+from stages.lib.kernels import checks
 
 
 def _captured(name: str) -> Step:
@@ -16,7 +16,7 @@ def _speed(name: str, seconds: float) -> Step:
 
 
 DEVICE = Step("device", fast.device, 200, needed=True)
-KERNELS = Step("kernels", fast.kernels, 45, cuda_only=True, guards=kernel_checks.VARIABLE)
+KERNELS = Step("kernels", fast.kernels, 45, cuda_only=True, guards=checks.VARIABLE)
 CHECK = (
     DEVICE,
     KERNELS,
@@ -34,7 +34,7 @@ CHECK = (
     Step("optimizer", fast.optimizer, 20),
     Step("profile", fast.profile, 20),
     _speed("resnet20", 120),
-    Step("layers", fast.layers, 90),
+    Step("layers", fast.single_layers, 90),
     Step("gradients resnet20", partial(right.gradients, ("resnet20",)), 60),
     _captured("resnet20"),
     Step("scripts", fast.scripts, 40),

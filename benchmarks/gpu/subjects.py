@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from benchmarks import subjects
-from stages.lib.streams import stream
-from stages.lib.training import Member, Recipe, TrainingData
+from stages.lib.core.randomness import stream
+from stages.lib.training.replicas import Replica, TrainConfig, TrainingData
 
 #: Networks of the comparisons: (height, width, channels), and whether a ConvNet has batch norm.
 NETWORKS: dict[str, tuple[tuple[int, int, int], bool]] = {
@@ -45,7 +45,7 @@ PRECISIONS = {"cuda": ("tf32", "bfloat16", "float32"), "cpu": ("bfloat16", "floa
 EXAMPLES = {"cuda": 1 << 18, "cpu": IMAGES}
 
 
-def recipe(name: str, device: str, precision: str = "float32", **changes: Any) -> Recipe:
+def recipe(name: str, device: str, precision: str = "float32", **changes: Any) -> TrainConfig:
     """Return how a network is trained; every weight has a gradient from the first step on."""
     plain = subjects.recipe(name, width=SIZES[device].width, precision=precision)
     model = replace(plain.model, batch_norm=NETWORKS[name][1])
@@ -53,7 +53,9 @@ def recipe(name: str, device: str, precision: str = "float32", **changes: Any) -
     return replace(plain, model=model, zero_output=False, batch_size=batch, **changes)
 
 
-def members(name: str, device: str, count: int, steps: int, *, slowed: float = 1.0) -> list[Member]:
+def members(
+    name: str, device: str, count: int, steps: int, *, slowed: float = 1.0
+) -> list[Replica]:
     """Return members with labels, orders and rates of their own, on the same random images.
 
     Args:
@@ -70,7 +72,7 @@ def members(name: str, device: str, count: int, steps: int, *, slowed: float = 1
     held = index[: IMAGES // 4]
     shared = torch.from_numpy(rng.integers(0, 10, IMAGES)).to(device)
     return [
-        Member(
+        Replica(
             data=TrainingData(
                 bank=bank,
                 labels=torch.from_numpy(rng.integers(0, 10, EXAMPLES[device], dtype=np.uint8)).to(

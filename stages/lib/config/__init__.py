@@ -1,0 +1,1 @@
+"""The typed parameters of an experiment and of scales."""

@@ -1,0 +1,1 @@
+"""What everything rests on: errors, paths, files, the machine, processes, randomness."""

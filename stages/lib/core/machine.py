@@ -1,0 +1,145 @@
+"""The machine: what stands beside every number, and whether its memory suffices."""
+
+import gc
+import os
+import platform
+import re
+from importlib import metadata
+from pathlib import Path
+
+from stages.lib.core.errors import UserError
+
+PACKAGES = ("dvc", "mlxtend", "numpy", "scikit-learn", "torch", "torchvision")
+
+
+def cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def available_memory() -> int | None:
+    """Return the bytes of memory that are free to be used, None where the system doesn't tell."""
+    info = Path("/proc/meminfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    return None
+
+
+def require_memory(needed: int, what: str) -> None:
+    """Require that the machine has the memory for something, before it is computed.
+
+    Args:
+        needed: bytes, about.
+        what: what needs them.
+
+    Raises:
+        UserError: there is less.
+    """
+    available = available_memory()
+    if available is not None and needed > available:
+        raise UserError(
+            f"{what}: needs about {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB "
+            "are available; ask for less, or free some"
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory, the host's or an accelerator's, did not suffice."""
+    lacking = (
+        r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED"
+        r"|unable to find an engine"  # cuDNN's words where no kernel's workspace fits
+    )
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and re.search(lacking, str(error))
+    ):
+        return True
+    # A graph's capture fails by an error of its own.
+    return error.__context__ is not None and is_out_of_memory(error.__context__)
+
+
+def free_gpu_memory() -> int:
+    """Return the bytes that are free on the CUDA device."""
+    import torch
+
+    free, _ = torch.cuda.mem_get_info()
+    return int(free)
+
+
+def require_gpu_memory(needed: int, what: str) -> None:
+    """Require that the CUDA device has the memory for something, before it is copied there.
+
+    Args:
+        needed: bytes.
+        what: what needs them.
+
+    Raises:
+        UserError: there is less.
+    """
+    if needed > free_gpu_memory():
+        forget_free_memory("cuda")
+    free = free_gpu_memory()
+    if needed > free:
+        raise UserError(
+            f"{what}: {needed / 2**30:.1f} GiB do not fit in the {free / 2**30:.1f} GiB that are "
+            "free on the GPU; ask for a smaller data.size, or train on the CPU"
+        )
+
+
+def forget_free_memory(device: str) -> None:
+    """Give memory that nothing refers to back to the device."""
+    gc.collect()
+    if device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+def hardware(device: str) -> dict[str, str | int]:
+    """Return processor, cores, system and, where training ran on it, the accelerator."""
+    facts: dict[str, str | int] = {
+        "cores": cores(),
+        "device": device,
+        "kernels": kernels(),
+        "processor": _processor(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    if device == "cuda":
+        import torch
+
+        facts["accelerator"] = torch.cuda.get_device_name()
+    return facts
+
+
+def kernels() -> str:
+    """Return the widest vectors of this CPU, by which libraries choose how to sum and round."""
+    flags = _cpuinfo("flags").split()
+    return next((name for name in ("avx512f", "avx2", "sse4_2") if name in flags), "other")
+
+
+def versions() -> dict[str, str]:
+    """Return Python's version and those of the packages that results can depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _processor() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(key: str) -> str:
+    """Return a value of the first CPU, empty where the system doesn't tell."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith(key):
+                return line.partition(":")[2].strip()
+    return ""

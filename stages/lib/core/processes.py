@@ -1,0 +1,148 @@
+"""Processes and threads: how they are started, and how a stage ends when told to or left alone."""
+
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from multiprocessing import forkserver
+from typing import TYPE_CHECKING, Any, TypeVar
+
+# It comes with DVC: a stage that is started by hand does without.
+if TYPE_CHECKING:
+    import psutil
+
+WATCH_SECONDS = 0.5  # between two looks whether DVC is there
+
+GRACE_SECONDS = 10  # for the main thread to clean up
+
+REAPERS = ("systemd", "init", "launchd", "tini", "dumb-init", "docker-init")
+
+Result = TypeVar("Result")
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM; the argument is the signal's number."""
+
+
+def answer_signals() -> None:
+    """Make Ctrl-C and SIGTERM raise `Interrupted` in the main thread, so that it cleans up."""
+
+    def interrupt(number: int, _: Any) -> None:
+        raise Interrupted(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, interrupt)
+
+
+def prepare() -> None:
+    """Set what processes started from now on need to know before they load their libraries."""
+    # glibc returns a layer's output to the system and asks for zeroed pages at the next step: let
+    # it keep blocks of up to 32 MiB, the largest it takes (docs/PERFORMANCE.md has the gain).
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 << 20))
+    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2 << 30))
+    # MKL rounds a product by where its matrices lie in memory, and with it by a stack's company.
+    # Whatever the user's shell says: other kernels would change results under the same name.
+    os.environ["MKL_CBWR"] = "AUTO"
+    for variable in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"):
+        os.environ.pop(variable, None)
+
+
+def context(module: str) -> Any:
+    """Return how to start processes that import a module, once for all where that is possible."""
+    prepare()
+    # A fork of a process that has loaded Apple's frameworks may crash: spawn there.
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    method = multiprocessing.get_context("forkserver")
+    method.set_forkserver_preload([module])
+    # Ctrl-C reaches the whole group: only this process is to answer, by ending the others.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    return method
+
+
+def end_with_dvc() -> None:
+    """Have this process end itself when DVC, which started it as a stage, is gone.
+
+    DVC passes neither SIGTERM nor its own sudden death on; a stage would go on computing, and
+    write where the next run writes. Does nothing for a stage that was started by hand.
+    """
+    if "DVC_STAGE" in os.environ:
+        parent = os.getppid()
+        threading.Thread(target=_end_without, args=(parent, _starter(parent)), daemon=True).start()
+
+
+def _starter(parent: int) -> "psutil.Process | None":
+    """Return who started this process: its parent, or that of a shell between; None if gone."""
+    import psutil
+
+    with suppress(psutil.Error):
+        process = psutil.Process(parent)
+        if process.name().endswith("sh") and "-c" in process.cmdline():
+            return process.parent()
+        return process
+    return None
+
+
+def _end_without(parent: int, starter: "psutil.Process | None") -> None:
+    # DVC may be gone before its stage comes to look: then a process that adopts orphans is there.
+    gone = starter is None or _adopts(starter)
+    time.sleep(WATCH_SECONDS)
+    while not (gone or os.getppid() != parent or _is_gone(starter)):
+        time.sleep(WATCH_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)  # the main thread cleans up
+    time.sleep(GRACE_SECONDS)
+    os._exit(1)
+
+
+def _adopts(process: "psutil.Process") -> bool:
+    """Tell whether a process is one that orphans are given to; in a container DVC may be first."""
+    import psutil
+
+    with suppress(psutil.Error):
+        name = process.name().lower()
+        return name in REAPERS or (process.pid == 1 and not re.search("python|dvc", name))
+    return True
+
+
+def _is_gone(process: "psutil.Process | None") -> bool:
+    import psutil
+
+    try:
+        return not process or not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:  # it is there, and somebody else's
+        return False
+
+
+def in_threads(
+    calls: Iterable[Callable[[], Result]], threads: int
+) -> Generator[Result, None, None]:
+    """Yield what calls return, in their order; twice as many as threads are made ahead.
+
+    For work that lets go of Python's lock, as Pillow does while it decodes. Threads leave nobody
+    behind when the process is killed; closing the generator cancels what has not begun.
+    """
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for call in calls:
+            waiting.append(pool.submit(call))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

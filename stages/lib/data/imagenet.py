@@ -1,0 +1,158 @@
+"""ImageNet (ILSVRC2012) of the user's own: which images there are, of which classes; the data set.
+
+Accepted at one path, for each split a folder or the original archive, read where it is:
+
+- ``train/WNID/*.JPEG``, or ``ILSVRC2012_img_train.tar``, a tar of one tar for each class;
+- ``val/WNID/*.JPEG``, or ``val/ILSVRC2012_val_*.JPEG``, or ``ILSVRC2012_img_val.tar``. The latter
+  two say nothing of classes: the devkit does, ``ILSVRC2012_devkit_t12.tar.gz`` or its folder.
+
+The validation images are for testing, as everywhere: the test set's labels were never published.
+Classes are the WordNet ids ("WNID"), sorted, which is torchvision's order.
+"""
+
+import fcntl
+import hashlib
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+
+from stages.lib.core import files
+from stages.lib.core.errors import UserError
+from stages.lib.data import datasets
+from stages.lib.data.archives import first_names
+from stages.lib.data.datasets import SPLITS, DataError, Dataset, interleave
+from stages.lib.data.decoding import decode_to
+from stages.lib.data.imagenet_files import FOLDERS, Labelled, list_images, shown
+from stages.lib.noise.sampling import label_dtype
+
+NAME = "imagenet"
+
+UNREADABLE = "unreadable.json"  # which images are left out, by split, and why
+
+COUNTS, CLASSES = datasets.IMAGENET_COUNTS, datasets.IMAGENET_CLASSES
+
+
+def _stamp(listed: Mapping[str, list[Labelled]], size: int) -> str:
+    """Return a name for what is to be decoded; it changes with any image and with Pillow."""
+    digest = hashlib.sha256(f"{PIL.__version__} {size}\n".encode())
+    for split, images in listed.items():
+        for wnid, (name, _, start, length, changed) in images:
+            line = f"{split} {wnid} {name} {start} {length} {changed}\n"
+            digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; the system lets go of it whatever ends the process.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another process decodes these images; wait") from None
+        yield
+
+
+def fetch(path: Path, size: int, folder: Path, downloads: Path) -> None:
+    """Decode ImageNet into a folder, as `datasets.save` writes it, and tell what it lacks.
+
+    The shorter side of each image is scaled to ``size`` and the middle cropped, see
+    `folder_images.decode`. Images that cannot be read are left out and listed in `UNREADABLE`.
+    What is decoded is kept below ``downloads`` until all is: DVC deletes a stage's outputs first.
+
+    Args:
+        path: What this module's docstring describes.
+        size: Pixels of a side.
+        folder: Where the data set goes.
+        downloads: The folder that outlives a stage.
+
+    Raises:
+        DataError: the images are not as they must be.
+        UserError: the disk is full, or another process does the same.
+        OSError: a file cannot be read.
+    """
+    listed = list_images(path)
+    names = tuple(dict.fromkeys(wnid for wnid, _ in listed["train"]))
+    counts = {split: len(images) for split, images in listed.items()}
+    whole = (counts, len(names)) == (COUNTS, CLASSES)
+    kept = downloads / f"{NAME}-{_stamp(listed, size)}"
+    with _alone(kept):
+        train, test = (_decode(split, listed[split], names, size, kept) for split in SPLITS)
+        dataset = Dataset(
+            name=NAME,
+            train_images=np.load(train.file, mmap_mode="r", allow_pickle=False),
+            train_labels=train.labels,
+            test_images=np.load(test.file, mmap_mode="r", allow_pickle=False),
+            test_labels=test.labels,
+            class_names=names,
+            source=_source(counts, len(names), whole, size),
+        )
+        unreadable = {"train": train.unreadable, "test": test.unreadable}
+        files.write_json(folder / UNREADABLE, unreadable)
+        datasets.save(dataset, folder, {"train_images": train.file, "test_images": test.file})
+        shutil.rmtree(kept)
+    if not whole:
+        print(f"warning: {dataset.source}", file=sys.stderr)
+    if left_out := [*train.unreadable, *test.unreadable]:
+        told = f"{len(left_out)} images cannot be read and are left out: {first_names(left_out)}"
+        print(f"warning: {NAME}: {told}; see {folder / UNREADABLE}", file=sys.stderr)
+
+
+class Decoded(NamedTuple):
+    """A split on the disk.
+
+    Attributes:
+        file: Its images, a ``.npy`` file.
+        labels: ``(n,)`` their labels.
+        unreadable: Why images are not there, by class and name.
+    """
+
+    file: Path
+    labels: NDArray[Any]
+    unreadable: dict[str, str]
+
+
+def _decode(
+    split: str, images: list[Labelled], names: tuple[str, ...], size: int, kept: Path
+) -> Decoded:
+    """Decode a split, its classes interleaved.
+
+    Raises:
+        DataError: no image can be read.
+    """
+    file, title = kept / f"{split}_images.npy", f"{NAME} {FOLDERS[split]}"
+    number = {wnid: label for label, wnid in enumerate(names)}
+    labels = np.array([number[wnid] for wnid, _ in images], dtype=label_dtype(len(names)))
+    rows = np.argsort(interleave(labels))  # of each image: the inverse of whose each row is
+    order, failed = decode_to(file, [image for _, image in images], rows, size, title)
+    unreadable = {shown(images[index]): why for index, why in failed.items()}
+    if not len(order):
+        raise DataError(
+            f"{title}: none of {len(images)} images can be read "
+            f"({first_names(set(unreadable.values()))}); fetch them again"
+        )
+    return Decoded(file, labels[order], unreadable)
+
+
+def _source(counts: Mapping[str, int], num_classes: int, whole: bool, size: int) -> str:
+    """Return where the images come from, how many there were, and how they were made square."""
+    return (
+        f"ImageNet (ILSVRC2012){'' if whole else ', not the whole of it'}: "
+        f"{counts['train']:,} training images (of {COUNTS['train']:,}) and "
+        f"{counts['test']:,} validation images (of {COUNTS['test']:,}), the latter for "
+        f"testing, of {num_classes:,} classes (of {CLASSES:,}); those that cannot be read are left "
+        f"out ({UNREADABLE}). The shorter side scaled to {size} pixels, then cropped to the middle "
+        f"{size}x{size}."
+    )

@@ -1,0 +1,1 @@
+"""Runs: what decides them, which train together, where, and where outcomes are kept."""

@@ -1,0 +1,160 @@
+"""Runs: one training each, of a point at one rate and seed; what decides it, and its data.
+
+Runs that share a `stack_key` can train side by side in one stack.
+"""
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.lib.config.params import Config
+from stages.lib.core import files
+from stages.lib.data import datasets
+from stages.lib.labels import dilution
+from stages.lib.noise import sampling
+
+# torch takes seconds to import: the process that only looks outcomes up does without it.
+if TYPE_CHECKING:
+    pass
+
+#: Parameters that came after the others, as they are where they do nothing. They are then left out
+#: of an identity: it decides the random streams, and results from before them stay what they are.
+UNUSED: dict[str, Any] = {
+    "batch_norm": False,
+    "weight_decay": 0.0,
+    "augmentation": "none",
+    "early_stopping": False,
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a config at one of its learning rates and seeds, and where its inputs lie.
+
+    Attributes:
+        name: what progress bars call it.
+        config: the point's config.
+        learning_rate: one of ``config.train.learning_rates``.
+        seed: one of ``config.train.seeds``.
+        data: folder with one folder per data set.
+        labels: folder of the diluted set for this config and seed.
+    """
+
+    name: str
+    config: Config
+    learning_rate: float
+    seed: int
+    data: Path
+    labels: Path
+
+    @property
+    def steps(self) -> int:
+        """Number of batches: ``passes`` over the diluted set, or ``min_examples`` if that is more.
+
+        ``H_alpha`` stands for a diluted set that it doesn't need: it is trained for as long.
+        """
+        train = self.config.train
+        seen = max(train.passes * self.examples, train.min_examples)
+        return math.ceil(seen / train.batch_size)
+
+    @property
+    def examples(self) -> int:
+        """Number of examples of the diluted set."""
+        n = self.config.data.originals
+        return n + sampling.count_noisy(n, self.config.noise.alpha)
+
+    @property
+    def alpha(self) -> float:
+        """The alpha of ``H_alpha``; 0 for plain cross-entropy."""
+        return self.config.noise.alpha if self.config.train.loss == "noisy_loss" else 0.0
+
+    @property
+    def stack_key(self) -> Hashable:
+        """What runs must share to train as one stack: network, images, batches, arithmetic."""
+        train = self.config.train
+        return (
+            self.config.model,
+            (train.init, train.zero_output, train.rho, train.epsilon, train.batch_size),
+            (train.weight_decay, train.augmentation),
+            (train.precision, train.stacking, self.alpha > 0),
+            (self.data, self.config.data.name, self.config.data.validation, *self._bank),
+        )
+
+    @property
+    def _bank(self) -> tuple[str, int, int]:
+        """Which images follow the training images in the bank: whose, and how many, by what seed.
+
+        One bank serves every size and seed, unless the images are drawn for them.
+        """
+        wanted = self.config.noise.images
+        if wanted == "white":
+            return wanted, self.config.data.originals, self.seed
+        return ("same" if wanted == "unique" else wanted), 0, 0
+
+    def identity(self) -> dict[str, Any]:
+        """Return all that decides the outcome besides code and device: numbers and digests.
+
+        Raises:
+            DamagedError: the diluted set is another run's, or a file is not as it was written.
+        """
+        model, train, wanted = self.config.model, self.config.train, self.config.noise
+        data, facts = self.config.data, dilution.read_facts(self.labels)
+        if (facts["config"], facts["seed"]) != (dilution.config_of(data, wanted), self.seed):
+            raise files.damaged(self.labels / "noise.json", "is of another config or seed")
+        other: Any = None
+        if wanted.alpha == 0:
+            other = None  # no noisy example shows one
+        elif wanted.images == "white":
+            other = {"white": data.originals}
+        elif wanted.images not in ("same", "unique"):
+            other = _digests(self.data / datasets.noise_folder(wanted.images))["train_images"]
+        used = {
+            "batch_norm": model.batch_norm,
+            "weight_decay": train.weight_decay,
+            "augmentation": train.augmentation,
+            "early_stopping": train.early_stopping,
+        }
+        return {
+            **{name: value for name, value in used.items() if value != UNUSED[name]},
+            "model": {"name": model.name, "width": model.width},
+            "loss": train.loss,
+            "alpha": self.alpha,
+            "learning_rate": self.learning_rate,
+            "batch_size": train.batch_size,
+            "rho": train.rho,
+            "epsilon": train.epsilon,
+            "init": train.init,
+            "zero_output": train.zero_output,
+            "average": train.average,
+            "precision": train.precision,
+            "steps": self.steps,
+            "seed": self.seed,
+            "data": _digests(self.data / data.name),
+            "other_images": other,
+            "labels": facts["sha256"],
+        }
+
+
+@lru_cache(maxsize=8)
+def _digests(folder: Path) -> dict[str, str]:
+    arrays = files.read_json(folder / datasets.DESCRIPTION)["arrays"]
+    return {name: array["sha256"] for name, array in arrays.items()}
+
+
+def expand(name: str, config: Config, data: Path, labels: Path) -> list[Run]:
+    """Return the runs of a point: every seed at every learning rate.
+
+    Args:
+        name: what progress bars call the point.
+        config: the point's config.
+        data: folder with one folder per data set.
+        labels: folder with one folder ``seed-S`` per seed.
+    """
+    return [
+        Run(f"{name} lr={rate:g} seed={seed}", config, rate, seed, data, labels / f"seed-{seed}")
+        for seed in config.train.seeds
+        for rate in config.train.learning_rates
+    ]

@@ -1,0 +1,1 @@
+"""Triton's kernels for stacks on CUDA, and whether they can be used."""

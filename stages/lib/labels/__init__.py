@@ -1,0 +1,1 @@
+"""Diluted sets: which image shows which label."""

@@ -1,0 +1,1 @@
+"""Networks: their architectures, and the stacks built from them."""

@@ -1,0 +1,1 @@
+"""Label noise: transition matrices, orders of classes, and the drawing of labels."""

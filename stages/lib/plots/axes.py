@@ -1,0 +1,106 @@
+"""Scales, ticks and legends of a figure with curves."""
+
+import textwrap
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from stages.lib.plots.marks import PAPER_LABEL, Picture, beyond_the_grid, paper_marks
+
+LABEL_CHARACTERS = 20  # entries of a legend are wrapped to leave room for the curves
+
+# Where a symlog axis may have ticks: powers of ten alone are too few between 0 and 100.
+SYMLOG_TICKS = [
+    *(0, 1, 2, 5, 10, 20, 50, 100, 250, 500),
+    *(1000, 2000, 4000, 8000, 15000, 30000, 60000, 125000, 250000, 500000, 1000000),
+]
+
+
+def set_strip(strip: Axes, beyond: Sequence[float]) -> None:
+    """Make the strip for stars a shaded piece of the x axis, cut off from the rest."""
+    strip.set_facecolor("0.955")
+    strip.spines["left"].set_visible(False)
+    strip.tick_params(axis="y", length=0, labelleft=False)
+    strip.grid(visible=False, axis="x")
+    strip.set_xlim(-0.5, len(beyond) - 0.5)
+    strip.set_xticks(range(len(beyond)), [f"{x:,g}" for x in beyond])
+    strip.set_title("paper", fontsize=8, color="0.35", pad=4)
+
+
+def _set_symlog(axes: Axes, xs: Sequence[float]) -> None:
+    """Make the x axis linear up to one and logarithmic beyond, as far as there are values."""
+    low, high = min(xs), max(xs)
+    axes.set_xscale("symlog", linthresh=1.0, linscale=0.5)
+    axes.set_xlim(low - 0.12 if low < 1 else low / 1.12, high * 1.12)
+    axes.xaxis.set_major_locator(FixedLocator([t for t in SYMLOG_TICKS if low <= t <= high]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+
+
+def set_scales(axes: Axes, picture: Picture) -> None:
+    """Set both axes' scales; counts get separators of thousands.
+
+    Raises:
+        ValueError: the figure asks for a scale that is neither linear nor symlog.
+    """
+    points = picture["points"]
+    xs = [float(point[picture["x"]]) for point in points]
+    xs += [float(x) for _, x, _ in paper_marks(points) if x not in beyond_the_grid(picture)]
+    scale = picture["x_scale"]
+    if scale == "symlog":
+        _set_symlog(axes, xs)
+    elif scale == "linear":
+        margin = 0.05 * (max(xs) - min(xs)) or 0.5
+        axes.set_xlim(min(xs) - margin, max(xs) + margin)  # of points without a value, too
+    else:
+        raise ValueError(f"x_scale must be linear or symlog, got {scale!r}")
+    if picture["y_scale"] != "linear":
+        raise ValueError(f"y_scale must be linear, got {picture['y_scale']!r}")
+    if "accuracy" in picture["y"]:
+        _set_accuracy_range(axes)
+    else:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        axes.set_ylim(bottom=0.0)
+    if not paper_marks(points) and all(point[picture["y"]] is None for point in points):
+        axes.set_ylim(0.0, 1.0)
+        axes.set_yticks([])  # nothing is measured along this axis
+
+
+def _set_accuracy_range(axes: Axes) -> None:
+    """Never show less than a fifth of the range of an accuracy: noise would look like an effect."""
+    low, high = axes.get_ylim()
+    high = min(high, 1.005)
+    axes.set_ylim(max(0.0, min(low, high - 0.2)), high)
+
+
+def add_legend(axes: Axes, beside: Axes, picture: Picture) -> None:
+    """Put the legend of ``axes`` right of ``beside``, where it can hide nothing."""
+    handles, _ = axes.get_legend_handles_labels()
+    if paper_marks(picture["points"]):
+        star = Line2D(
+            [],
+            [],
+            linestyle="none",
+            marker="*",
+            markersize=11,
+            markerfacecolor="white",
+            markeredgecolor="0.3",
+            label=PAPER_LABEL,
+        )
+        handles.append(star)
+    beside.legend(
+        handles=handles,
+        labels=[textwrap.fill(str(handle.get_label()), LABEL_CHARACTERS) for handle in handles],
+        title=textwrap.fill(picture["series_title"], LABEL_CHARACTERS + 4),
+        loc="upper left",
+        bbox_to_anchor=(1.02 if beside is axes else 1.3, 1.0),
+        borderaxespad=0.0,
+        alignment="left",
+    )
+
+
+def wrapped(texts: Sequence[str], characters: int) -> list[str]:
+    """Return the lines of the texts that are not empty."""
+    return [line for text in texts for line in textwrap.wrap(text, characters)]

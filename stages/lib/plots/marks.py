@@ -1,0 +1,169 @@
+"""What a figure's points ask to be drawn: series, colours, marks of the paper, what is missing."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Point = Mapping[str, Any]
+
+Picture = Mapping[str, Any]
+
+# seaborn's colour-blind-safe palette, its palest two last, as in the templates of .dvc/plots.
+PALETTE = [
+    *("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc"),
+    *("#ca9161", "#56b4e9", "#949494", "#fbafe4", "#ece133"),
+]
+
+PAPER_LABEL = "stated by the paper"
+
+# A network has the same colour in every figure, the palette's at its place in this list; any other
+# series takes what is left, in order: ImageNet's networks too, which have figures of their own.
+NETWORKS = [
+    *("perceptron", "mlp1", "mlp2", "conv2", "conv4", "conv6"),
+    *("resnet20", "resnet32", "resnet56", "resnet18_small"),
+]
+
+
+def series_in_order(points: Sequence[Point]) -> list[str]:
+    """Return the names of the series in the order of the legend.
+
+    Names that differ in nothing but numbers stand together, by their numbers (``batch 32, batch
+    128, batch 256``); the rest is in the order in which it comes.
+    """
+    number = re.compile(r"\d+(?:\.\d+)?")
+    families: dict[str, dict[str, list[float]]] = {}
+    for point in points:
+        name = str(point["series"])
+        numbers = [float(digits) for digits in number.findall(name)]
+        families.setdefault(number.sub("#", name), {})[name] = numbers
+    return [name for family in families.values() for name in sorted(family, key=family.__getitem__)]
+
+
+def series_colours(names: Sequence[str]) -> dict[str, str]:
+    """Return a colour for each series.
+
+    Raises:
+        ValueError: there are more series than colours that can be told apart.
+    """
+    if len(names) > len(PALETTE):
+        raise ValueError(
+            f"a picture can tell {len(PALETTE)} series apart, got {len(names)}: {list(names)}; "
+            "split the figure"
+        )
+    fixed = {name: PALETTE[NETWORKS.index(name)] for name in names if name in NETWORKS}
+    free = iter([colour for colour in PALETTE if colour not in fixed.values()])
+    return {name: fixed[name] if name in fixed else next(free) for name in names}
+
+
+def paper_marks(points: Sequence[Point]) -> list[tuple[str, float, float]]:
+    """Return (series, x, y) of what the paper states: once each, though every row repeats it."""
+    marks = [
+        (str(point["series"]), point["paper_x"], point["paper_y"])
+        for point in points
+        if point.get("paper_x") is not None and point.get("paper_y") is not None
+    ]
+    return list(dict.fromkeys(marks))
+
+
+def rows_of(picture: Picture, series: str) -> list[Point]:
+    """Return the points of a series from left to right."""
+    rows = [row for row in picture["points"] if str(row["series"]) == series]
+    return sorted(rows, key=lambda row: row[picture["x"]])
+
+
+def beyond_the_grid(picture: Picture) -> list[float]:
+    """Return where right of all points the paper states something: values of x, ascending."""
+    greatest = max(point[picture["x"]] for point in picture["points"])
+    return sorted({x for _, x, _ in paper_marks(picture["points"]) if x > greatest})
+
+
+def diverged(picture: Picture) -> tuple[list[Point], list[Point]]:
+    """Return the points of which some seeds diverged, and those that have no value for it."""
+    marked = [point for point in picture["points"] if point.get("diverged")]
+    lost = [
+        point
+        for point in marked
+        if point[picture["y"]] is None and point.get("status", "diverged") == "diverged"
+    ]
+    return [point for point in marked if point not in lost], lost
+
+
+def without_value(picture: Picture) -> tuple[list[Point], list[Point]]:
+    """Return the points without a value: those above all that was tried, and those below.
+
+    A point that has none because every seed diverged is neither.
+    """
+    _, lost = diverged(picture)
+    missing = [p for p in picture["points"] if p[picture["y"]] is None and p not in lost]
+    below = [point for point in missing if point.get("status") == "below the grid"]
+    return [point for point in missing if point not in below], below
+
+
+def notes_of_missing(picture: Picture) -> list[str]:
+    """Return notes of the points above all that was tried, and of those below."""
+    above, below = without_value(picture)
+    notes: dict[str, list[Point]] = {}
+    for point in above:
+        notes.setdefault(f"△ not reached with {_tried(point, max)}", []).append(point)
+    for point in below:
+        notes.setdefault(f"▽ reached already with {_tried(point, min)}", []).append(point)
+    return [f"{note}: {_listed(points, picture)}" for note, points in notes.items()]
+
+
+def notes_of_diverged(picture: Picture) -> list[str]:
+    """Return a note of the points of which some seeds diverged, and one of those where all did."""
+    some, lost = diverged(picture)
+    notes = []
+    if some:
+        notes.append(f"× on a point: some diverged, left out: {_listed(some, picture, _lost)}")
+    if lost:
+        notes.append(f"× at the bottom: all diverged: {_listed(lost, picture, _lost)}")
+    return notes
+
+
+def _tried(point: Point, extreme: Callable[[Sequence[float]], float]) -> str:
+    """Return at how many labels a point's sweep ended, as far as it tells."""
+    sizes = point.get("sizes")
+    return f"{extreme(sizes):,g} labels" if sizes else "what was tried"
+
+
+def _listed(
+    points: Sequence[Point], picture: Picture, remark: Callable[[Point, str], str] = lambda *_: ""
+) -> str:
+    """Return the points as ``0.80 at α = 10, 20; 0.90 at α = 5``, those with one remark together.
+
+    Args:
+        points: some of the figure's.
+        picture: the figure.
+        remark: of a point and its series' name.
+    """
+    x = picture["x"]
+    symbol = {"alpha": "α", "delta": "δ", "originals": "n"}.get(x, x)
+    places: dict[tuple[str, str], list[str]] = {}
+    for point in points:
+        name = str(point["series"])
+        if picture["series_title"] == "learning rate":
+            name = f"lr {name}"  # a bare number would be taken for one of seeds
+        places.setdefault((name, remark(point, name)), []).append(f"{point[x]:,g}")
+    return "; ".join(
+        f"{name} at {symbol} = {', '.join(xs)}{said}" for (name, said), xs in places.items()
+    )
+
+
+def _lost(point: Point, name: str) -> str:
+    """Return how many of a point's seeds diverged, and at which sizes and learning rates.
+
+    Args:
+        point: a point of which some did.
+        name: what its series is called; a rate that it says already is left out.
+    """
+    chosen, seeds = point.get("learning_rate"), len(point["seeds"])
+    runs = [run for run in point["diverged_runs"] if chosen in (None, run["learning_rate"])]
+    sizes = sorted({run["originals"] for run in runs if "originals" in run})
+    rates = sorted({run["learning_rate"] for run in runs})
+    where = [
+        *([f"n = {', '.join(f'{size:,}' for size in sizes)}"] if sizes else []),
+        f"lr {', '.join(f'{rate:g}' for rate in rates)}",
+    ]
+    at = ", ".join(words for words in where if words != name)
+    return f" ({point['diverged']} of {seeds} seed{'s' * (seeds > 1)}{' at ' * bool(at)}{at})"

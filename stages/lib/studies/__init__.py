@@ -1,0 +1,1 @@
+"""Studies: grids, figures from finished runs, thresholds, confusion, estimates of cost."""

@@ -1,0 +1,288 @@
+"""What a figure would take, before anything runs: runs, examples, memory, and time on this device.
+
+Time comes from a short measurement: of each kind of stack that the figure would train, one on every
+core of a CPU, or one on the accelerator, for some seconds, on random images and labels.
+"""
+
+from collections.abc import Hashable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from stages.lib.core import files, machine, paths, processes
+from stages.lib.core.errors import UserError
+from stages.lib.core.randomness import stream
+from stages.lib.data import datasets
+from stages.lib.execution import inputs, packing
+from stages.lib.execution.packing import Seen
+from stages.lib.execution.runs import Run
+from stages.lib.labels import dilution
+from stages.lib.noise import sampling
+from stages.lib.studies import computing, grids, registry
+
+SECONDS = 2.0  # of a measurement, about
+
+MOST_IMAGES = 4000  # in a measurement
+
+FEWER = ", fewer where some are in the point store"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Runs that train alike.
+
+    Attributes:
+        run: one of them.
+        members: of the largest of their stacks.
+        runs: how many there are.
+        steps: of all of them together.
+        examples: that all of them see.
+        rate: steps per second, of all that trains at the same time together.
+    """
+
+    run: Run
+    members: int
+    runs: int
+    steps: int
+    examples: int
+    rate: float
+
+    @property
+    def seconds(self) -> float:
+        """How long they take, about."""
+        return self.steps / self.rate
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a figure would take.
+
+    Attributes:
+        points: of the figure.
+        runs: of all points: every seed at every learning rate; those that points share count once.
+        largest: examples of the largest diluted set.
+        memory: bytes for images, diluted sets and networks that are there at the same time, without
+            the libraries themselves.
+        kinds: of runs.
+        device: what was measured.
+    """
+
+    points: int
+    runs: int
+    largest: int
+    memory: int
+    kinds: tuple[Kind, ...]
+    device: str
+
+    @property
+    def examples(self) -> int:
+        """What all runs see together."""
+        return sum(kind.examples for kind in self.kinds)
+
+    @property
+    def seconds(self) -> float:
+        """How long training takes, about."""
+        return sum(kind.seconds for kind in self.kinds)
+
+
+def known(run: Run) -> Seen:
+    """Return what is known of a run's images before they are fetched.
+
+    Raises:
+        UserError: only their folder tells, and it has not been read yet.
+    """
+    wanted = run.config.data
+    facts = datasets.FACTS.get(wanted.name)
+    if facts is None:
+        if (run.data / wanted.name / datasets.DESCRIPTION).exists():
+            return packing.fetched(run)
+        if wanted.name == "imagenet" and wanted.size:  # the whole of it
+            shape, images = (wanted.size, wanted.size, 3), sum(datasets.IMAGENET_COUNTS.values())
+            return Seen(shape, datasets.IMAGENET_CLASSES, images)
+        raise UserError(
+            f"data.name: {wanted.name} says its classes only once it is fetched; run first: "
+            "dvc repro fetch_figures"
+        )
+    size = (wanted.size, wanted.size) if wanted.size else (facts.height, facts.width)
+    return Seen((*size, facts.channels), facts.num_classes, facts.train_size + facts.test_size)
+
+
+def make(key: str, scale: str) -> Plan:
+    """Return what a figure would take at a scale on this machine; takes some seconds for each kind.
+
+    Raises:
+        UserError: a param is not as it must be, or the device isn't there.
+    """
+    from stages.lib.training.devices import resolve_device
+
+    grid = grids.read_grid(scale, key)
+    device = resolve_device(grid.points[0].train.device)
+    expanded: list[list[Run]] = []
+    if registry.FIGURES[key].kind != "transitions":  # whose label sets nothing is trained on
+        folders = paths.datasets(scale), paths.figure_labels(scale, key)
+        expanded = computing.expand(key, grid, *folders)
+    every = list({_outcome(run): run for point in expanded for run in point}.values())
+    free = machine.free_gpu_memory() if device == "cuda" else 0
+    queue = packing.form(every, device, seen=known, free=free)
+    sizes = [(point.data.originals, point.noise.alpha) for point in grid.points]
+    return Plan(
+        points=len(grid.points),
+        runs=len(every),
+        largest=max(n + sampling.count_noisy(n, alpha) for n, alpha in sizes),
+        memory=_memory(queue, device),
+        kinds=tuple(_kind(group, device) for group in _alike(queue)),
+        device=device,
+    )
+
+
+def _outcome(run: Run) -> Hashable:
+    """Return what runs share whose outcome is the same, so that one of them is trained."""
+    config, wanted = run.config, dilution.canonical(run.config.noise)
+    if wanted.alpha == 0:
+        wanted = replace(wanted, images="same")  # no noisy example shows another
+    train = replace(config.train, learning_rates=(), seeds=())
+    return config.data, wanted, config.model, train, run.learning_rate, run.seed
+
+
+def _alike(queue: Sequence[list[Run]]) -> list[list[list[Run]]]:
+    """Return the stacks in groups whose steps take equally long."""
+    groups: dict[Hashable, list[list[Run]]] = {}
+    for stack in queue:
+        run, train = stack[0], stack[0].config.train
+        cost = run.config.model, known(run), train.batch_size, train.precision, train.stacking
+        more = train.augmentation, train.average > 0, run.alpha > 0
+        groups.setdefault((cost, more), []).append(stack)
+    return list(groups.values())
+
+
+def _memory(queue: Sequence[list[Run]], device: str) -> int:
+    """Return about how many bytes are needed at the same time: by the largest, one a process."""
+    side_by_side = machine.cores() if device == "cpu" else 1
+    needed = []
+    for stack in queue:
+        seen = known(stack[0])
+        needed.append(sum(packing.memory(run, run.examples, device, seen) for run in stack))
+    bank = max((_bank(stack[0]) for stack in queue), default=0)
+    copies = 1 if bank >= files.MAPPED_BYTES else side_by_side  # processes share what is mapped
+    return sum(sorted(needed)[-side_by_side:]) + copies * bank
+
+
+def _bank(run: Run) -> int:
+    """Return the bytes of a run's images: its data set's, and those that noise is drawn on."""
+    shape, _, images = known(run)
+    noisy = run.config.noise.images
+    if noisy in datasets.FACTS:
+        images += datasets.FACTS[noisy].train_size
+    elif noisy == "white":
+        images += run.config.data.originals
+    return images * int(np.prod(shape))
+
+
+def _kind(group: list[list[Run]], device: str) -> Kind:
+    largest = max(group, key=len)
+    alike = [run for stack in group for run in stack]
+    return Kind(
+        run=largest[0],
+        members=len(largest),
+        runs=len(alike),
+        steps=sum(run.steps for run in alike),
+        examples=sum(run.steps * run.config.train.batch_size for run in alike),
+        rate=_rate(largest, device),
+    )
+
+
+def _rate(stack: list[Run], device: str) -> float:
+    """Return steps per second of a stack; on a CPU of one on every core, as workers train."""
+    if device != "cpu":
+        return measure(stack, device)
+    cores = machine.cores()
+    with ProcessPoolExecutor(cores, processes.context("stages.lib.training.loop")) as pool:
+        waiting = [pool.submit(measure, stack, device) for _ in range(cores)]
+        return sum(future.result() for future in waiting)
+
+
+def measure(stack: list[Run], device: str) -> float:
+    """Return steps per second of all members together, in this process.
+
+    Args:
+        stack: runs that may share one.
+        device: ``cpu``, ``cuda`` or ``mps``.
+    """
+    import torch
+
+    from stages.lib.training.ensemble import steps_per_second
+    from stages.lib.training.replicas import Replica, TrainingData
+
+    shape, classes, _ = known(stack[0])
+    pixels = np.random.default_rng(0).integers(0, 256, (MOST_IMAGES, *shape), dtype=np.uint8)
+    images = torch.from_numpy(pixels).to(device)
+    none = torch.empty(0, dtype=torch.int64, device=device)
+    data = TrainingData(
+        bank=images,
+        labels=torch.arange(MOST_IMAGES, dtype=torch.int32, device=device) % classes,
+        images=torch.arange(MOST_IMAGES, dtype=torch.int32, device=device),
+        validation=none,
+        validation_labels=none,
+        validation_votes=none.new_zeros((0, classes)),
+        test_images=images[:1],
+        test_labels=none.new_zeros(1),
+    )
+
+    members = [
+        Replica(
+            data=data,
+            learning_rate=run.learning_rate,
+            steps=2,  # the second is averaged, where any is, and so is every one beyond it
+            average=run.config.train.average,
+            alpha=run.alpha,
+            init=stream(k, "init"),
+            shuffle=stream(k, "shuffle"),
+            augment=stream(k, "augmentation"),
+        )
+        for k, run in enumerate(stack)
+    ]
+    inputs.configure_torch(device)
+    return steps_per_second(
+        inputs.recipe(stack[0].config),
+        members,
+        stacking=packing.stacking(stack[0], device),
+        seconds=SECONDS,
+    )
+
+
+def show(key: str, scale: str, plan: Plan) -> list[str]:
+    """Return the lines in which a plan is printed."""
+    hardware = machine.hardware(plan.device)
+    where = hardware.get("accelerator") or f"{hardware['cores']} cores of {hardware['processor']}"
+    lines = [
+        f"{key} at scale {scale}, on {plan.device} ({where})",
+        f"  points                 {plan.points:,}",
+        f"  runs                   {plan.runs:,}" + FEWER * (plan.runs > 0),
+        f"  examples to be seen    {plan.examples:,}",
+        f"  largest diluted set    {plan.largest:,} examples",
+        f"  memory                 about {_bytes(plan.memory)}, besides PyTorch itself",
+    ]
+    if not plan.kinds:
+        return [*lines, "  time                   none: nothing is trained"]
+    lines.append(f"  time                   about {_duration(plan.seconds)}, measured just now:")
+    for kind in plan.kinds:
+        model, batch_size = kind.run.config.model, kind.run.config.train.batch_size
+        height, width, channels = known(kind.run).shape
+        lines.append(
+            f"    {model.name:11} width {model.width:<5g} {height}x{width}x{channels} "
+            f"batch {batch_size:<4} {kind.runs:5} runs  {kind.steps:>12,} steps  "
+            f"{kind.rate:>9,.0f} steps/s  {_duration(kind.seconds)}"
+        )
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

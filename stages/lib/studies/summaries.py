@@ -1,0 +1,291 @@
+"""From the outcomes of a point's runs to what is reported of it: selection, mean, spread.
+
+The learning rate is chosen on the mean over seeds of one column, and the test accuracy at that rate
+is reported. The headline chooses on clean validation images; beside it stand the choice on noisy
+validation labels, and the paper's, the best on the test set itself, which is optimistic.
+
+A run that diverged has no accuracy: it is counted and named, and no mean is of it. What is reported
+repeats to the byte; how long it took, and on what, is told apart from it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.lib.config.params import Config, TrainParams
+from stages.lib.core import files, machine
+from stages.lib.labels import dilution
+
+if TYPE_CHECKING:
+    from stages.lib.execution.runs import Run
+
+#: suffix of the reported keys -> the column that the rate is chosen on
+SELECTIONS = {
+    "": "val_accuracy",
+    "_noisy_selection": "noisy_val_accuracy",
+    "_paper_selection": "test_accuracy",
+}
+
+BAND = "mean ± one standard deviation over seeds (n - 1 in the denominator)"
+
+Outcome = dict[str, Any]
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Return the sample standard deviation; None of fewer than two values, which have none."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
+
+
+def summarise_rate(rate: float, outcomes: list[Outcome]) -> dict[str, Any]:
+    """Return what is reported of one learning rate: each column's mean, and the test values.
+
+    Mean and spread are over the seeds that did not diverge, None where all did; ``values`` has None
+    for each that did, and ``diverged`` counts them. Of five classes or fewer there is no top-5.
+    ``stopped_at`` is there with early stopping alone: the examples that each seed had seen.
+    """
+    finite = [outcome for outcome in outcomes if not outcome["diverged"]]
+    more: dict[str, Any] = {}
+    if outcomes[0]["test_top5_accuracy"] is not None:
+        values = [outcome["test_top5_accuracy"] for outcome in finite]
+        more = {"top5_accuracy": _mean(values), "top5_accuracy_sd": spread(values)}
+        more["top5_values"] = [None if o["diverged"] else o["test_top5_accuracy"] for o in outcomes]
+    if "stopped_at" in outcomes[0]:
+        more["stopped_at"] = [outcome["stopped_at"] for outcome in outcomes]
+    return {
+        **more,
+        "learning_rate": rate,
+        **{column: _mean([o[column] for o in finite]) for column in SELECTIONS.values()},
+        "test_accuracy_sd": spread([outcome["test_accuracy"] for outcome in finite]),
+        "values": [None if o["diverged"] else o["test_accuracy"] for o in outcomes],
+        "diverged": len(outcomes) - len(finite),
+    }
+
+
+def choose(rates: list[dict[str, Any]], column: str) -> dict[str, Any] | None:
+    """Return the rate with the best mean in a column; of equals the one listed first.
+
+    Only rates at which the fewest seeds diverged are compared: a mean over fewer seeds is no match
+    for one over more. None where every seed diverged at every rate. Without validation images there
+    is a single rate (`params.check_config`), and it is returned.
+    """
+    fewest = min(rate["diverged"] for rate in rates)
+    if fewest == len(rates[0]["values"]):
+        return None
+    steady = [rate for rate in rates if rate["diverged"] == fewest]
+    return max(steady, key=lambda rate: -1.0 if rate[column] is None else rate[column])
+
+
+def summarise(train: TrainParams, outcomes: list[Outcome]) -> dict[str, Any]:
+    """Return what is reported of a point.
+
+    Args:
+        train: the point's section, with its learning rates and seeds.
+        outcomes: of `runs.expand`'s runs, in its order: rates within seeds.
+
+    Returns:
+        ``test_accuracy`` (mean at the chosen rate over the seeds that did not diverge there),
+        ``sd``, ``lo``, ``hi``, ``values`` per seed, ``val_accuracy``, ``learning_rate``,
+        ``top5_accuracy``, ``top5_accuracy_sd`` and ``top5_values`` at that rate (of more than five
+        classes), the test accuracy and rate of the other two selections, ``diverged`` (how many
+        seeds did at the chosen rate; as many at the other selections' rates), ``diverged_runs`` at
+        whatever rate, ``seeds_text`` (of how many seeds all this is, in words) and ``rates``. Where
+        every seed diverged at every rate no rate is chosen, and there is no mean; where fewer than
+        two are left there is no spread.
+    """
+    width = len(train.learning_rates)
+    rates = [
+        summarise_rate(rate, outcomes[i::width]) for i, rate in enumerate(train.learning_rates)
+    ]
+    nothing = {**rates[0], "learning_rate": None}  # all rates are alike: without any value
+    report: dict[str, Any] = {}
+    for suffix, column in SELECTIONS.items():
+        chosen = choose(rates, column) or nothing
+        report["test_accuracy" + suffix] = chosen["test_accuracy"]
+        report["learning_rate" + suffix] = chosen["learning_rate"]
+    headline = choose(rates, SELECTIONS[""]) or nothing
+    mean, sd = headline["test_accuracy"], headline["test_accuracy_sd"]
+    tried = product(train.seeds, train.learning_rates)
+    return {
+        **report,
+        **{key: value for key, value in headline.items() if key.startswith("top5_")},
+        **_band(mean, sd),
+        "values": headline["values"],
+        "seeds": list(train.seeds),
+        "val_accuracy": headline["val_accuracy"],
+        "diverged": headline["diverged"],
+        "diverged_runs": [
+            {"learning_rate": rate, "seed": seed}
+            for (seed, rate), outcome in zip(tried, outcomes, strict=True)
+            if outcome["diverged"]
+        ],
+        "seeds_text": _seeds_text(rates, headline),
+        "rates": rates,
+    }
+
+
+def _band(mean: float | None, sd: float | None) -> dict[str, float | None]:
+    """Return a spread and the band of `BAND`, within [0, 1]."""
+    if mean is None or sd is None:
+        return {"sd": None, "lo": None, "hi": None}
+    return {"sd": sd, "lo": max(0.0, mean - sd), "hi": min(1.0, mean + sd)}
+
+
+def as_top5(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return a `summarise` whose test accuracies and spread are top-5's, without the rates."""
+    mean, sd = summary["top5_accuracy"], summary["top5_accuracy_sd"]
+    of_rate = {rate["learning_rate"]: rate["top5_accuracy"] for rate in summary["rates"]}
+    chosen = {f"test_accuracy{s}": of_rate.get(summary[f"learning_rate{s}"]) for s in SELECTIONS}
+    kept = {key: value for key, value in summary.items() if key != "rates"}
+    return {**kept, **chosen, "values": summary["top5_values"], **_band(mean, sd)}
+
+
+def number_of_seeds(known: int, seeds: int) -> str:
+    """Return ``3 seeds``, or ``2 of 3 seeds`` where there is a value of two alone."""
+    noun = "seed" if seeds == 1 else "seeds"
+    return f"{seeds} {noun}" if known == seeds else f"{known} of {seeds} {noun}"
+
+
+def _seeds_text(rates: list[dict[str, Any]], headline: dict[str, Any]) -> str:
+    """Return ``2 of 3 seeds; 1 diverged at lr 1``: of how many seeds a point's mean is, and why."""
+    seeds, lost = len(headline["values"]), headline["diverged"]
+    parts = [number_of_seeds(seeds - lost, seeds)]
+    if headline["learning_rate"] is None:
+        return f"{parts[0]}; all diverged at lr {listed(rate['learning_rate'] for rate in rates)}"
+    if lost:
+        parts.append(f"{lost} diverged at lr {headline['learning_rate']:g}")
+    parts += [
+        f"{rate['diverged']} diverged at lr {rate['learning_rate']:g}, not chosen"
+        for rate in rates
+        if rate["diverged"] and rate["learning_rate"] != headline["learning_rate"]
+    ]
+    return "; ".join(parts)
+
+
+def listed(rates: Iterable[float]) -> str:
+    """Return learning rates as ``0.1, 0.5``: each once, ascending."""
+    return ", ".join(f"{rate:g}" for rate in sorted(set(rates)))
+
+
+def seconds(outcomes: Sequence[Outcome]) -> float:
+    """Return how long trainings took, one after another."""
+    return float(sum(outcome["wall_seconds"] for outcome in outcomes))
+
+
+def host(device: str) -> dict[str, Any]:
+    """Return what trainings ran on, each in a list: DVC's tables of metrics pass over lists."""
+    return {"hardware": [machine.hardware(device)], "versions": [machine.versions()]}
+
+
+def table(counts: NDArray[np.integer]) -> list[dict[str, Any]]:
+    """Return ``(m, m)`` counts as rows for a heatmap; ``fraction`` is of the true class."""
+    totals = np.maximum(counts.sum(axis=1), 1)
+    return [
+        {
+            "true_class": i,
+            "predicted": j,
+            "count": int(counts[i, j]),
+            "fraction": float(counts[i, j] / totals[i]),
+        }
+        for i in range(len(counts))
+        for j in range(len(counts))
+    ]
+
+
+def describe_set(todo: "list[Run]") -> dict[str, Any]:
+    """Return size and realised label accuracy (mean over seeds) of a point's diluted sets."""
+    facts = [dilution.read_facts(folder) for folder in dict.fromkeys(r.labels for r in todo)]
+    clean_only = todo[0].config.train.loss == "noisy_loss"  # which trains on the originals alone
+    accuracies = [1.0 if clean_only else f["label_accuracy"] for f in facts]
+    return {
+        "label_accuracy": float(np.mean(accuracies)),
+        "examples": facts[0]["originals" if clean_only else "examples"],
+        "examples_seen": todo[0].steps * todo[0].config.train.batch_size,
+    }
+
+
+def report_experiment(config: Config, todo: "list[Run]", outcomes: list[Outcome]) -> dict[str, Any]:
+    """Return the content of ``metrics/experiment.json``: scalars, and lists for the plots.
+
+    DVC joins all lists of dictionaries in a file row by row, and fails on an empty list: what is no
+    plot's stands in lists of one text. There is no confusion of more classes than it is counted of.
+
+    Args:
+        config: the experiment.
+        todo: its runs, from `runs.expand`.
+        outcomes: their outcomes, in the same order.
+    """
+    summary = summarise(config.train, outcomes)
+    chosen = [
+        outcome["test_confusion"]
+        for run, outcome in zip(todo, outcomes, strict=True)
+        if run.learning_rate == summary["learning_rate"] and not outcome["diverged"]
+    ]
+    confusion = {}
+    if outcomes[0]["test_confusion"] is not None:
+        nothing = np.zeros_like(outcomes[0]["test_confusion"])
+        confusion = {"confusion": table(np.sum([nothing, *chosen], axis=0))}
+    lists = {"values", "top5_values", "seeds", "rates", "lo", "hi", "sd", "diverged_runs"}
+    return {
+        **{key: value for key, value in summary.items() if key not in {*lists, "seeds_text"}},
+        **describe_set(todo),
+        "test_accuracy_sd": summary["sd"],
+        "values": summary["values"],
+        "seeds_text": [summary["seeds_text"]],
+        "diverged_runs": [files.to_json(summary["diverged_runs"], indent=None)],
+        "curves": [
+            row for run, outcome in zip(todo, outcomes, strict=True) for row in _curve(run, outcome)
+        ],
+        **confusion,
+        "config": [files.to_json(asdict(config), indent=None)],
+    }
+
+
+def _curve(run: "Run", outcome: Outcome) -> list[dict[str, Any]]:
+    """Return a run's learning curve; a run that diverged is a series of its own.
+
+    From the look on at which its loss was not finite, at the latest the last, each row says so and
+    has no accuracy: what a network of NaNs answers is none.
+    """
+    curve, name = outcome["curve"], f"lr {run.learning_rate:g}"
+    first = len(curve)
+    if outcome["diverged"]:
+        name += " (diverged)"
+        lost = (i for i, row in enumerate(curve) if row["train_loss"] is None)
+        first = next(lost, len(curve) - 1)
+    return [
+        {
+            **row,
+            "val_accuracy": None if i >= first else row["val_accuracy"],
+            "series": name,
+            "learning_rate": run.learning_rate,
+            "seed": run.seed,
+            "diverged": i >= first,
+        }
+        for i, row in enumerate(curve)
+    ]
+
+
+def time_experiment(todo: "list[Run]", outcomes: list[Outcome], device: str) -> dict[str, Any]:
+    """Return the content of ``metrics/times/experiment.json``: what no two runs share.
+
+    Args:
+        todo: the experiment's runs.
+        outcomes: their outcomes, in the same order.
+        device: where they were trained.
+    """
+    seen = sum(run.steps * run.config.train.batch_size for run in todo)
+    wall_seconds = seconds(outcomes)
+    return {
+        "wall_seconds": wall_seconds,
+        "examples_per_second": seen / wall_seconds,
+        **host(device),
+    }

@@ -1,0 +1,1 @@
+"""Training a stack: the loop, the optimizer, losses, averaging, augmentation."""

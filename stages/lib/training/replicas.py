@@ -1,0 +1,118 @@
+"""What a stack trains: its data, what its members share, and what is a member's own."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from stages.lib.config.params import ModelParams
+
+EVALUATIONS = 10  # looks at the validation images: with early stopping each after twice the steps
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Tensors on one device.
+
+    Attributes:
+        bank: ``(B, height, width, channels)`` uint8, the image bank.
+        labels: ``(N,)`` given labels, uint8 or int32.
+        images: ``(n,)`` or ``(N,)`` int32 indices into the bank, repeated to ``N``.
+        validation: ``(v,)`` int64 indices into the bank.
+        validation_labels: ``(v,)`` true classes.
+        validation_votes: ``(v, m)`` how often each label was given to each validation image.
+        test_images: ``(t, height, width, channels)`` uint8.
+        test_labels: ``(t,)`` true classes.
+    """
+
+    bank: Tensor
+    labels: Tensor
+    images: Tensor
+    validation: Tensor
+    validation_labels: Tensor
+    validation_votes: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, m."""
+        return self.validation_votes.shape[1]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What the members of a stack share (section 3.4).
+
+    Attributes:
+        model: the network.
+        init: how its weights start.
+        zero_output: whether the last layer starts at zero.
+        rho: AdaDelta's decay.
+        epsilon: AdaDelta's epsilon.
+        batch_size: examples of a step.
+        weight_decay: share of each weight that is added to its gradient.
+        augmentation: how images are changed at each step: ``none``, or a key of `AUGMENTATIONS`.
+        precision: ``float32``, ``tf32`` (matrix products of 19-bit floats, CUDA) or ``bfloat16``
+            (autocast: weights and their updates stay float32).
+    """
+
+    model: ModelParams
+    init: str
+    zero_output: bool
+    rho: float
+    epsilon: float
+    batch_size: int
+    weight_decay: float
+    augmentation: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class Replica:
+    """What is a member's own.
+
+    Attributes:
+        data: its diluted set; ``bank`` and ``test_images`` are the same for all of a stack.
+        learning_rate: AdaDelta's.
+        steps: batches to train for.
+        average: share of the last steps before a report whose weights are averaged.
+        alpha: that of ``H_alpha``, else 0.
+        init: randomness of the weights.
+        shuffle: randomness of the order of examples.
+        augment: randomness of the changes to their images.
+        early_stopping: whether the look with the best accuracy on clean validation images is
+            reported, not the last. ``average`` is then at most one half, and counts for each look.
+    """
+
+    data: TrainingData
+    learning_rate: float
+    steps: int
+    average: float
+    alpha: float
+    init: np.random.SeedSequence
+    shuffle: np.random.SeedSequence
+    augment: np.random.SeedSequence
+    early_stopping: bool = False
+
+    @property
+    def looks(self) -> set[int]:
+        """Steps after which the member is looked at; the last is among them."""
+        if self.early_stopping:  # as if each were the end of a training half as long as the next
+            return {math.ceil(self.steps / 2**k) for k in range(EVALUATIONS)}
+        return {math.ceil(self.steps * k / EVALUATIONS) for k in range(1, EVALUATIONS + 1)}
+
+    def first_averaged(self, step: int) -> int:
+        """Return the first step whose weights are averaged for the next report from a step on.
+
+        Beyond that report's where none are.
+        """
+        reports = self.looks if self.early_stopping else {self.steps}
+        end = min(report for report in reports if report >= step)
+        return end - math.floor(self.average * end) + 1
+
+    @property
+    def averages(self) -> bool:
+        """Whether any report is of averaged weights."""
+        return math.floor(self.average * self.steps) > 0

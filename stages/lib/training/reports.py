@@ -1,0 +1,145 @@
+"""What is noted of a replica on the way, and what is reported of it."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stages.lib.config.params import MOST_CONFUSED, TOP
+from stages.lib.models import networks
+from stages.lib.training.ensemble import Ensemble
+from stages.lib.training.evaluation import most_likely, predict, ranks
+from stages.lib.training.replicas import EVALUATIONS, Replica, TrainingData
+
+
+@dataclass
+class Record:
+    """What is noted of a member on the way."""
+
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    looked: int = 0
+    told: int = 0
+    seconds: float = 0.0
+    finite: bool = True
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def is_news(self, step: int, steps: int) -> bool:
+        """Tell whether it was looked at just now, or last told of a share of its steps ago."""
+        return step == self.looked or step - self.told >= steps / EVALUATIONS
+
+    def outcome(self) -> dict[str, Any]:
+        """Return its outcome."""
+        reported = self.report.get("stopped_at", math.inf)
+        rows = [row for row in self.curve if row["examples_seen"] <= reported]
+        lost = any(row["train_loss"] is None for row in rows)
+        return {
+            **self.report,
+            "curve": self.curve,
+            "diverged": lost or not self.finite,
+            "wall_seconds": self.seconds,
+        }
+
+
+def evaluate(
+    stack: Ensemble,
+    looking: list[int],
+    records: list[Record],
+    on_report: Callable[[int, dict[str, Any]], None],
+) -> None:
+    """Note how members do, and report on those that are due."""
+    index = torch.stack([stack.members[k].data.validation for k in looking])
+    network = stack.snapshot(looking)
+    predicted = predict(network, stack.bank, index, stack.recipe.precision)
+    finite = network.weights.isfinite().all(dim=1).tolist()
+    sums = stack.take_losses(looking)
+    due = []
+    for i, k in enumerate(looking):
+        mean_loss = sums[i] / (stack.step - records[k].looked)
+        records[k].looked = stack.step
+        true = stack.members[k].data.validation_labels
+        records[k].curve.append(
+            {
+                "examples_seen": stack.step * stack.recipe.batch_size,
+                "val_accuracy": _share(predicted[i], true),
+                "train_loss": mean_loss if math.isfinite(mean_loss) else None,
+            }
+        )
+        if _is_due(stack.members[k], stack.step, records[k].curve, finite[i]):
+            records[k].finite = finite[i]
+            due.append(i)
+    if due:
+        reports = _report(
+            stack, [looking[i] for i in due], network.select(due).eval(), predicted[due]
+        )
+        for i, report in zip(due, reports, strict=True):
+            records[looking[i]].report = report
+            on_report(looking[i], records[looking[i]].outcome())
+
+
+def _is_due(member: Replica, step: int, curve: list[dict[str, Any]], finite: bool) -> bool:
+    """Tell whether to report on a member as it is: at its end, or where it is the best so far."""
+    if not member.early_stopping:
+        return step == member.steps
+    *before, now = (look["val_accuracy"] for look in curve)
+    return not before or (finite and now > max(before))
+
+
+def _report(
+    stack: Ensemble, due: list[int], network: networks.Network, validation: Tensor
+) -> list[dict[str, Any]]:
+    """Return accuracies and confusion of members, from what they predict of validation images."""
+    data = stack.members[0].data
+    every = torch.arange(len(data.test_images), device=stack.device).expand(len(due), -1)
+
+    def classes_and_ranks(logits: Tensor, part: Tensor) -> Tensor:
+        true = data.test_labels[part]
+        return torch.stack([most_likely(logits, part), ranks(logits, true)], dim=2)
+
+    precision = stack.recipe.precision
+    tested = predict(network, data.test_images, every, precision, classes_and_ranks)
+    shared = {"parameters": network.weights.shape[1]}
+    stopped = {"stopped_at": stack.step * stack.recipe.batch_size}
+    return [
+        _accuracies(stack.members[k].data, seen, *test)
+        | (shared | stopped if stack.members[k].early_stopping else shared)
+        for k, seen, test in zip(due, validation, tested.movedim(2, 1), strict=True)
+    ]
+
+
+def _accuracies(
+    data: TrainingData, validation: Tensor, test: Tensor, test_ranks: Tensor
+) -> dict[str, Any]:
+    """Return accuracies and confusion of predicted classes and ranks, ``(v,)`` and ``(t,)``."""
+    m = data.num_classes
+    votes = data.validation_votes
+    noisy: float | None = None
+    if len(validation):
+        noisy = votes.gather(1, validation[:, None]).sum().item() / votes.sum().item()
+    return {
+        "val_accuracy": _share(validation, data.validation_labels),
+        "noisy_val_accuracy": noisy,
+        "test_accuracy": _share(test, data.test_labels),
+        "test_top5_accuracy": (test_ranks < TOP).sum().item() / len(test) if m > TOP else None,
+        "val_confusion": _confusion(data.validation_labels, validation, m),
+        "test_confusion": _confusion(data.test_labels, test, m),
+    }
+
+
+def _share(predicted: Tensor, true: Tensor) -> float | None:
+    """Return the fraction of right predictions; None where there are none to be right."""
+    return (predicted == true).sum().item() / len(true) if len(true) else None
+
+
+def _confusion(true: Tensor, predicted: Tensor, m: int) -> list[list[int]] | None:
+    """Return ``(m, m)`` counts, true class in the rows, predicted class in the columns.
+
+    None where they would be more than are worth keeping.
+    """
+    if m > MOST_CONFUSED:
+        return None
+    counts = torch.bincount(true.long() * m + predicted.long(), minlength=m * m)
+    rows: list[list[int]] = counts.reshape(m, m).tolist()
+    return rows
