@@ -281,6 +281,23 @@ def test_thresholds_are_interpolated_for_the_mean_and_each_seed(
     assert points[2, 0.05]["critical_size"] is None
 
 
+def test_a_threshold_is_of_one_seed_at_every_size() -> None:
+    """In whatever order the sizes have their seeds; one that a size has not counts for none."""
+
+    def point(originals: int, values: dict[int, float]) -> dict[str, Any]:
+        return {
+            "alpha": 0.0, "originals": originals, "test_accuracy": 0.5, "learning_rate": 1.0,
+            "seeds": list(values), "values": list(values.values()), "diverged_runs": [],
+            "config": None,
+        }  # fmt: skip
+
+    plain = [point(10, {0: 0.1, 1: 0.3}), point(1000, {0: 0.7, 1: 0.9})]
+    turned = [point(10, {0: 0.1, 1: 0.3, 2: 0.2}), point(1000, {1: 0.9, 0: 0.7})]
+    (one,), (other,) = (computing._thresholds(points, (0.6,)) for points in (plain, turned))
+    assert (other["seeds"], other["values"]) == ([0, 1], one["values"])
+    assert other["values"] == pytest.approx([10 * 100 ** (5 / 6), 10 * 100 ** (3 / 6)])
+
+
 def by_size(run: runs.Run) -> float:
     """Return an accuracy of 0.2 at 30 originals, 0.5 at 90 and 0.8 at 270; seed 1 has 0.1 more."""
     return {30: 0.2, 90: 0.5, 270: 0.8}[run.config.data.originals] + 0.1 * run.seed

@@ -126,6 +126,20 @@ def test_the_content_is_on_the_disk_before_it_has_its_name(
     assert flushed == [(target.stat().st_size, False)]
 
 
+def test_a_scratch_folder_stays_while_its_owner_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    with files.scratch_folder() as folder:
+        (folder / "result").touch()
+        os.utime(folder, (0, 0))
+        files._sweep.cache_clear()
+        files._sweep(folder.parent)
+        assert (folder / "result").exists()
+    assert not folder.exists()
+
+
 def test_scratch_files_of_the_dead_are_swept(tmp_path: Path) -> None:
     for name in (".old.json.x1.json", ".new.json.x2.json", "old.json"):
         (tmp_path / name).touch()

@@ -72,8 +72,9 @@ def test_a_plan_counts_what_the_figure_trains(
 
 
 def test_what_points_share_is_counted_once(
-    write: Callable[..., None], measured: list[list[Any]]
+    write: Callable[..., None], measured: list[list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(grids, "_check_places", lambda *_: None)  # counted, not drawn
     write(
         train={"learning_rates": [0.1, 1.0], "seeds": [0, 1, 2]},
         grids=[
@@ -94,7 +95,14 @@ def test_what_points_share_is_counted_once(
 def test_what_trains_at_another_speed_is_measured_apart(
     write: Callable[..., None], measured: list[list[Any]]
 ) -> None:
-    write(grids=[{"train.batch_size": [8, 16]}, {"model.width": [0.5]}, {"train.seeds": [[5]]}])
+    write(
+        grids=[
+            {"train.batch_size": [8], "noise.alpha": [1]},
+            {"train.batch_size": [16], "noise.alpha": [2]},
+            {"model.width": [0.5], "noise.alpha": [3]},
+            {"train.seeds": [[5]], "noise.alpha": [4]},
+        ]
+    )
     plan = estimates.make(KEY, "tiny")
     found = {(k.run.config.train.batch_size, k.run.config.model.width) for k in plan.kinds}
     assert found == {(8, 1.0), (16, 1.0), (32, 0.5), (32, 1.0)}

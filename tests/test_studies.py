@@ -64,8 +64,23 @@ def test_a_block_does_not_change_the_next_ones(grid: Any) -> None:
 
 
 def test_lists_are_values_too(grid: Any) -> None:
-    got = grid([{"train.learning_rates": [[0.1], [0.5, 1.0]]}])
+    got = grid([{"train.learning_rates": [[0.1], [0.5, 1.0]]}], key="fig12_learning_rate")
     assert values(got, "train", "learning_rates") == [(0.1,), (0.5, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("block", "differ"),
+    [
+        ({"model.width": [0.5, 1.0]}, "model.width"),
+        ({"noise.alpha": [5], "train.rho": [0.9, 0.95], "train.seeds": [[3], [4]]}, None),
+    ],
+)
+def test_two_points_at_one_place_of_a_curve_are_told(
+    block: dict[str, Any], differ: str | None, grid: Any
+) -> None:
+    words = rf"{KEY}\.grids: got two points of series '\w+' at alpha = \d, which differ in "
+    with pytest.raises(ParamsError, match=words + (differ or r"train\.\w+")):
+        grid([block])
 
 
 @pytest.mark.parametrize(

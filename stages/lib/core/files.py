@@ -5,6 +5,7 @@ them. A file that is not byte for byte what was written is a `DamagedError`, nev
 """
 
 import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -102,16 +103,40 @@ def _sweep(folder: Path) -> None:
     """Delete scratch files that killed processes left in a folder long ago; once per process."""
     oldest = time.time() - STALE_SECONDS
     for path in folder.glob(".*.*"):
-        with suppress(OSError):  # another process sweeps as well
-            if path.stat().st_mtime < oldest:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with suppress(OSError):  # another process sweeps as well, or its owner lives
+            if path.stat().st_mtime >= oldest:
+                continue
+            if path.is_dir():
+                with _owned(path):
+                    shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+@contextmanager
+def _owned(folder: Path) -> Iterator[None]:
+    """Own a folder, until the block or the process ends.
+
+    Raises:
+        BlockingIOError: it is another process's.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
     """Yield a folder in the repository that is gone when the block ends."""
     paths.point_store().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=paths.point_store(), prefix=".scratch.") as folder:
+    # Its time may stand still for longer than a stale one's: who sweeps asks for its owner.
+    with (
+        tempfile.TemporaryDirectory(dir=paths.point_store(), prefix=".scratch.") as folder,
+        _owned(Path(folder)),
+    ):
         yield Path(folder)
 
 

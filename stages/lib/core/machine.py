@@ -1,32 +1,42 @@
 """The machine: what stands beside every number, and whether its memory suffices."""
 
 import gc
+import math
 import os
 import platform
 import re
 from importlib import metadata
 from pathlib import Path
 
+from stages.lib.core import cgroups
 from stages.lib.core.errors import UserError
 
 PACKAGES = ("dvc", "mlxtend", "numpy", "scikit-learn", "torch", "torchvision")
 
 
 def cores() -> int:
-    """Return the number of CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use: its affinity or its quota."""
+    allowed = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        allowed = len(os.sched_getaffinity(0))
+    return max(1, min([allowed, *(math.ceil(quota) for quota in cgroups.cpu_quotas())]))
 
 
 def available_memory() -> int | None:
-    """Return the bytes of memory that are free to be used, None where the system doesn't tell."""
+    """Return the bytes of memory that are free to be used, None where the system doesn't tell.
+
+    The host's, or what a cgroup leaves of its limit where that is less.
+    """
+    return min([*_free_on_host(), *cgroups.free_memory()], default=None)
+
+
+def _free_on_host() -> list[int]:
     info = Path("/proc/meminfo")
     if info.exists():
         for line in info.read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    return None
+                return [1024 * int(line.split()[1])]
+    return []
 
 
 def require_memory(needed: int, what: str) -> None:

@@ -121,16 +121,6 @@ def _with_stated(key: str, points: list[Point]) -> list[Point]:
     return marked
 
 
-def _coordinates(config: Config) -> Point:
-    """Return the numbers that some figure has on its axis."""
-    return {
-        "alpha": config.noise.alpha,
-        "delta": config.noise.delta,
-        "originals": config.data.originals,
-        "batch_size": config.train.batch_size,
-    }
-
-
 def _folder(labels: Path, config: Config) -> Path:
     return labels / dilution.name_of(config.data, config.noise)
 
@@ -140,7 +130,7 @@ def expand(key: str, grid: Grid, data: Path, labels: Path) -> list[list[Run]]:
     figure = registry.FIGURES[key]
     return [
         runs.expand(
-            f"{figure.series(config)}, {figure.x}={_coordinates(config)[figure.x]:g}",
+            f"{figure.series(config)}, {figure.x}={registry.coordinates(config)[figure.x]:g}",
             config,
             data,
             _folder(labels, config),
@@ -156,7 +146,7 @@ def _trained(
     figure, points, times = registry.FIGURES[key], [], []
     for config, todo in zip(grid.points, expanded, strict=True):
         outcomes, flat = flat[: len(todo)], flat[len(todo) :]
-        series, place = figure.series(config), _coordinates(config)
+        series, place = figure.series(config), registry.coordinates(config)
         times.append({"series": series, **place, "wall_seconds": summaries.seconds(outcomes)})
         shared = {**summaries.describe_set(todo), "config": asdict(config)}
         summary = summaries.summarise(config.train, outcomes)
@@ -185,7 +175,7 @@ def _transitions(key: str, grid: Grid, labels: Path) -> list[Point]:
         points += [
             {
                 "series": registry.FIGURES[key].series(config),
-                **_coordinates(config),
+                **registry.coordinates(config),
                 "true_class": i,
                 "label": j,
                 "rank": int(rank[i, j]),
@@ -212,13 +202,15 @@ def _thresholds(points: list[Point], targets: tuple[float, ...]) -> list[Point]:
         sizes = [point["originals"] for point in curve]
         known = [point["originals"] for point in curve if point["test_accuracy"] is not None]
         lost = _diverged_runs(curve)
+        # A curve is one seed's: of those that every size has.
+        seeds = [s for s in curve[0]["seeds"] if all(s in point["seeds"] for point in curve)]
         for target in targets:
             size, status = thresholds.critical_size(
                 sizes, [p["test_accuracy"] for p in curve], target
             )
             values = [
-                thresholds.critical_size(sizes, [p["values"][i] for p in curve], target)[0]
-                for i in range(len(curve[0]["values"]))
+                thresholds.critical_size(sizes, [_value_of(seed, p) for p in curve], target)[0]
+                for seed in seeds
             ]
             own = [value for value in values if value is not None]
             whole = size is not None and len(own) == len(values) > 1
@@ -230,7 +222,7 @@ def _thresholds(points: list[Point], targets: tuple[float, ...]) -> list[Point]:
                     "critical_size": size,
                     "status": status,
                     "values": values,
-                    "seeds": curve[0]["seeds"],
+                    "seeds": seeds,
                     "sd": summaries.spread(own) if whole else None,
                     "lo": min(own) if whole else None,
                     "hi": max(own) if whole else None,
@@ -243,6 +235,11 @@ def _thresholds(points: list[Point], targets: tuple[float, ...]) -> list[Point]:
                 }
             )
     return found
+
+
+def _value_of(seed: int, point: Point) -> float | None:
+    value: float | None = point["values"][point["seeds"].index(seed)]
+    return value
 
 
 def _diverged_runs(curve: list[Point]) -> list[dict[str, Any]]:

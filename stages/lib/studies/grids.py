@@ -6,19 +6,19 @@ replace some of them: the figure's points are all combinations within each block
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from stages.lib.config.params import Config, ConfusionParams
 from stages.lib.config.reading import check_keys, parse_config, parse_section
-from stages.lib.config.yaml_files import fail, read_yaml
+from stages.lib.config.yaml_files import ParamsError, fail, read_yaml
 from stages.lib.core import paths
 from stages.lib.core.errors import UserError
 from stages.lib.core.text import show_key
 from stages.lib.data import datasets
-from stages.lib.studies.registry import DISPLAY, FIGURES, check_key
+from stages.lib.studies.registry import DISPLAY, FIGURES, check_key, coordinates
 
 SECTIONS = ("data", "noise", "model", "train")
 
@@ -61,7 +61,8 @@ def read_grid(scale: str, key: str) -> Grid:
 
     Raises:
         UserError: an unknown figure.
-        ParamsError: the grid is missing, has unknown keys, values out of range, or no points.
+        ParamsError: the grid is missing, has unknown keys, values out of range, no points, or two
+            at one place of a curve.
     """
     figure = check_key(key)
     file, content = read_scale(scale)
@@ -85,7 +86,33 @@ def read_grid(scale: str, key: str) -> Grid:
     ):
         wanted = "a list of one or more accuracies between 0 and 1, none twice"
         fail(file, key, "targets", targets, wanted)
-    return Grid(tuple(dict.fromkeys(points)), tuple(targets))
+    grid = Grid(tuple(dict.fromkeys(points)), tuple(targets))
+    if figure.kind != "transitions":
+        _check_places(grid, key, file)
+    return grid
+
+
+def _check_places(grid: Grid, key: str, file: Path) -> None:
+    """Require that no two points would stand at one place of a curve."""
+    figure = FIGURES[key]
+    seen: dict[tuple[str, float, int], Config] = {}
+    for point in grid.points:
+        name, x = figure.series(point), coordinates(point)[figure.x]
+        size = point.data.originals if figure.kind == "thresholds" else 0
+        other = seen.setdefault((name, x, size), point)
+        if other is not point:
+            one, two = (_flat(each) for each in (other, point))
+            differ = ", ".join(name for name in one if one[name] != two[name])
+            raise ParamsError(
+                f"{file}: {key}.grids: got two points of series {name!r} at {figure.x} = {x:g}, "
+                f"which differ in {differ}; accepted: one, or a series for each"
+            )
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    """Return a config's values by ``section.key``."""
+    sections = asdict(config).items()
+    return {f"{name}.{key}": value for name, values in sections for key, value in values.items()}
 
 
 def _combinations(block: Any, file: Path, key: str) -> list[dict[str, Any]]:

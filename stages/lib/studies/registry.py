@@ -244,6 +244,16 @@ FIGURES: dict[str, Figure] = {
 }
 
 
+def coordinates(config: Config) -> dict[str, float]:
+    """Return the numbers that some figure has on its axis."""
+    return {
+        "alpha": config.noise.alpha,
+        "delta": config.noise.delta,
+        "originals": config.data.originals,
+        "batch_size": config.train.batch_size,
+    }
+
+
 def check_key(key: str) -> Figure:
     """Return a figure by its key.
 

@@ -1,0 +1,59 @@
+"""The limits that a container or batch system sets by Linux's control groups, versions 2 and 1.
+
+A group's limit holds for all groups below it: every group from the process's own upwards counts.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+MOUNTED = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
+#: Version 1 says "no limit" by a number of about this size.
+UNLIMITED = 1 << 60
+
+
+def cpu_quotas() -> list[float]:
+    """Return the numbers of cores whose time the groups of this process may use."""
+    found = []
+    for folder in _groups("cpu"):
+        with suppress(OSError, ValueError):  # a group without this limit has no such file
+            quota, period = (folder / "cpu.max").read_text().split()
+            found.append(float(quota) / float(period))
+        with suppress(OSError, ValueError):
+            quota, period = ((folder / f"cpu.cfs_{n}_us").read_text() for n in ("quota", "period"))
+            found.append(float(quota) / float(period))
+    return [quota for quota in found if quota > 0]
+
+
+def free_memory() -> list[int]:
+    """Return the bytes that each group of this process leaves of its limit."""
+    found = []
+    for folder in _groups("memory"):
+        for limit, used in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            with suppress(OSError, ValueError):
+                bound = int((folder / limit).read_text())
+                if bound < UNLIMITED:
+                    found.append(max(0, bound - int((folder / used).read_text())))
+    return found
+
+
+def _groups(controller: str) -> Iterator[Path]:
+    """Yield the folders of the groups that this process is in, the innermost first."""
+    try:
+        lines = MEMBERSHIP.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, names, path = line.split(":", 2)
+        if names and controller not in names.split(","):
+            continue
+        root = MOUNTED / controller if names else MOUNTED
+        inner = root / path.strip("/")
+        # Within a container the path may be the host's, and the group is mounted as the root.
+        for folder in (inner, *inner.parents):
+            if folder.is_relative_to(root):
+                yield folder
