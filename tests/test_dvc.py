@@ -236,6 +236,13 @@ def test_code_decides_which_stages_run(fresh: Repository, module: str, stages: s
     assert {name.partition("@")[0] for name in fresh.succeed("repro", "--dry").ran} == stages
 
 
+def test_what_python_compiles_changes_no_stage(fresh: Repository) -> None:
+    cache = fresh.root / "stages/lib/core/__pycache__"
+    cache.mkdir(exist_ok=True)
+    (cache / "files.of-another-version.pyc").write_bytes(b"compiled")
+    assert fresh.succeed("repro", "--dry").ran == []
+
+
 def test_one_figure_alone(fresh: Repository) -> None:
     """Forced to run again it trains nothing, for its points are kept, and it says the same."""
     before = contents(fresh, "metrics")
