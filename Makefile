@@ -108,11 +108,11 @@ lock:
 	$(LOCK) requirements-audit.in -o requirements-audit.txt
 	$(LOCK) -c requirements.txt benchmarks/requirements.in -o benchmarks/requirements.txt
 
-# What a run makes again. Downloads, finished trainings (.points) and DVC's cache stay.
+# What a run makes again. Downloads, finished trainings (.runs) and DVC's cache stay.
 clean:
 	rm -rf data/datasets data/confusion data/labels dvc_plots .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 # Everything that is not in git: the next run trains from the beginning.
 distclean: clean
-	rm -rf .venv .points .dvc/cache .dvc/tmp data/downloads
+	rm -rf .venv .runs .dvc/cache .dvc/tmp data/downloads

@@ -64,12 +64,12 @@ def main() -> None:
     ]
 
     def accuracies(precision: str, stacking: str, together: bool) -> list[float]:
-        recipe = subjects.recipe(arguments.model, width=arguments.width, precision=precision)
+        config = subjects.train_config(arguments.model, width=arguments.width, precision=precision)
         stacks = [members] if together else [[member] for member in members]
         return [
             outcome["test_accuracy"]
             for stack in stacks
-            for outcome in loop.train(recipe, stack, stacking=stacking)
+            for outcome in loop.train(config, stack, stacking=stacking)
         ]
 
     alone = accuracies("float32", "loop", False)

@@ -124,15 +124,15 @@ def _train(examples: int) -> tuple[float, int]:
 
     torch.set_num_threads(1)
     bank = subjects.bank(subjects.SHAPES["mlp2"])
-    recipe, process = subjects.recipe("mlp2", width=0.25), psutil.Process()
-    loop.train(recipe, [subjects.member(subjects.data(bank, 0), 0, 3)])
+    config, process = subjects.train_config("mlp2", width=0.25), psutil.Process()
+    loop.train(config, [subjects.member(subjects.data(bank, 0), 0, 3)])
     before, held = process.memory_info().rss, []
     member = subjects.member(subjects.data(bank, 0, examples=examples), 0, 300)
 
     def note(*_: object) -> None:
         held.append(process.memory_info().rss - before)
 
-    seconds = rates.timed(lambda: loop.train(recipe, [member], on_evaluation=note), "cpu")
+    seconds = rates.timed(lambda: loop.train(config, [member], on_evaluation=note), "cpu")
     return seconds, max(held)
 
 
@@ -174,7 +174,7 @@ def points(rounds: int) -> dict[str, Any]:
     """Return the growth of completing a figure with its number of points."""
     train = TrainParams(
         loss="cross_entropy", learning_rates=(0.5,), batch_size=32, rho=0.95, epsilon=1e-8,
-        init="he", zero_output=True, passes=0.0, min_examples=320, average=0.0,
+        init="he", zero_output=True, epochs=0.0, min_samples=320, average=0.0,
         early_stopping=False, weight_decay=0.0, augmentation="none",
         seeds=tuple(range(max(POINTS))), device="cpu", precision="float32", stacking="auto",
     )  # fmt: skip
@@ -189,10 +189,10 @@ def points(rounds: int) -> dict[str, Any]:
         datasets.save(digits, folder / "digits")
         dilution.materialise(data, UNIFORM, train.seeds, data_folder=folder, out=labels)
         todo = runs.expand("point", config, folder, labels)
-        os.environ["DVC_ROOT"] = scratch  # where the point store is
+        os.environ["DVC_ROOT"] = scratch  # where the run store is
         for _ in range(rounds):
             for count in POINTS:
-                shutil.rmtree(paths.point_store(), ignore_errors=True)
+                shutil.rmtree(paths.run_store(), ignore_errors=True)
                 started = time.perf_counter()
                 with contextlib.redirect_stdout(sys.stderr), Memory() as memory:
                     outcomes, _ = executors.train_or_load(todo[:count], f"{count} points")

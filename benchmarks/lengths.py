@@ -8,7 +8,7 @@
   noisy labels. A loss below that entropy can only be reached by memorising single labels.
 
 Needs the figure's images and label sets, and the experiment's images: ``dvc repro`` first. Finished
-trainings are kept in the point store. Prints JSON.
+trainings are kept in the run store. Prints JSON.
 ``python -m benchmarks.lengths [--figure KEY] [--factor 1.5] [--examples 1280000]``
 """
 
@@ -44,8 +44,8 @@ def lengthened(grid: Grid, factor: float) -> Grid:
     """Return a grid whose points train so many times as long."""
     points = []
     for point in grid.points:
-        passes, least = point.train.passes * factor, round(point.train.min_examples * factor)
-        points.append(changed(point, {"train.passes": passes, "train.min_examples": least}))
+        passes, least = point.train.epochs * factor, round(point.train.min_samples * factor)
+        points.append(changed(point, {"train.epochs": passes, "train.min_samples": least}))
     return replace(grid, points=tuple(points))
 
 
@@ -109,9 +109,9 @@ def very_long(config: Config, alphas: Sequence[float], examples: int) -> list[di
             uniform = {"noise.kind": "uniform", "noise.delta": 0.0, "noise.alpha": alpha}
             length = {
                 "train.learning_rates": config.train.learning_rates[:1],
-                "train.passes": 0.0,
-                "train.min_examples": examples,
-                "train.early_stopping": True,  # for its looks: each after twice as many examples
+                "train.epochs": 0.0,
+                "train.min_samples": examples,
+                "train.early_stopping": True,  # evaluates after twice as many examples each time
             }
             point = changed(config, {**uniform, **length})
             dilution.materialise(point.data, point.noise, seeds, data_folder=experiment, out=labels)
@@ -126,20 +126,22 @@ def very_long(config: Config, alphas: Sequence[float], examples: int) -> list[di
                     "learning_rate": point.train.learning_rates[0],
                     "seeds": len(seeds),
                     "entropy": entropy(alpha, classes),
-                    "curve": [_look(looks) for looks in zip(*curves, strict=True)],
+                    "curve": [
+                        _evaluation(evaluations) for evaluations in zip(*curves, strict=True)
+                    ],
                 }
             )
     return rows
 
 
-def _look(looks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _evaluation(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return one moment of several seeds' curves."""
-    accuracies = [look["val_accuracy"] for look in looks]
+    accuracies = [evaluation["val_accuracy"] for evaluation in evaluations]
     return {
-        "examples_seen": looks[0]["examples_seen"],
+        "examples_seen": evaluations[0]["examples_seen"],
         "val_accuracy": mean(accuracies),
         "val_accuracy_sd": stdev(accuracies) if len(accuracies) > 1 else None,
-        "train_loss": known_mean([look["train_loss"] for look in looks]),
+        "train_loss": known_mean([evaluation["train_loss"] for evaluation in evaluations]),
     }
 
 

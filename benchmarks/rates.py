@@ -85,10 +85,10 @@ def rate_of_one(stack: Stack, seconds: float) -> float:
     inputs.configure_torch(stack.device)
     bank = subjects.bank(subjects.SHAPES[stack.name]).to(stack.device)
     members = subjects.members(bank, stack.members, 1)
-    recipe = subjects.recipe(stack.name, precision=stack.precision)
+    config = subjects.train_config(stack.name, precision=stack.precision)
     if _barrier is not None:
         _barrier.wait(PATIENCE)
-    return ensemble.steps_per_second(recipe, members, stacking=stack.stacking, seconds=seconds)
+    return ensemble.steps_per_second(config, members, stacking=stack.stacking, seconds=seconds)
 
 
 _barrier: Any = None  # set once in each worker process, where they wait for each other

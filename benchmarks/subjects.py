@@ -46,8 +46,8 @@ def data(bank: torch.Tensor, seed: int, *, examples: int = 60_000) -> TrainingDa
     )
 
 
-def recipe(name: str, *, width: float = 1.0, precision: str = "float32") -> TrainConfig:
-    """Return the paper's recipe for a network; AdaDelta's constants are the experiment's."""
+def train_config(name: str, *, width: float = 1.0, precision: str = "float32") -> TrainConfig:
+    """Return the paper's config for a network; AdaDelta's constants are the experiment's."""
     return TrainConfig(
         model=ModelParams(name, width, batch_norm=False),
         init="he",

@@ -205,16 +205,19 @@ def longer(results: dict[str, Any]) -> str:
 def very_long(results: dict[str, Any]) -> str:
     """Return accuracies and losses of long training at some moments, by alpha."""
     report = results["lengths"]["very_long"]
-    head, moments = ["examples seen"], [look["examples_seen"] for look in report[0]["curve"]]
+    head, moments = (
+        ["examples seen"],
+        [evaluation["examples_seen"] for evaluation in report[0]["curve"]],
+    )
     for row in report:
         head += [f"α = {row['alpha']:g}: validation accuracy", "training loss"]
     rows = []
     for k, moment in enumerate(moments):
         line = [f"{moment:,}"]
         for row in report:
-            look = row["curve"][k]
-            line.append(f"{look['val_accuracy']:.3f} ± {look['val_accuracy_sd']:.3f}")
-            line.append(f"{look['train_loss']:.3f}")
+            evaluation = row["curve"][k]
+            line.append(f"{evaluation['val_accuracy']:.3f} ± {evaluation['val_accuracy_sd']:.3f}")
+            line.append(f"{evaluation['train_loss']:.3f}")
         rows.append(line)
     last = ["entropy of the labels"]
     for row in report:

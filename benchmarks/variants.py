@@ -2,7 +2,7 @@
 
 Each group of `VARIANTS` asks one question of one figure: is it the length, the initialisation, the
 learning rate? Needs the figures' images: ``dvc repro confuse_figures`` at laptop scale first.
-Finished trainings are kept in the point store. Prints JSON.
+Finished trainings are kept in the run store. Prints JSON.
 ``python -m benchmarks.variants [--only GROUP ...]``
 """
 
@@ -37,14 +37,14 @@ NOISY: Changes = {"noise.alpha": 100.0}
 CONVNET: Changes = {"model.name": "conv4", **NOISY}
 TORCH: Changes = {"train.init": "torch", "train.zero_output": False}
 #: with noise each clean label is seen as often as without: 14.2 times, which takes 11 times as long
-AS_OFTEN: Changes = {"noise.alpha": 10.0, "train.min_examples": 11 * 640_000}
+AS_OFTEN: Changes = {"noise.alpha": 10.0, "train.min_samples": 11 * 640_000}
 #: the second most likely class has nine tenths of the correct one's margin
-NEARLY: Changes = {"noise.delta": 0.9, "train.passes": 5.0, "train.early_stopping": True}
+NEARLY: Changes = {"noise.delta": 0.9, "train.epochs": 5.0, "train.early_stopping": True}
 #: as in the figure's grid
 INFINITE: Changes = {
-    "train.loss": "noisy_loss",
+    "train.loss": "expected_noisy_cross_entropy",
     "train.batch_size": 128,
-    "train.min_examples": 320_000,
+    "train.min_samples": 320_000,
 }
 RATES: tuple[Changes, ...] = tuple({"train.learning_rates": (rate,)} for rate in (0.1, 0.5, 2.0))
 
@@ -57,14 +57,14 @@ VARIANTS: dict[str, tuple[str, tuple[Changes, ...]]] = {
     "figure 1, length": (
         "fig1_uniform_mnist",
         (
-            {**CONVNET, "train.passes": 0.0},  # at least `min_examples`
+            {**CONVNET, "train.epochs": 0.0},  # at least `min_samples`
             {**CONVNET, **LOW},
         ),
     ),
     "figure 1, five passes": (
         "fig1_uniform_mnist",
         tuple(
-            {"model.name": name, **NOISY, "train.passes": 5.0, **LOWEST}
+            {"model.name": name, **NOISY, "train.epochs": 5.0, **LOWEST}
             for name in ("conv4", "mlp2", "perceptron")
         ),
     ),
@@ -116,22 +116,22 @@ VARIANTS: dict[str, tuple[str, tuple[Changes, ...]]] = {
         "fig8_training_size",
         (
             {"data.originals": 7500, "noise.alpha": 20.0, **SIX},
-            {"data.originals": 7500, "noise.alpha": 20.0, "train.passes": 5.0, **SIX},
-            {"data.originals": 20000, "noise.alpha": 20.0, "train.passes": 5.0},
-            {"data.originals": 55000, "noise.alpha": 20.0, "train.passes": 5.0},
+            {"data.originals": 7500, "noise.alpha": 20.0, "train.epochs": 5.0, **SIX},
+            {"data.originals": 20000, "noise.alpha": 20.0, "train.epochs": 5.0},
+            {"data.originals": 55000, "noise.alpha": 20.0, "train.epochs": 5.0},
         ),
     ),
     "figure 11, infinite batch": (
         "fig11_batch_size",
         tuple(
             {**INFINITE, "noise.alpha": alpha, **changes}
-            for changes in ({"train.min_examples": 4 * 320_000}, {"train.epsilon": 1e-10})
+            for changes in ({"train.min_samples": 4 * 320_000}, {"train.epsilon": 1e-10})
             for alpha in (0.0, 20.0)
         ),
     ),
     "figure 12, length": (
         "fig12_learning_rate",
-        tuple({"train.min_examples": 2_560_000, **rate} for rate in RATES),
+        tuple({"train.min_samples": 2_560_000, **rate} for rate in RATES),
     ),
     "figure 12, clean labels as often": (
         "fig12_learning_rate",
@@ -197,7 +197,10 @@ def measured(questions: Iterable[str]) -> dict[str, Any]:
                 "changes": dict(changes),
                 "examples_seen": mine[0]["curve"][-1]["examples_seen"],
                 "val_curves": [
-                    [(look["examples_seen"], look["val_accuracy"]) for look in each["curve"]]
+                    [
+                        (evaluation["examples_seen"], evaluation["val_accuracy"])
+                        for evaluation in each["curve"]
+                    ]
                     for _, each in chosen
                 ],
                 # of the run's last tenth, with early stopping of its second half

@@ -13,7 +13,7 @@ def main() -> None:
     """Train repeatedly on small subsets and count the errors on held-out images."""
     params = read_params()
     folder = paths.datasets(paths.EXPERIMENT)
-    start = confusion.Start(
+    start = confusion.SharedTraining(
         rho=params.train.rho,
         epsilon=params.train.epsilon,
         init=params.train.init,

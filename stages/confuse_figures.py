@@ -10,15 +10,15 @@ from stages.lib.core.errors import UserError
 from stages.lib.studies import confusion, grids
 
 
-def _shared(grid: grids.Grid, key: str) -> tuple[str, confusion.Start]:
+def _shared(grid: grids.Grid, key: str) -> tuple[str, confusion.SharedTraining]:
     """Return the data set and the start of training that a grid's points share.
 
     Raises:
         UserError: they differ, and one confusion matrix cannot serve them all.
     """
-    names = [field.name for field in fields(confusion.Start)]
+    names = [field.name for field in fields(confusion.SharedTraining)]
     found = {
-        (p.data.name, confusion.Start(**{name: getattr(p.train, name) for name in names}))
+        (p.data.name, confusion.SharedTraining(**{name: getattr(p.train, name) for name in names}))
         for p in grid.points
     }
     if len(found) > 1:

@@ -1,7 +1,7 @@
 """Trains a sample of the recorded runs again: ``python -m stages.verify [RUNS [SEED]]``.
 
 What is compared: each run's test accuracy as the figures of ``metrics/`` have it, and where the
-point store holds the run, all of its outcome. On the machine and with the versions that recorded
+run store holds the run, all of its outcome. On the machine and with the versions that recorded
 them, both must be equal to the bit.
 """
 
@@ -20,7 +20,7 @@ from stages.lib.core import files, machine, paths
 from stages.lib.core.errors import UserError
 from stages.lib.execution import executors
 from stages.lib.execution.runs import Run
-from stages.lib.execution.store import PointStore
+from stages.lib.execution.store import RunStore
 from stages.lib.studies import computing, grids, registry
 
 RUNS = 10
@@ -107,7 +107,7 @@ def main() -> None:
     sample = random.Random(arguments.seed).sample(every, arguments.runs)
     with files.scratch_folder() as folder:
         outcomes, device = executors.train_or_load([e.run for e in sample], "verify", folder)
-    store, faults = PointStore(device), 0
+    store, faults = RunStore(device), 0
     for each, again in zip(sample, outcomes, strict=True):
         found = differences(each, again, store.get(each.run.identity()))
         elsewhere = recorded_elsewhere(params.scale, each.key, device)

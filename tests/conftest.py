@@ -29,14 +29,14 @@ BASE: dict[str, Any] = {
     "model": {"name": "perceptron", "width": 1.0, "batch_norm": False},
     "train": {
         "loss": "cross_entropy", "learning_rates": [0.5], "batch_size": 16, "rho": 0.95,
-        "epsilon": 1e-6, "init": "he", "zero_output": False, "passes": 0.0, "min_examples": 320,
+        "epsilon": 1e-6, "init": "he", "zero_output": False, "epochs": 0.0, "min_samples": 320,
         "weight_decay": 0.0, "augmentation": "none", "average": 0.0,
         "early_stopping": False, "seeds": [0], "device": "cpu",
         "precision": "float32", "stacking": "auto",
     },
     "confusion": {
         "subset": 40, "held_out": 30, "repeats": 2, "model": "perceptron", "width": 1.0,
-        "learning_rate": 0.5, "batch_size": 16, "min_examples": 160,
+        "learning_rate": 0.5, "batch_size": 16, "min_samples": 160,
     },
     "scale": "tiny",
     "figures": ["fig1_uniform_mnist"],

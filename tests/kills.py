@@ -27,7 +27,7 @@ GRACE_SECONDS = 20  # until every process has noticed that another is gone
 RESULTS = ("data", "metrics/experiment.json", "metrics/figures", "plots/figures")
 STAGED = "uncommitted changes exist in the index"  # what DVC then says, or
 LOCKED = "the index is locked"
-MADE = ("data", "metrics", "plots/figures", ".points", ".dvc/cache", ".dvc/tmp", "dvc.lock")
+MADE = ("data", "metrics", "plots/figures", ".runs", ".dvc/cache", ".dvc/tmp", "dvc.lock")
 
 
 @dataclass
@@ -131,7 +131,7 @@ def kill_in_queue(
     while not any(repository.points.glob("[!.]*.json")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    family, kept = _inside(repository.root), repository.snapshot(".points")
+    family, kept = _inside(repository.root), repository.snapshot(".runs")
     for process in family:
         with suppress(psutil.Error):
             if IN_QUEUE[whom] in " ".join(words(process)):
@@ -203,7 +203,7 @@ def _run_once(
     say: Callable[[str], None],
 ) -> bool:
     """Start ``dvc repro``, or ``dvc exp run``, and end it at some moment; tell whether it ended."""
-    before = repository.snapshot(".points")
+    before = repository.snapshot(".runs")
     log = repository.around / "killed.log"
     with log.open("w") as stream:
         started = subprocess.Popen(
@@ -248,7 +248,7 @@ def _run_once(
     # that was being started when the stage ended.
     ours = [part for part in said.split("Traceback")[1:] if f"{repository.root}/stages/" in part]
     assert all("\nKeyboardInterrupt" in part for part in ours), said
-    after = repository.snapshot(".points")
+    after = repository.snapshot(".runs")
     counts.lost_points += [
         name
         for name, content in before.items()

@@ -62,8 +62,8 @@ class Repository:
 
     @property
     def points(self) -> Path:
-        """The point store."""
-        return self.root / ".points"
+        """The run store."""
+        return self.root / ".runs"
 
     def environment(self) -> dict[str, str]:
         """Return the variables of commands: this Python first, nobody's settings, no network."""
@@ -280,8 +280,8 @@ def tiny_config(**train: Any) -> dict[str, dict[str, Any]]:
             "epsilon": 1.0e-6,
             "init": "he",
             "zero_output": True,
-            "passes": 0.0,
-            "min_examples": 1600,
+            "epochs": 0.0,
+            "min_samples": 1600,
             "weight_decay": 0.0,
             "augmentation": "none",
             "average": 0.0,
@@ -305,7 +305,7 @@ def tiny_confusion() -> dict[str, Any]:
         "width": 1.0,
         "learning_rate": 1.0,
         "batch_size": 32,
-        "min_examples": 640,
+        "min_samples": 640,
     }
 
 

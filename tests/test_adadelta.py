@@ -141,7 +141,7 @@ def test_selected_members_go_on_as_in_the_whole(rows: list[int]) -> None:
 
 
 @pytest.mark.parametrize("k", range(K))
-def test_company_changes_no_bit(k: int) -> None:
+def test_stacking_changes_no_bit(k: int) -> None:
     whole, alone = start(torch.float32), start(torch.float32)[k : k + 1].clone()
     rates = torch.tensor(RATES)
     together = AdaDelta(whole, rates, 0.95, 1e-6)

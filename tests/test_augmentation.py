@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional
 
 from stages.lib.config.params import AUGMENTATIONS as NAMES
 from stages.lib.training import augmentation
-from stages.lib.training.augmentation import AUGMENTATIONS, MARGIN, TRIES, Boxes, augment
+from stages.lib.training.augmentation import AUGMENTATIONS, MARGIN, TRIES, BoxSampler, augment
 
 SHAPES = [(8, 8, 1), (32, 32, 3), (9, 12, 3)]
 
@@ -24,7 +24,7 @@ def draw_images(shape: tuple[int, int, int], members: int = 2, count: int = 7) -
 
 def draw_boxes(name: str, size: tuple[int, int], count: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return Boxes(name, size, generator, torch.device("cpu")).take(count)
+    return BoxSampler(name, size, generator, torch.device("cpu")).draw(count)
 
 
 def test_every_name_of_the_params_is_there() -> None:
@@ -93,7 +93,7 @@ def test_other_boxes_fail_the_same_comparison() -> None:
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_company_changes_no_bit(name: str) -> None:
+def test_stacking_changes_no_bit(name: str) -> None:
     images = draw_images((16, 16, 3), members=3)
     boxes = draw_boxes(name, (16, 16), 21).view(3, 7, 5)
     together, before = augment(name, images, boxes), images.clone()
@@ -169,7 +169,7 @@ def test_shifts_are_uniform_and_half_are_flipped() -> None:
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_how_many_are_taken_at_once_does_not_matter(name: str) -> None:
-    boxes = Boxes(name, (32, 32), torch.Generator().manual_seed(3), torch.device("cpu"))
-    parts = torch.cat([boxes.take(count) for count in (1, 7, 64, 128)])
+    boxes = BoxSampler(name, (32, 32), torch.Generator().manual_seed(3), torch.device("cpu"))
+    parts = torch.cat([boxes.draw(count) for count in (1, 7, 64, 128)])
     assert torch.equal(parts, draw_boxes(name, (32, 32), 200, seed=3))
     assert not torch.equal(parts, draw_boxes(name, (32, 32), 200, seed=4))

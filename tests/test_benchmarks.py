@@ -148,7 +148,7 @@ def test_arithmetic_compares_seed_by_seed(monkeypatch: pytest.MonkeyPatch, capsy
     )  # fmt: skip
     torch.set_num_threads(threads)
     alone = report["float32, alone"]["accuracies"]
-    # On a CPU dense networks don't depend on their company.
+    # On a CPU dense networks don't depend on their stack.
     assert report["float32, stacked: grouped"]["accuracies"] == alone
     assert report["float32, stacked: grouped"]["difference"]["largest"] == 0
     got = report["bfloat16, stacked: grouped"]
@@ -217,9 +217,9 @@ def test_updates_of_noise_alone_are_those_of_torch_and_follow_epsilon() -> None:
 
 def test_a_variant_differs_in_what_is_named_alone() -> None:
     (first, *_) = grids.read_grid("laptop", "fig1_uniform_mnist").points
-    other = variants.changed(first, {"train.passes": 4.0, "noise.alpha": 100.0})
-    assert (other.train.passes, other.noise.alpha) == (4.0, 100.0)
-    back = {"train.passes": first.train.passes, "noise.alpha": first.noise.alpha}
+    other = variants.changed(first, {"train.epochs": 4.0, "noise.alpha": 100.0})
+    assert (other.train.epochs, other.noise.alpha) == (4.0, 100.0)
+    back = {"train.epochs": first.train.epochs, "noise.alpha": first.noise.alpha}
     assert variants.changed(other, back) == first
 
 

@@ -331,7 +331,7 @@ def test_the_confusion_of_many_classes_is_neither_estimated_nor_used(
     dataset = make_dataset(train=606, num_classes=101)
     datasets.save(dataset, workspace / "digits")
     small = ConfusionParams(40, 30, 2, "perceptron", 1.0, 0.5, 16, 160)
-    start = confusion.Start(0.95, 1e-6, "he", False, "cpu", "float32", "auto")
+    start = confusion.SharedTraining(0.95, 1e-6, "he", False, "cpu", "float32", "auto")
     report = confusion.estimate(small, "digits", start, workspace, Path("params.yaml"))
     assert report == {
         "dataset": "digits", "counts": None, "why": "101 classes, more than 100: none are ordered",

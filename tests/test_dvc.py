@@ -53,7 +53,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Repository, Answer]
     repository = clone(tmp_path_factory.mktemp("first"))
     scale = tiny_scale()
     long = scale[LONG]
-    long["train"] = long["train"] | {"min_examples": 16_000}
+    long["train"] = long["train"] | {"min_samples": 16_000}
     long["grids"] = [{"noise.alpha": [1, 2, 3]}]
     repository.write_yaml("scales/tiny.yaml", scale)
     repository.write_yaml("params.yaml", tiny_params(FIGURES))
@@ -126,7 +126,7 @@ def test_nothing_is_left_that_git_does_not_know(first: tuple[Repository, Answer]
     repository, _ = first
     assert repository.git("status", "--porcelain") == ""
     tracked = repository.git("ls-files").splitlines()
-    assert not [name for name in tracked if name.startswith(("data/", ".points/"))]
+    assert not [name for name in tracked if name.startswith(("data/", ".runs/"))]
     assert not [path for path in repository.root.rglob(".*.json") if path.is_file()]
 
 
@@ -145,9 +145,9 @@ def test_figures_share_points(first: tuple[Repository, Answer]) -> None:
 
 def test_second_repro_runs_nothing(first: tuple[Repository, Answer]) -> None:
     repository, _ = first
-    before = repository.snapshot(*OUTPUTS, ".points")
+    before = repository.snapshot(*OUTPUTS, ".runs")
     assert repository.succeed("repro").ran == []
-    assert repository.snapshot(*OUTPUTS, ".points") == before
+    assert repository.snapshot(*OUTPUTS, ".runs") == before
 
 
 def test_experiment_runs_only_what_noise_decides(experiment: tuple[Repository, Answer]) -> None:
@@ -258,13 +258,13 @@ def test_killed_figure_resumes(fresh: Repository) -> None:
     forget_points(fresh)
     target = f"train_figure@{LONG}"
     fresh.kill_when(lambda: len(points(fresh)) >= 2, "repro", "--force", "--single-item", target)
-    kept = fresh.snapshot(".points")
+    kept = fresh.snapshot(".runs")
     stored = points(fresh)
     assert 2 <= len(stored) < LONG_RUNS
     answer = fresh.succeed("repro", target)
     assert answer.ran == [target]
     assert trainings(answer) == {LONG: (LONG_RUNS, LONG_RUNS - len(stored))}
-    after = fresh.snapshot(".points")
+    after = fresh.snapshot(".runs")
     assert len(points(fresh)) == LONG_RUNS
     assert {name: after[name] for name in kept} == kept
     assert contents(fresh, LONG_METRICS) == whole
@@ -285,17 +285,17 @@ def test_nothing_outlives_a_killed_stage(fresh: Repository) -> None:
 @pytest.mark.slow
 def test_killed_experiment_resumes(fresh: Repository) -> None:
     # ConvNets train one by one on a CPU; perceptrons of one stack would all end at once.
-    changes = ("train.min_examples=32000", "model.name=conv2", "model.width=0.1")
+    changes = ("train.min_samples=32000", "model.name=conv2", "model.width=0.1")
     command = ("exp", "run", *(word for change in changes for word in ("--set-param", change)))
     before = points(fresh)
     fresh.kill_when(lambda: len(points(fresh)) > len(before), *command)
-    kept = fresh.snapshot(".points")
+    kept = fresh.snapshot(".runs")
     stored = points(fresh) - before
     assert 1 <= len(stored) < 4
     answer = fresh.succeed(*command)
     assert answer.ran == ["train"]
     assert trainings(answer) == {"experiment": (4, 4 - len(stored))}
-    after = fresh.snapshot(".points")
+    after = fresh.snapshot(".runs")
     assert {name: after[name] for name in kept} == kept
     resumed = contents(fresh, "metrics/experiment.json")
     forget_points(fresh)
@@ -344,7 +344,7 @@ def test_queued_experiments_share_the_point_store(fresh: Repository) -> None:
 def test_bad_params_are_told_before_any_compute(
     fresh: Repository, values: list[str], error: str
 ) -> None:
-    before = fresh.snapshot(".points", "metrics/figures", "plots", "data/datasets")
+    before = fresh.snapshot(".runs", "metrics/figures", "plots", "data/datasets")
     outputs = contents(fresh, *OUTPUTS)
     settings = [text for value in values for text in ("--set-param", value)]
     answer = fresh.dvc("exp", "run", *settings)
@@ -353,7 +353,7 @@ def test_bad_params_are_told_before_any_compute(
     assert answer.errors[0].startswith(f"error: {error}")
     assert "Traceback" not in answer.text
     assert trainings(answer) == {}
-    assert fresh.snapshot(".points", "metrics/figures", "plots", "data/datasets") == before
+    assert fresh.snapshot(".runs", "metrics/figures", "plots", "data/datasets") == before
     # DVC removes a stage's outputs before it runs; git and DVC's cache give them back.
     fresh.git("restore", ".")
     fresh.succeed("checkout")
@@ -502,11 +502,11 @@ def test_an_experiment_elsewhere_beside_a_repro_shares_points_with_it(fresh: Rep
     answers = [ended(here), ended(beside)]
     assert [answer.status for answer in answers] == [0, 0], [answer.text for answer in answers]
     assert contents(fresh, "metrics/experiment.json") == whole
-    kept = fresh.snapshot(".points")
+    kept = fresh.snapshot(".runs")
     assert len(points(fresh)) == 6
     alone = fresh.succeed("repro", "--force", "--single-item", "train")
     assert trainings(alone) == {"experiment": (4, 0)}  # each file is whole
-    assert fresh.snapshot(".points") == kept
+    assert fresh.snapshot(".runs") == kept
 
 
 @pytest.mark.slow

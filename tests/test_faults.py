@@ -74,7 +74,7 @@ def test_kills_of_the_quick_pipeline(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 # Convolutions train one after another: some of the runs are stored, others under way.
-LONG = {"model.name": "conv2", "model.width": 0.1, "train.min_examples": 64_000}
+LONG = {"model.name": "conv2", "model.width": 0.1, "train.min_samples": 64_000}
 VALUES = [part for key, value in LONG.items() for part in ("-S", f"{key}={value}")]
 
 
@@ -97,7 +97,7 @@ def test_kills_in_a_queue(tmp_path: Path) -> None:
         assert len(kept) >= 1
         repository.succeed("exp", "run", "--temp", "--name", f"after-{whom}", *VALUES)
         assert repository.of_experiment(f"after-{whom}", result) == expected
-        assert kept.items() <= repository.snapshot(".points").items()
+        assert kept.items() <= repository.snapshot(".runs").items()
 
 
 # --- writes that fail
@@ -110,7 +110,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         name = path.relative_to(folder).as_posix()
         if path.is_file() and not name.startswith(TIMES):
             content = path.read_bytes()
-            if path.parent.name == ".points" and not path.name.startswith("."):
+            if path.parent.name == ".runs" and not path.name.startswith("."):
                 stored = json.loads(content)
                 del stored["outcome"]["wall_seconds"], stored["seal"]
                 content = json.dumps(stored).encode()
@@ -284,7 +284,7 @@ def all_made(before: Callable[[int], Path], run: Callable[[int], int]) -> Path:
     """Return a workspace in which everything has run, with a checkpoint and a download."""
     folder = before(len(STAGES) - 1)
     assert run(len(STAGES) - 1) == 0
-    kept = store.PointStore("cpu")
+    kept = store.RunStore("cpu")
     checkpoints.write(kept.checkpoint({"a": 1}), {"step": 3})
     return folder
 
@@ -366,10 +366,10 @@ def test_a_stage_that_reads_what_has_rotted_says_what_to_run(
     path = folder / file
     if file == "points":
         assert run(number) == 0
-        stored = (folder / ".points").glob("*.json")
+        stored = (folder / ".runs").glob("*.json")
         path = max(stored, key=lambda file: file.stat().st_mtime_ns)  # of this stage
     elif stage == "train":
-        shutil.rmtree(folder / ".points", ignore_errors=True)  # nothing stored spares the reading
+        shutil.rmtree(folder / ".runs", ignore_errors=True)  # nothing stored spares the reading
     if stage.startswith("dilute"):
         shutil.rmtree(folder / "data/labels", ignore_errors=True)
     flip(path, path.stat().st_size // 2, 1)

@@ -340,9 +340,9 @@ def test_points_lie_in_the_repository_that_dvc_names(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    assert paths.point_store() == Path(".points")
+    assert paths.run_store() == Path(".runs")
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    assert paths.point_store() == tmp_path / ".points"
+    assert paths.run_store() == tmp_path / ".runs"
 
 
 @pytest.mark.parametrize("above", ["", "/home/data/labels/repo"])

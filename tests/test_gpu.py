@@ -347,9 +347,9 @@ def test_both_commands_run_from_the_bundle_and_the_tracked_files(
     first, second = (read(each / "results.json")["steps"] for each in (out, tmp_path / "again"))
     for name in ("perceptron", "mlp2", "others"):
         assert first[name]["found"] == second[name]["found"]  # with the seconds that they took
-    assert not (tree / ".points").exists()
+    assert not (tree / ".runs").exists()
     monkeypatch.chdir(tree)
     incoming.take_over(out)
     assert read(tree / "benchmarks/results/gpu-check-cpu.json") == read(out / "check.json")
     assert not paths.figure_metrics("paper", KEY).exists()  # a rehearsal is no result
-    assert not (tree / ".points").exists()
+    assert not (tree / ".runs").exists()

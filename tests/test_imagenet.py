@@ -363,7 +363,7 @@ def test_what_was_decoded_before_a_stop_is_not_decoded_again(
         np.testing.assert_array_equal(getattr(resumed, name), getattr(fresh, name))
 
 
-@pytest.mark.parametrize("where", ["truncate", "place", "sha256_of_stored"])
+@pytest.mark.parametrize("where", ["truncate", "link_or_copy", "sha256_of_stored"])
 def test_a_stop_after_decoding_costs_no_decoding(
     where: str,
     tmp_path: Path,
@@ -549,14 +549,14 @@ def test_placing_gives_a_second_name_or_a_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").write_bytes(b"content")
-    files.place(tmp_path / "a", tmp_path / "new" / "b")
+    files.link_or_copy(tmp_path / "a", tmp_path / "new" / "b")
     assert (tmp_path / "new" / "b").samefile(tmp_path / "a")
 
     def refuse(*_: object) -> None:
         raise OSError("another file system")
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
-    files.place(tmp_path / "a", tmp_path / "new" / "b")
+    files.link_or_copy(tmp_path / "a", tmp_path / "new" / "b")
     assert not (tmp_path / "new" / "b").samefile(tmp_path / "a")
     assert (tmp_path / "new" / "b").read_bytes() == b"content"
 
@@ -716,9 +716,9 @@ EXPERIMENT = {
     "data.name": "imagenet", "data.path": "images", "data.size": SIZE,
     "data.originals": 15, "data.validation": 6, "noise.alpha": 0.5,
     "model.name": "conv2", "model.width": 0.125,
-    "train.learning_rates": [0.5, 0.25], "train.batch_size": 10, "train.min_examples": 2000,
+    "train.learning_rates": [0.5, 0.25], "train.batch_size": 10, "train.min_samples": 2000,
     "confusion.subset": 9, "confusion.held_out": 9, "confusion.batch_size": 3,
-    "confusion.min_examples": 60,
+    "confusion.min_samples": 60,
 }  # fmt: skip
 
 
@@ -752,7 +752,7 @@ def test_a_residual_network_gives_top_1_and_top_5(
     write(workspace / "images", tree)
     changes = {
         "model.name": "resnet18", "model.width": 1.0, "train.augmentation": "resized_crop",
-        "train.batch_size": 4, "train.min_examples": 8, "train.learning_rates": [0.5],
+        "train.batch_size": 4, "train.min_samples": 8, "train.learning_rates": [0.5],
     }  # fmt: skip
     (workspace / "scales").mkdir()
     Path("scales/tiny.yaml").write_text(yaml.safe_dump(tiny_scale()), encoding="utf-8")

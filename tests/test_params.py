@@ -89,8 +89,8 @@ BAD: dict[str, list[Any]] = {
     "train.epsilon": NOT_FLOAT32,
     "train.init": NOT_NAMES,
     "train.zero_output": NOT_BOOLEAN,
-    "train.passes": [*NOT_NUMBERS, -1],
-    "train.min_examples": [*NOT_WHOLE, -1],
+    "train.epochs": [*NOT_NUMBERS, -1],
+    "train.min_samples": [*NOT_WHOLE, -1],
     "train.weight_decay": [*NOT_NUMBERS, -0.1, 1.1],
     "train.augmentation": [*NOT_NAMES, "flip"],
     "train.average": [*NOT_NUMBERS, -0.1, 1.1],
@@ -106,7 +106,7 @@ BAD: dict[str, list[Any]] = {
     "confusion.width": NOT_POSITIVE,
     "confusion.learning_rate": NOT_FLOAT32,
     "confusion.batch_size": [*NOT_WHOLE, 0],
-    "confusion.min_examples": [*NOT_WHOLE, 0],
+    "confusion.min_samples": [*NOT_WHOLE, 0],
 }  # fmt: skip
 
 
@@ -169,7 +169,7 @@ def test_an_unknown_section_is_told(write: Callable[..., Path]) -> None:
         ("noise.order", "confusing, reverse, random"),
         ("noise.images", "same, unique, white, mnist5k"),
         ("model.name", ", ".join(ARCHITECTURES)),
-        ("train.loss", "cross_entropy, noisy_loss"),
+        ("train.loss", "cross_entropy, expected_noisy_cross_entropy"),
         ("train.init", "torch, glorot, he"),
         ("train.augmentation", "none, flip_crop, resized_crop"),
         ("train.device", "auto, cpu, cuda, mps"),
@@ -219,7 +219,7 @@ FOLDER = {"data.name": "folder", "data.path": "a.zip", "data.size": 8}
             "train.batch_size: got 1; accepted: 2 or more for conv2: batch norm has no variance",
         ),
         (
-            {"train.batch_size": 61, "train.loss": "noisy_loss"},
+            {"train.batch_size": 61, "train.loss": "expected_noisy_cross_entropy"},
             "train.batch_size: got 61; accepted: at most the training set, 60 examples",
         ),
         (
@@ -237,7 +237,7 @@ FOLDER = {"data.name": "folder", "data.path": "a.zip", "data.size": 8}
             {"data.validation": 0, "train.learning_rates": [0.1, 0.5]},
             "data.validation: got 0; accepted: at least 1 where there is more than one learning",
         ),
-        ({"train.min_examples": 0}, "train.passes: got 0.0; accepted: above 0"),
+        ({"train.min_samples": 0}, "train.epochs: got 0.0; accepted: above 0"),
         (
             {"data.validation": 0, "train.early_stopping": True},
             "data.validation: got 0; accepted: at least 1 with train.early_stopping",
@@ -280,7 +280,7 @@ FOLDER = {"data.name": "folder", "data.path": "a.zip", "data.size": 8}
             "model.batch_norm: got True; accepted: false for resnet20: a choice for",
         ),
         (
-            {**FOLDER, "data.validation": 2**30, "train.loss": "noisy_loss"},
+            {**FOLDER, "data.validation": 2**30, "train.loss": "expected_noisy_cross_entropy"},
             "noise.alpha: got 2.0; accepted: at most 0 with 1073741824 images",
         ),
     ],
@@ -296,13 +296,13 @@ def test_what_does_not_fit_is_told(
     [
         {"data.originals": 1418},
         {"train.batch_size": 180},
-        {"train.batch_size": 60, "train.loss": "noisy_loss"},
+        {"train.batch_size": 60, "train.loss": "expected_noisy_cross_entropy"},
         {"noise.images": "unique", "noise.alpha": 1358 / 60},
         {**STRUCTURED, "noise.delta": 0.5},
         {**STRUCTURED, "noise.alpha": 0},
         {"noise.images": "white"},
         {"data.validation": 0},
-        {"train.min_examples": 0, "train.passes": 0.5},
+        {"train.min_samples": 0, "train.epochs": 0.5},
         {**FOLDER, "data.originals": 10**6},
         {**FOLDER, "data.originals": 2**30, "noise.alpha": 1 - 2**-30},
         {"confusion.subset": 1408},
@@ -668,10 +668,13 @@ def test_every_shipped_grid_is_accepted(
     [
         ({"noise.delta": 0.5}, "noise.delta: got 0.5; accepted: 0 where kind is uniform"),
         (
-            {"train.loss": "noisy_loss", **STRUCTURED},
-            "train.loss: got 'noisy_loss'; accepted: cross",
+            {"train.loss": "expected_noisy_cross_entropy", **STRUCTURED},
+            "train.loss: got 'expected_noisy_cross_entropy'; accepted: cross",
         ),
-        ({"train.loss": "noisy_loss", "noise.images": "white"}, "train.loss: got 'noisy_loss'"),
+        (
+            {"train.loss": "expected_noisy_cross_entropy", "noise.images": "white"},
+            "train.loss: got 'expected_noisy_cross_entropy'",
+        ),
         (
             {"data.size": 4, "model.name": "conv2"},
             "model.name: got 'conv2'; accepted: perceptron, mlp1, mlp2 for images of 4x4",

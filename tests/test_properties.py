@@ -140,8 +140,8 @@ FIELDS: dict[str, Rule] = {
     "train.epsilon": number(1e-30, 1e6),
     "train.init": one_of(INITS),
     "train.zero_output": lambda value: isinstance(value, bool),
-    "train.passes": number(0, 1e6),
-    "train.min_examples": whole(0),
+    "train.epochs": number(0, 1e6),
+    "train.min_samples": whole(0),
     "train.weight_decay": number(0, 1),
     "train.augmentation": one_of(AUGMENTATIONS),
     "train.average": number(0, 1),
@@ -157,7 +157,7 @@ FIELDS: dict[str, Rule] = {
     "confusion.width": number(5e-324, 64),
     "confusion.learning_rate": number(1e-30, 1e6),
     "confusion.batch_size": whole(1),
-    "confusion.min_examples": whole(1),
+    "confusion.min_samples": whole(1),
 }
 
 
@@ -194,8 +194,8 @@ GOOD = {
     "train.epsilon": rates,
     "train.init": st.sampled_from(INITS),
     "train.zero_output": st.booleans(),
-    "train.passes": st.floats(0, 1e6),
-    "train.min_examples": st.integers(1, 2**31 - 1),
+    "train.epochs": st.floats(0, 1e6),
+    "train.min_samples": st.integers(1, 2**31 - 1),
     "train.weight_decay": st.floats(0, 1),
     "train.augmentation": st.sampled_from(AUGMENTATIONS),
     "train.average": st.floats(0, 0.5),  # more of it is refused with early stopping

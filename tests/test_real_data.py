@@ -62,7 +62,7 @@ def test_all_of_mnist_from_a_mirror(repository: Repository) -> None:
         "data.originals": 59_000,
         "data.validation": 1_000,
         "train.batch_size": 128,
-        "train.min_examples": 25_600,
+        "train.min_samples": 25_600,
         "train.seeds": "[0]",
     }
     settings = [text for k, v in values.items() for text in ("--set-param", f"{k}={v}")]
@@ -90,7 +90,7 @@ def test_cifar10_as_an_archive_of_images(repository: Repository) -> None:
         {
             "data": data | {"originals": 5_000, "validation": 1_000},
             "noise.alpha": 1,
-            "train.min_examples": 32_000,
+            "train.min_samples": 32_000,
             "train.learning_rates": [0.1],
         },
     )
@@ -120,8 +120,8 @@ def test_perceptron_at_alpha_100(repository: Repository) -> None:
             epsilon=1e-8,
             init="torch",
             zero_output=False,
-            passes=1.0,
-            min_examples=0,
+            epochs=1.0,
+            min_samples=0,
             seeds=[0, 1, 2, 3],
         ),
     )

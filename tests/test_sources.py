@@ -192,7 +192,7 @@ def test_contradicting_arguments(
 
 
 def test_fetch_saves_each_data_set_in_its_folder(tmp_path: Path) -> None:
-    sources.fetch({"digits": datasets.Wanted("digits", None, 6)}, tmp_path / "sets")
+    sources.fetch({"digits": datasets.DatasetRequest("digits", None, 6)}, tmp_path / "sets")
     assert datasets.load(tmp_path / "sets" / "digits").image_shape == (6, 6, 1)
 
 

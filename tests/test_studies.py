@@ -17,6 +17,7 @@ from stages.lib.studies.registry import FIGURES
 
 ROOT = Path(__file__).parents[1]
 SCALES = sorted(file.stem for file in (ROOT / "scales").glob("*.yaml"))
+EXPECTED = "expected_noisy_cross_entropy"
 KEY, THRESHOLDS = "fig1_uniform_mnist", "fig9_critical_size"
 
 
@@ -257,7 +258,7 @@ LABELS = [
     ("fig7_unique_images", {}, "repeated images"),
     ("fig8_training_size", {"noise.alpha": 0.5}, "α = 0.5"),
     ("fig11_batch_size", {}, "batch 16"),
-    ("fig11_batch_size", {"train.loss": "noisy_loss"}, "H_α (infinite batch)"),
+    ("fig11_batch_size", {"train.loss": "expected_noisy_cross_entropy"}, "H_α (infinite batch)"),
     ("fig12_learning_rate", {"train.learning_rates": [0.05]}, "0.05"),
 ]
 
@@ -412,7 +413,7 @@ PAPER: dict[str, dict[str, Any]] = {
     },
     "fig11_batch_size": {
         "data.name": {"mnist"}, "model.name": {"conv2"}, "noise.alpha": (0, 100),
-        "train.batch_size": {32, 64, 128, 256}, "train.loss": {"cross_entropy", "noisy_loss"},
+        "train.batch_size": {32, 64, 128, 256}, "train.loss": {"cross_entropy", EXPECTED},
     },
     "fig12_learning_rate": {
         "data.name": {"cifar10"}, "model.name": {"conv4"}, "noise.alpha": (0, 10),
@@ -456,7 +457,7 @@ def test_figures_8_and_9_share_their_points_and_9_has_the_papers_targets(
     ("key", "name", "value"),
     [
         ("fig11_batch_size", "train.batch_size", 128),
-        ("fig11_batch_size", "train.loss", "noisy_loss"),
+        ("fig11_batch_size", "train.loss", "expected_noisy_cross_entropy"),
         ("fig8_training_size", "noise.alpha", 100),
         ("fig6_sources", "noise.images", "cifar100"),
         ("fig5_structured", "noise.order", "random"),

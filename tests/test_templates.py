@@ -384,7 +384,7 @@ def test_a_diverged_run_ends_in_a_cross_and_is_in_no_mean(render: Any) -> None:
     svg = render("learning", rows, "examples_seen", "val_accuracy")
     marks = {colour: (x, label) for colour, x, y, label in crosses(svg) if y == BOTTOM}
     assert marks.keys() == {GREEN, RED}
-    assert (marks[GREEN][0], marks[RED][0]) == (0, 310)  # the first look, and the second of 3
+    assert (marks[GREEN][0], marks[RED][0]) == (0, 310)  # the first evaluation, and the second of 3
     assert "seed: 2" in marks[GREEN][1]
     names = ("lr 0.5", "lr 1", "lr 0.5 (diverged)", "lr 1 (diverged)")
     assert all(name in texts(svg) for name in names)

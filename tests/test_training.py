@@ -1,4 +1,4 @@
-"""A training recomputed in plain numpy, and that company in a stack changes nothing of it."""
+"""A training recomputed in plain numpy, and that stacking changes nothing of it."""
 
 import io
 import itertools
@@ -31,7 +31,7 @@ from stages.lib.training import (
     replicas,
     reports,
 )
-from stages.lib.training.augmentation import AUGMENTATIONS, Boxes, augment
+from stages.lib.training.augmentation import AUGMENTATIONS, BoxSampler, augment
 from stages.lib.training.loop import train
 from stages.lib.training.order import Order
 from stages.lib.training.replicas import Replica, TrainConfig, TrainingData
@@ -88,8 +88,8 @@ def member(data: TrainingData, seed: int = 0, **numbers: Any) -> Replica:
     return Replica(data, **streams, **whole)
 
 
-def train_alone(recipe: TrainConfig, one: Replica, **how: Any) -> Outcome:
-    (outcome,) = train(recipe, [one], **how)
+def train_alone(config: TrainConfig, one: Replica, **how: Any) -> Outcome:
+    (outcome,) = train(config, [one], **how)
     return outcome
 
 
@@ -115,11 +115,11 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> dict[int, networks.Network]:
     return keep_networks(monkeypatch)
 
 
-def train_to_the_bit(recipe: TrainConfig, members: list[Replica], **how: Any) -> list[Outcome]:
+def train_to_the_bit(config: TrainConfig, members: list[Replica], **how: Any) -> list[Outcome]:
     """Return outcomes without their times, and with a digest of the network reported on."""
     with pytest.MonkeyPatch.context() as patch:
         kept_networks = keep_networks(patch)
-        outcomes = train(recipe, members, **how)
+        outcomes = train(config, members, **how)
     for k, outcome in enumerate(outcomes):
         # Adding 0 makes -0 a 0: which of them a bias starts its mean at is of no account.
         tensors = (tensor + 0 for tensor in (kept_networks[k].weights, *kept_networks[k].buffers()))
@@ -132,8 +132,8 @@ def train_to_the_bit(recipe: TrainConfig, members: list[Replica], **how: Any) ->
 def trained(reported: dict[int, networks.Network]) -> Any:
     """Return a function that trains and gives the reported network's parameters, as an array."""
 
-    def run(recipe: TrainConfig, data: TrainingData, **numbers: Any) -> NDArray[np.float32]:
-        train(recipe, [member(data, **numbers)])
+    def run(config: TrainConfig, data: TrainingData, **numbers: Any) -> NDArray[np.float32]:
+        train(config, [member(data, **numbers)])
         return reported.pop(0).weights[0].numpy()
 
     return run
@@ -180,12 +180,12 @@ def test_how_many_are_taken_at_once_does_not_matter(parts: list[int]) -> None:
 def test_steps_that_are_looked_up_at_once_do_not_matter(
     name: str, augmentation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = replace(MLP, model=sized(name, 0.125), augmentation=augmentation)
+    config = replace(MLP, model=sized(name, 0.125), augmentation=augmentation)
     one = member(make_data(noise=0.3), steps=7)
     outcomes = []
     for chunk in (64, 1, 3, 7):
         monkeypatch.setitem(ensemble.CHUNK, "cpu", chunk)
-        outcomes += train_to_the_bit(recipe, [one])
+        outcomes += train_to_the_bit(config, [one])
     assert outcomes == [outcomes[0]] * 4
 
 
@@ -196,7 +196,7 @@ FIVE = {"learning_rate": 1.0, "steps": 5, "alpha": 0.0}
 
 
 def slow_adadelta(
-    data: TrainingData, recipe: TrainConfig, learning_rate: float, steps: int, alpha: float
+    data: TrainingData, config: TrainConfig, learning_rate: float, steps: int, alpha: float
 ) -> NDArray[np.float64]:
     """Train a perceptron that starts at zero on the whole set, in float64 (Zeiler 2012, alg. 1)."""
     x = data.bank[data.images].numpy().reshape(N, -1) / 255
@@ -207,10 +207,10 @@ def slow_adadelta(
     for _ in range(steps):
         p = np.exp(x @ w)
         p /= p.sum(axis=1, keepdims=True)
-        gradient = x.T @ (p - q) / N + recipe.weight_decay * w
-        squares = recipe.rho * squares + (1 - recipe.rho) * gradient**2
-        step = gradient * np.sqrt(updates + recipe.epsilon) / np.sqrt(squares + recipe.epsilon)
-        updates = recipe.rho * updates + (1 - recipe.rho) * step**2
+        gradient = x.T @ (p - q) / N + config.weight_decay * w
+        squares = config.rho * squares + (1 - config.rho) * gradient**2
+        step = gradient * np.sqrt(updates + config.epsilon) / np.sqrt(squares + config.epsilon)
+        updates = config.rho * updates + (1 - config.rho) * step**2
         w = w - learning_rate * step
     return w.ravel()  # the bias last
 
@@ -227,10 +227,10 @@ def slow_adadelta(
     ],
 )
 def test_steps_are_those_of_adadelta_in_numpy(change: dict[str, Any], trained: Any) -> None:
-    recipe, numbers = changed(change)
+    config, numbers = changed(change)
     data = make_data(noise=0.5)
-    expected = slow_adadelta(data, recipe, **numbers)
-    got = trained(recipe, data, **numbers)
+    expected = slow_adadelta(data, config, **numbers)
+    got = trained(config, data, **numbers)
     # float32 gradients differ by 1e-6 of their size; a step is at most about its rate's scale.
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
@@ -247,8 +247,8 @@ def test_steps_are_those_of_adadelta_in_numpy(change: dict[str, Any], trained: A
 )
 def test_other_numbers_fail_the_same_test(change: dict[str, Any], trained: Any) -> None:
     data = make_data(noise=0.5)
-    recipe, numbers = changed({})
-    expected = slow_adadelta(data, recipe, **numbers)
+    config, numbers = changed({})
+    expected = slow_adadelta(data, config, **numbers)
     other, others = changed(change)
     got = trained(other, data, **others)
     assert np.abs(got - expected).max() > 1e-2 * np.abs(expected).max()
@@ -256,24 +256,24 @@ def test_other_numbers_fail_the_same_test(change: dict[str, Any], trained: Any) 
 
 def changed(change: dict[str, Any]) -> tuple[TrainConfig, dict[str, Any]]:
     """Return a perceptron that starts at zero and sees its whole set at each of five steps."""
-    recipe = replace(PERCEPTRON, zero_output=True, batch_size=N)
+    config = replace(PERCEPTRON, zero_output=True, batch_size=N)
     shared = {key: value for key, value in change.items() if key not in FIVE}
-    return replace(recipe, **shared), {key: change.get(key, FIVE[key]) for key in FIVE}
+    return replace(config, **shared), {key: change.get(key, FIVE[key]) for key in FIVE}
 
 
 def test_each_member_of_a_stack_steps_as_adadelta_in_numpy(
     reported: dict[int, networks.Network],
 ) -> None:
-    recipe, _ = changed({})
+    config, _ = changed({})
     own = [
         {"learning_rate": 1.0, "steps": 5, "alpha": 3.0},
         {"learning_rate": 0.2, "steps": 3, "alpha": 20.0},
         {"learning_rate": 2.0, "steps": 9, "alpha": 0.5},
     ]
     sets = [make_data(noise=noise) for noise in (0.5, 0.0, 0.9)]
-    train(recipe, [member(data, k, **own[k]) for k, data in enumerate(sets)])
+    train(config, [member(data, k, **own[k]) for k, data in enumerate(sets)])
     for k, data in enumerate(sets):
-        expected, got = slow_adadelta(data, recipe, **own[k]), reported[k].weights[0]
+        expected, got = slow_adadelta(data, config, **own[k]), reported[k].weights[0]
         np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
@@ -326,7 +326,7 @@ def test_averaged_weights_are_the_mean_over_the_last_steps(trained: Any) -> None
 
 
 def test_a_long_mean_is_that_of_each_of_its_steps(reported: dict[int, networks.Network]) -> None:
-    """Ten steps, through the end of a chunk and a stack that shrinks; the path is its company."""
+    """Ten steps, through the end of a chunk and a stack that shrinks; the path is its stack."""
     data = make_data(noise=0.3)
     members = [member(data, steps=steps) for steps in range(61, 71)]
     train(MLP, [*members, member(data, steps=70, average=0.15)])  # 10.5 steps: 10
@@ -352,7 +352,7 @@ def test_the_curve_looks_at_the_network_that_is_reported() -> None:
 
 
 def test_the_curve_looks_at_the_mean_as_soon_as_there_is_one() -> None:
-    """A look halfway sees what a training that ends there reports."""
+    """An evaluation halfway sees what a training that ends there reports."""
     data = make_data(noise=0.7)
     curve = train_alone(MLP, member(data, steps=10, average=0.7))["curve"]
     for steps, average in ((3, 0.0), (4, 0.25), (7, 4 / 7), (9, 6 / 9)):
@@ -365,14 +365,14 @@ def test_the_curve_looks_at_the_mean_as_soon_as_there_is_one() -> None:
 def test_averaging_takes_batch_norms_statistics_along(
     reported: dict[int, networks.Network],
 ) -> None:
-    recipe, data = replace(MLP, model=sized("resnet20", 0.25)), make_data()
-    outcome = train_alone(recipe, member(data, steps=30, average=0.25))
+    config, data = replace(MLP, model=sized("resnet20", 0.25)), make_data()
+    outcome = train_alone(config, member(data, steps=30, average=0.25))
     assert outcome["test_accuracy"] > 0.8
     path = []
     for steps in (3, 4):
-        train_alone(recipe, member(data, steps=steps))
+        train_alone(config, member(data, steps=steps))
         path.append([buffer.clone() for buffer in reported[0].buffers()])
-    train_alone(recipe, member(data, steps=4, average=0.5))
+    train_alone(config, member(data, steps=4, average=0.5))
     for got, third, fourth in zip(reported[0].buffers(), *path, strict=True):
         assert not torch.equal(third, fourth)
         np.testing.assert_allclose(got, (third + fourth) / 2, rtol=1e-5, atol=1e-7)
@@ -383,8 +383,8 @@ def test_averaging_takes_batch_norms_statistics_along(
 
 @pytest.mark.parametrize("name", ["perceptron", "mlp1", "conv2"])
 def test_an_easy_task_is_learnt_through_noise(name: str) -> None:
-    recipe = replace(MLP, model=sized(name, 0.1))
-    outcome = train_alone(recipe, member(make_data(noise=0.5), steps=80))
+    config = replace(MLP, model=sized(name, 0.1))
+    outcome = train_alone(config, member(make_data(noise=0.5), steps=80))
     assert outcome["test_accuracy"] > 0.9
     assert outcome["val_accuracy"] > 0.9
     assert not outcome["diverged"]
@@ -406,9 +406,9 @@ def test_the_noisy_loss_alone_learns_too() -> None:
 
 @pytest.mark.parametrize("name", ["mlp2", "conv2", "resnet20"])
 def test_seeds_repeat_to_the_bit_and_others_differ(name: str) -> None:
-    recipe = replace(MLP, model=sized(name, 0.1), zero_output=False)
+    config = replace(MLP, model=sized(name, 0.1), zero_output=False)
     (one,), (same,), (other,) = (
-        train_to_the_bit(recipe, [member(make_data(noise=0.3), seed, steps=12, average=0.5)])
+        train_to_the_bit(config, [member(make_data(noise=0.3), seed, steps=12, average=0.5)])
         for seed in (0, 0, 1)
     )
     assert one == same
@@ -417,10 +417,10 @@ def test_seeds_repeat_to_the_bit_and_others_differ(name: str) -> None:
 
 @pytest.mark.parametrize("which", ["init", "shuffle", "augment"])
 def test_what_is_drawn_has_streams_of_its_own(which: str) -> None:
-    recipe = replace(MLP, zero_output=False, augmentation="flip_crop")
+    config = replace(MLP, zero_output=False, augmentation="flip_crop")
     one = member(make_data(), steps=5)
     other = replace(one, **{which: np.random.SeedSequence(99)})
-    assert train_alone(recipe, other)["curve"] != train_alone(recipe, one)["curve"]
+    assert train_alone(config, other)["curve"] != train_alone(config, one)["curve"]
 
 
 # --- augmentation
@@ -439,25 +439,25 @@ def test_a_batch_is_its_images_each_in_a_box_of_its_own(
         return augment(which, images, boxes)
 
     monkeypatch.setattr(ensemble, "augment", note)
-    recipe, one = replace(MLP, augmentation=name), member(make_data(), steps=20)
-    changed = train_alone(recipe, one)
+    config, one = replace(MLP, augmentation=name), member(make_data(), steps=20)
+    changed = train_alone(config, one)
     assert len(shown) == 20
     examples = Order(N, one.shuffle, torch.device("cpu")).take(20 * 32)
     generator = torch.Generator().manual_seed(int(one.augment.generate_state(1, np.uint64)[0] >> 1))
-    boxes = Boxes(name, (8, 8), generator, torch.device("cpu")).take(20 * 32)
+    boxes = BoxSampler(name, (8, 8), generator, torch.device("cpu")).draw(20 * 32)
     assert torch.equal(torch.cat([images[0] for images, _ in shown]), one.data.bank[examples])
     assert torch.equal(torch.cat([own[0] for _, own in shown]), boxes)
     shown.clear()
-    plain = train_alone(replace(recipe, augmentation="none"), one)
+    plain = train_alone(replace(config, augmentation="none"), one)
     assert not shown
     assert plain["curve"] != changed["curve"]
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_company_changes_no_bit_of_augmented_training(name: str) -> None:
-    recipe, members = replace(of("mlp2"), augmentation=name), company(shortened=4)[:4]
-    for one, outcome in zip(members, train_to_the_bit(recipe, members), strict=True):
-        assert train_to_the_bit(recipe, [one]) == [outcome]
+def test_stacking_changes_no_bit_of_augmented_training(name: str) -> None:
+    config, members = replace(of("mlp2"), augmentation=name), stacked(shortened=4)[:4]
+    for one, outcome in zip(members, train_to_the_bit(config, members), strict=True):
+        assert train_to_the_bit(config, [one]) == [outcome]
 
 
 # --- torchvision's networks
@@ -475,16 +475,16 @@ def test_torchvisions_network_trains_averages_and_goes_on_from_a_checkpoint(
     data = replace(small, **large)
     data = replace(data, test_images=data.test_images[:8], test_labels=data.test_labels[:8])
     one = member(data, steps=4, average=0.5)
-    recipe = replace(
+    config = replace(
         MLP, model=sized("resnet18", 1.0), batch_size=8, augmentation="resized_crop",
         weight_decay=1e-4,
     )  # fmt: skip
     whole = train_to_the_bit(
-        recipe, [one], checkpoint_seconds=0.0, on_checkpoint=lambda *each: checkpointed.append(each)
+        config, [one], checkpoint_seconds=0.0, on_checkpoint=lambda *each: checkpointed.append(each)
     )
     (_, state), *_ = checkpointed
     assert state["step"] == 2
-    assert train_to_the_bit(recipe, [one], states=[state]) == whole
+    assert train_to_the_bit(config, [one], states=[state]) == whole
     assert not whole[0]["diverged"]
     first, last = whole[0]["curve"][0], whole[0]["curve"][-1]
     assert first["train_loss"] == pytest.approx(math.log(M), abs=1e-5)  # the output starts at zero
@@ -561,24 +561,27 @@ def test_neither_global_generators_nor_data_are_touched() -> None:
 def test_early_stopping_reports_the_best_of_trainings_of_doubled_lengths(
     steps: int, average: float
 ) -> None:
-    """Each look is the end of a training of its own, to the bit; the first of equals is kept."""
+    """Each evaluation is the end of a training of its own, to the bit; of equals the first."""
     data = make_data(noise=0.6)
     one = member(data, steps=steps, average=average, early_stopping=True)
     (got,) = train_to_the_bit(MLP, [one])
-    looks = sorted({math.ceil(steps / 2**k) for k in range(replicas.EVALUATIONS)})
-    assert [row["examples_seen"] for row in got["curve"]] == [32 * look for look in looks]
+    evaluations = sorted({math.ceil(steps / 2**k) for k in range(replicas.EVALUATIONS)})
+    assert [row["examples_seen"] for row in got["curve"]] == [
+        32 * evaluation for evaluation in evaluations
+    ]
     alone = [
-        train_to_the_bit(MLP, [member(data, steps=look, average=average)])[0] for look in looks
+        train_to_the_bit(MLP, [member(data, steps=evaluation, average=average)])[0]
+        for evaluation in evaluations
     ]
     accuracies = [outcome["val_accuracy"] for outcome in alone]
     assert [row["val_accuracy"] for row in got["curve"]] == accuracies
     best = accuracies.index(max(accuracies))
-    wanted = {**alone[best], "curve": got["curve"], "stopped_at": 32 * looks[best]}
+    wanted = {**alone[best], "curve": got["curve"], "stopped_at": 32 * evaluations[best]}
     assert got == wanted
 
 
 def test_early_stopping_keeps_what_longer_training_loses() -> None:
-    """Few labels, mostly wrong: the network ends by learning them by heart."""
+    """Few labels, mostly wrong: the network ends by memorising them."""
     data = make_data(noise=0.7)
     last = train_alone(MLP, member(data, steps=1500))
     best = train_alone(MLP, member(data, steps=1500, early_stopping=True))
@@ -590,16 +593,20 @@ def test_early_stopping_keeps_what_longer_training_loses() -> None:
 def test_what_blows_up_after_its_best_look_is_reported_as_it_was_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A network of NaNs predicts the first class, the only one here: no such look is the best."""
+    """A network of NaNs predicts the first class, the only one here: it is never the best."""
     data = make_data(noise=0.6)
     data = replace(data, validation_labels=torch.zeros_like(data.validation_labels))
-    one, steps, sound = member(data, steps=64), itertools.count(1), losses.noisy_loss
+    one, steps, sound = (
+        member(data, steps=64),
+        itertools.count(1),
+        losses.expected_noisy_cross_entropy,
+    )
     alone = train_alone(MLP, replace(one, steps=32))
 
     def breaking(*given: Any) -> Tensor:
         return sound(*given) * (math.nan if next(steps) > 40 else 1.0)
 
-    monkeypatch.setattr(losses, "noisy_loss", breaking)
+    monkeypatch.setattr(losses, "expected_noisy_cross_entropy", breaking)
     best = train_alone(MLP, replace(one, early_stopping=True))
     assert best["stopped_at"] <= 32 * 32
     assert best["diverged"] is False
@@ -626,7 +633,7 @@ def test_members_that_stop_early_and_others_train_side_by_side() -> None:
 
 
 def test_early_stopping_goes_on_from_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before and after the best look, and between two looks."""
+    """Before and after the best evaluation, and between two evaluations."""
     monkeypatch.setattr(loop, "CHECKPOINT_SHARE", math.inf)
     monkeypatch.setitem(ensemble.CHUNK, "cpu", 4)  # checkpoints are taken between two
     states: list[ensemble.State] = []
@@ -640,7 +647,7 @@ def test_early_stopping_goes_on_from_a_checkpoint(monkeypatch: pytest.MonkeyPatc
     for state in between:
         assert train_to_the_bit(MLP, [one], states=[state]) == [whole]
     del whole["network"]
-    for state in (states[0], states[-1]):  # the last is taken after the best look
+    for state in (states[0], states[-1]):  # the last is taken after the best evaluation
         assert without_time(train_alone(MLP, one, states=[state])) == whole
 
 
@@ -668,7 +675,7 @@ def test_the_training_loss_is_the_mean_since_the_last_look() -> None:
 
 
 def test_the_training_losses_are_those_of_their_own_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of looks at every step, averaged over the steps between looks, for each member."""
+    """Those of every step, averaged over the steps between two evaluations, for each member."""
     data = make_data(noise=0.5)
     members = [member(data, steps=20), member(data, 1, steps=30, alpha=0.0, learning_rate=0.1)]
     curves = [outcome["curve"] for outcome in train(MLP, members)]
@@ -677,8 +684,8 @@ def test_the_training_losses_are_those_of_their_own_steps(monkeypatch: pytest.Mo
         every = [row["train_loss"] for row in train_alone(MLP, one)["curve"]]
         assert len(every) == one.steps
         assert len(set(every)) > 10
-        looks = [row["examples_seen"] // 32 for row in curve]
-        means = [np.mean(every[a:b]) for a, b in pairwise([0, *looks])]
+        evaluations = [row["examples_seen"] // 32 for row in curve]
+        means = [np.mean(every[a:b]) for a, b in pairwise([0, *evaluations])]
         np.testing.assert_allclose([row["train_loss"] for row in curve], means, rtol=1e-5)
 
 
@@ -687,10 +694,10 @@ def test_the_training_losses_are_those_of_their_own_steps(monkeypatch: pytest.Mo
 def test_looking_changes_nothing(
     name: str, average: float, trained: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, data = replace(MLP, model=sized(name, 0.125)), make_data(noise=0.3)
-    often = trained(recipe, data, steps=8, average=average)
+    config, data = replace(MLP, model=sized(name, 0.125)), make_data(noise=0.3)
+    often = trained(config, data, steps=8, average=average)
     monkeypatch.setattr(replicas, "EVALUATIONS", 1)
-    np.testing.assert_array_equal(trained(recipe, data, steps=8, average=average), often)
+    np.testing.assert_array_equal(trained(config, data, steps=8, average=average), often)
 
 
 @pytest.mark.parametrize(
@@ -814,7 +821,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.resolve_device("auto") == devices.resolve_device("cuda") == "cuda"
 
 
-# --- in company
+# --- in a stack
 
 OWN: list[dict[str, Any]] = [
     {"learning_rate": 1.0, "steps": 100, "average": 0.0},
@@ -851,7 +858,7 @@ def diluted(data: TrainingData, k: int, shown: int, labels: int, classes: int) -
 
 
 @lru_cache
-def company(smooth: bool = False, shortened: int = 1) -> list[Replica]:
+def stacked(smooth: bool = False, shortened: int = 1) -> list[Replica]:
     """Return six members that differ in all that members may differ in, on a task that is hard."""
     shared = make_data(bright=6)
     sizes = [(240, 240), (100, 300), (50, 500), (240, 720), (200, 200), (70, 70)]
@@ -865,7 +872,7 @@ def company(smooth: bool = False, shortened: int = 1) -> list[Replica]:
 
 @lru_cache
 def alone(name: str, k: int, smooth: bool = False, shortened: int = 1) -> Outcome:
-    (outcome,) = train_to_the_bit(of(name), [company(smooth, shortened)[k]])
+    (outcome,) = train_to_the_bit(of(name), [stacked(smooth, shortened)[k]])
     return outcome
 
 
@@ -887,7 +894,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[int]]]:
     return shrunk
 
 
-def test_members_of_the_company_tests_differ() -> None:
+def test_members_of_the_stacking_tests_differ() -> None:
     outcomes = [alone("mlp1", k) for k in range(6)]
     assert len({str(outcome["curve"]) for outcome in outcomes}) == 6
     assert len({str(outcome["test_confusion"]) for outcome in outcomes}) == 6
@@ -899,10 +906,10 @@ def test_members_of_the_company_tests_differ() -> None:
 @pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize("rows", COMPANIES, ids=str)
 @pytest.mark.parametrize("name", DENSE)
-def test_company_changes_no_bit_of_a_dense_network(
+def test_stacking_changes_no_bit_of_a_dense_network(
     name: str, rows: list[int], smooth: bool, kept: list[tuple[int, list[int]]]
 ) -> None:
-    together = train_to_the_bit(of(name), [company(smooth)[k] for k in rows])
+    together = train_to_the_bit(of(name), [stacked(smooth)[k] for k in rows])
     assert together == [alone(name, k, smooth) for k in rows]
     lengths = sorted(OWN[k]["steps"] for k in rows)
     # It shrank as soon as half were done, and not only between chunks.
@@ -910,10 +917,10 @@ def test_company_changes_no_bit_of_a_dense_network(
     assert any(step % ensemble.CHUNK["cpu"] for step, _ in kept)
 
 
-def test_company_changes_no_bit_at_bfloat16() -> None:
-    recipe, members = replace(of("mlp2"), precision="bfloat16"), company(shortened=4)[:4]
-    for one, outcome in zip(members, train_to_the_bit(recipe, members), strict=True):
-        assert train_to_the_bit(recipe, [one]) == [outcome]
+def test_stacking_changes_no_bit_at_bfloat16() -> None:
+    config, members = replace(of("mlp2"), precision="bfloat16"), stacked(shortened=4)[:4]
+    for one, outcome in zip(members, train_to_the_bit(config, members), strict=True):
+        assert train_to_the_bit(config, [one]) == [outcome]
 
 
 def test_a_stack_shrinks_when_half_of_it_is_done(kept: list[tuple[int, list[int]]]) -> None:
@@ -952,13 +959,13 @@ def three_of(data: TrainingData) -> list[Replica]:
     ]
 
 
-def test_company_changes_no_bit_at_real_size() -> None:
+def test_stacking_changes_no_bit_at_real_size() -> None:
     """mlp2 as in the paper's figures: 28x28, 512 units, batches of 128, ten classes."""
-    recipe = replace(MLP, model=sized("mlp2", 1.0), batch_size=128, init="torch")
+    config = replace(MLP, model=sized("mlp2", 1.0), batch_size=128, init="torch")
     members = three_of(ten_classes(28))
-    together = train_to_the_bit(recipe, members)
+    together = train_to_the_bit(config, members)
     for one, outcome in zip(members, together, strict=True):
-        assert train_to_the_bit(recipe, [one]) == [outcome]
+        assert train_to_the_bit(config, [one]) == [outcome]
     assert together[0]["test_accuracy"] > 0.2  # chance is 0.1
     assert len({outcome["network"] for outcome in together}) == 3
 
@@ -967,14 +974,14 @@ def test_company_changes_no_bit_at_real_size() -> None:
     ("name", "size", "batch_size"),
     [("perceptron", 9, 32), ("perceptron", 8, 15), ("mlp1", 8, 15), ("mlp2", 9, 1)],
 )
-def test_company_changes_no_bit_at_odd_sizes(name: str, size: int, batch_size: int) -> None:
+def test_stacking_changes_no_bit_at_odd_sizes(name: str, size: int, batch_size: int) -> None:
     """An odd number of pixels, or an odd batch: a member's matrices begin at odd addresses.
 
     MKL rounds by them, unless it is told not to before it loads: `processes.prepare`.
     """
-    recipe, members = replace(of(name), batch_size=batch_size), three_of(ten_classes(size))
-    for one, outcome in zip(members, train_to_the_bit(recipe, members), strict=True):
-        assert train_to_the_bit(recipe, [one]) == [outcome]
+    config, members = replace(of(name), batch_size=batch_size), three_of(ten_classes(size))
+    for one, outcome in zip(members, train_to_the_bit(config, members), strict=True):
+        assert train_to_the_bit(config, [one]) == [outcome]
 
 
 @pytest.mark.parametrize("name", ["conv2", "conv4", "resnet20"])
@@ -982,7 +989,7 @@ def test_a_loop_changes_no_bit_of_a_convolutional_network(
     name: str, kept: list[tuple[int, list[int]]]
 ) -> None:
     rows, shortened = [3, 2, 1], 8
-    members = [company(shortened=shortened)[k] for k in rows]
+    members = [stacked(shortened=shortened)[k] for k in rows]
     together = train_to_the_bit(of(name), members, stacking="loop")
     assert together == [alone(name, k, shortened=shortened) for k in rows]
     assert kept
@@ -994,18 +1001,18 @@ def convolutional_members(steps: int) -> list[Replica]:
 
 
 @lru_cache
-def convolutional_alone(recipe: TrainConfig, steps: int) -> list[Outcome]:
-    return [train_alone(recipe, one) for one in convolutional_members(steps)]
+def convolutional_alone(config: TrainConfig, steps: int) -> list[Outcome]:
+    return [train_alone(config, one) for one in convolutional_members(steps)]
 
 
 @pytest.mark.parametrize("stacking", ["grouped", "unfold"])
 @pytest.mark.parametrize("name", ["conv2", "conv4", "resnet20"])
 def test_stacked_convolutions_train_as_well_as_alone(name: str, stacking: str) -> None:
     """They round otherwise, so weights part slowly: first losses agree, and what is learnt."""
-    recipe = replace(of(name), model=sized(name, 0.25 if name == "resnet20" else 0.125))
+    config = replace(of(name), model=sized(name, 0.25 if name == "resnet20" else 0.125))
     for steps in (4, 40):
-        together = train(recipe, convolutional_members(steps), stacking=stacking)
-        for one, other in zip(convolutional_alone(recipe, steps), together, strict=True):
+        together = train(config, convolutional_members(steps), stacking=stacking)
+        for one, other in zip(convolutional_alone(config, steps), together, strict=True):
             if steps == 4:  # looked at one by one
                 losses = [[row["train_loss"] for row in each["curve"]] for each in (one, other)]
                 np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
@@ -1067,8 +1074,8 @@ def test_a_training_goes_on_from_a_checkpoint_to_the_bit(
 ) -> None:
     """Members of all lengths, rates and averages, before and after the stack has shrunk."""
     monkeypatch.setattr(averaging, "BLOCK", block)
-    recipe = replace(of(name), **change)
-    members = company(smooth=True, shortened=shortened)
+    config = replace(of(name), **change)
+    members = stacked(smooth=True, shortened=shortened)
 
     def note(k: int, state: ensemble.State) -> None:
         stream = io.BytesIO()  # as of then, whatever is done to the tensors later
@@ -1077,20 +1084,20 @@ def test_a_training_goes_on_from_a_checkpoint_to_the_bit(
         checkpointed.append((k, torch.load(stream, weights_only=True)))
 
     whole = train_to_the_bit(
-        recipe, members, stacking="loop", checkpoint_seconds=0.0, on_checkpoint=note
+        config, members, stacking="loop", checkpoint_seconds=0.0, on_checkpoint=note
     )
-    assert whole == train_to_the_bit(recipe, members, stacking="loop")
+    assert whole == train_to_the_bit(config, members, stacking="loop")
     steps = sorted({state["step"] for _, state in checkpointed})
     assert steps == list(range(8, max(one.steps for one in members), 8))
     for step in steps[:: max(1, len(steps) // 3)]:
         left = {k: state for k, state in checkpointed if state["step"] == step}
         assert set(left) == {k for k, one in enumerate(members) if one.steps > step}
         resumed = train_to_the_bit(
-            recipe, [members[k] for k in left], stacking="loop", states=list(left.values())
+            config, [members[k] for k in left], stacking="loop", states=list(left.values())
         )
         assert resumed == [whole[k] for k in left]
         alone = next(iter(left))  # whatever trained beside it before
-        again = train_to_the_bit(recipe, [members[alone]], stacking="loop", states=[left[alone]])
+        again = train_to_the_bit(config, [members[alone]], stacking="loop", states=[left[alone]])
         assert again == [whole[alone]]
 
 
@@ -1117,7 +1124,7 @@ def test_checkpoints_are_taken_at_intervals_and_cost_little(
 ) -> None:
     """By a clock on which a chunk takes 20 s; what is still queued is no cost of a checkpoint."""
     now = [0.0]
-    look_up = ensemble.Ensemble._look_up
+    look_up = ensemble.Ensemble._prefetch
 
     def slow(stack: Any) -> None:
         now[0] += 20
@@ -1133,7 +1140,7 @@ def test_checkpoints_are_taken_at_intervals_and_cost_little(
     written: list[float] = []
     monkeypatch.setattr(ensemble, "CHUNK", {"cpu": 8})
     monkeypatch.setattr(loop, "synchronise", drain)
-    monkeypatch.setattr(ensemble.Ensemble, "_look_up", slow)
+    monkeypatch.setattr(ensemble.Ensemble, "_prefetch", slow)
     monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
     train(
         PERCEPTRON, [member(make_data(), steps=56)],
@@ -1152,7 +1159,7 @@ def test_a_member_is_told_of_and_reported_when_it_is_done() -> None:
     outcomes = train(
         MLP,
         members,
-        on_evaluation=lambda k, step, accuracy: events.append(("look", k, (step, accuracy))),
+        on_evaluation=lambda k, step, accuracy: events.append(("evaluation", k, (step, accuracy))),
         on_done=lambda k, outcome: events.append(("done", k, outcome)),
     )
     done = [(k, outcome) for what, k, outcome in events if what == "done"]
@@ -1160,15 +1167,15 @@ def test_a_member_is_told_of_and_reported_when_it_is_done() -> None:
     assert all(outcome is outcomes[k] for k, outcome in done)
     for k, one in enumerate(members):
         mine = [(what, told) for what, row, told in events if row == k]
-        assert [what for what, _ in mine] == ["look"] * len(one.looks) + ["done"]
+        assert [what for what, _ in mine] == ["evaluation"] * len(one.evaluations) + ["done"]
         curve = [(row["examples_seen"] // 32, row["val_accuracy"]) for row in outcomes[k]["curve"]]
         assert [told for _, told in mine[:-1]] == curve
         assert curve[-1][0] == one.steps
     # Each was told of while longer ones still trained.
     order = [(what, k) for what, k, _ in events]
     assert order.index(("done", 1)) < order.index(("done", 2)) < len(order) - 1
-    assert [told[0] for what, _, told in events if what == "look"] == sorted(
-        told[0] for what, _, told in events if what == "look"
+    assert [told[0] for what, _, told in events if what == "evaluation"] == sorted(
+        told[0] for what, _, told in events if what == "evaluation"
     )
 
 
@@ -1179,13 +1186,16 @@ def test_a_member_that_stops_early_is_told_of_between_its_last_looks(
     one = replace(member(make_data(), steps=200), early_stopping=True)
     told: list[tuple[int, float | None]] = []
     outcome = train_alone(MLP, one, on_evaluation=lambda _, *event: told.append(event))
-    looks = {row["examples_seen"] // 32: row["val_accuracy"] for row in outcome["curve"]}
-    assert sorted(looks) == [1, 2, 4, 7, 13, 25, 50, 100, 200]
-    between = [step for step, _ in told if step not in looks]
+    evaluations = {row["examples_seen"] // 32: row["val_accuracy"] for row in outcome["curve"]}
+    assert sorted(evaluations) == [1, 2, 4, 7, 13, 25, 50, 100, 200]
+    between = [step for step, _ in told if step not in evaluations]
     assert between == [48, 72, 92, 120, 140, 160, 180]  # ends of chunks, at least 20 steps apart
-    assert [step for step, _ in told] == sorted([*looks, *between])
+    assert [step for step, _ in told] == sorted([*evaluations, *between])
     for step, accuracy in told:
-        assert accuracy == looks[max(look for look in looks if look <= step)]
+        assert (
+            accuracy
+            == evaluations[max(evaluation for evaluation in evaluations if evaluation <= step)]
+        )
 
 
 def test_the_time_is_shared_among_the_members(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1260,10 +1270,10 @@ def before(request: pytest.FixtureRequest) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_what_products_round_to_is_set_and_restored(precision: str, before: list[str]) -> None:
-    recipe, one = replace(PERCEPTRON, precision=precision), member(make_data(), steps=2)
+    config, one = replace(PERCEPTRON, precision=precision), member(make_data(), steps=2)
     wanted = ["tf32" if precision == "tf32" else "ieee"] * 3
     seen: list[list[str]] = []
-    train_alone(recipe, one, on_evaluation=lambda *_: seen.append(flags()))
+    train_alone(config, one, on_evaluation=lambda *_: seen.append(flags()))
     assert seen == [wanted] * 2
     assert flags() == before
 
@@ -1271,7 +1281,7 @@ def test_what_products_round_to_is_set_and_restored(precision: str, before: list
         raise KeyError(flags())
 
     with pytest.raises(KeyError) as caught:
-        train_alone(recipe, one, on_done=fail)
+        train_alone(config, one, on_done=fail)
     assert caught.value.args == (wanted,)
     assert flags() == before
 

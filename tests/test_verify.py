@@ -49,12 +49,12 @@ def change(path: Path, mend: Callable[[dict[str, Any]], None]) -> None:
 def test_what_was_recorded_is_equal(
     recorded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stored = {path: path.read_bytes() for path in (recorded / ".points").glob("*.json")}
+    stored = {path: path.read_bytes() for path in (recorded / ".runs").glob("*.json")}
     assert call(monkeypatch, "4", "0") == 0
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.endswith(": equal") for line in lines) == 4
     assert lines[-1] == "4 of 8 runs trained again (sample 0)"
-    assert {path: path.read_bytes() for path in (recorded / ".points").glob("*.json")} == stored
+    assert {path: path.read_bytes() for path in (recorded / ".runs").glob("*.json")} == stored
 
 
 def test_a_figure_with_top_5_has_its_runs_once(
@@ -89,7 +89,7 @@ def test_another_accuracy_is_found(
 def test_another_outcome_in_the_store_is_found(
     recorded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for path in (recorded / ".points").glob("*.json"):
+    for path in (recorded / ".runs").glob("*.json"):
         change(path, lambda content: content["outcome"]["curve"][0].update(train_loss=9.0))
     assert call(monkeypatch, "8") == 1
     assert capsys.readouterr().out.count(": curve is not the stored one") == 8
@@ -135,4 +135,4 @@ def test_a_run_that_diverged_is_compared_as_such() -> None:
 
 
 def test_the_store_is_the_repositorys(recorded: Path) -> None:
-    assert store.PointStore("cpu").folder.resolve() == (recorded / ".points").resolve()
+    assert store.RunStore("cpu").folder.resolve() == (recorded / ".runs").resolve()

@@ -42,11 +42,11 @@ def gather(folder: Path) -> None:
     """
     from stages.lib.core.errors import UserError
     from stages.lib.data import sources
-    from stages.lib.execution.store import PointStore
+    from stages.lib.execution.store import RunStore
 
     _install(folder / "packages")
     sources.load_source("mnist", path=None, size=None, downloads=folder / "mirror")
-    store = PointStore("cuda")
+    store = RunStore("cuda")
     pack(store.finished(), folder / STORE)
     parts = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     if (whole := sum(parts.values())) > MOST_BYTES:

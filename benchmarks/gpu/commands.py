@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.gpu import bundle, runner
 from stages.lib.core import machine
 from stages.lib.core.errors import UserError
-from stages.lib.execution.store import PointStore
+from stages.lib.execution.store import RunStore
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -39,7 +39,7 @@ def results(arguments: argparse.Namespace) -> None:
                 print(f"warning: {error}", file=sys.stderr)
 
     def pack(_: runner.Report, told: runner.Told) -> None:
-        finished = PointStore(told.device, told.store).finished()
+        finished = RunStore(told.device, told.store).finished()
         bundle.pack(finished, told.out / bundle.STORE)
 
     _run("results", RESULTS, arguments, pack, begin)

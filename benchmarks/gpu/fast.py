@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import plain, rates
 from benchmarks.gpu.runner import Know, Told
-from benchmarks.gpu.subjects import IMAGES, NETWORKS, PRECISIONS, SIZES, members, recipe
+from benchmarks.gpu.subjects import IMAGES, NETWORKS, PRECISIONS, SIZES, members, train_config
 from benchmarks.stacking import WAYS, ways
 from stages.lib.core import machine
 from stages.lib.core.errors import UserError
@@ -121,7 +121,7 @@ def _steps(name: str, device: str, count: int, way: str, precision: str) -> dict
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_reserved()
-    how = replace(recipe(name, device, precision), zero_output=True)
+    how = replace(train_config(name, device, precision), zero_output=True)
     own = members(name, device, count, 2)
     found: dict[str, Any] = {
         "members": count,
@@ -145,7 +145,7 @@ def estimate(name: str, way: str) -> int:
         train=replace(config.train, stacking=way),
     )
     run = Run(name, config, 0.1, 0, Path(), Path())
-    return packing.memory(run, IMAGES, "cuda", packing.Seen(shape, 10, IMAGES))
+    return packing.memory(run, IMAGES, "cuda", packing.ImageInfo(shape, 10, IMAGES))
 
 
 def scripts(told: Told, know: Know) -> None:
@@ -269,7 +269,7 @@ def profile(told: Told, know: Know) -> None:
     """The ten longest kernels of conv4's step in a stack, launched one by one."""
     device, sizes = told.device, SIZES[told.device]
     count = sizes.many[-2] if device == "cuda" else sizes.many[-1]
-    how = recipe("conv4", device, "tf32" if device == "cuda" else "float32")
+    how = train_config("conv4", device, "tf32" if device == "cuda" else "float32")
     activities = torch.profiler.ProfilerActivity
     activity = activities.CUDA if device == "cuda" else activities.CPU
     with Precision(how.precision), fastest_convolutions():

@@ -38,8 +38,8 @@ def take_over(folder: Path) -> None:
     keys = [key for key in registry.FIGURES if (folder / f"{key}.json").exists()]
     figures = [] if rehearsed else [(key, *_figure(folder, key)) for key in keys]
     if archive.exists() and not rehearsed:
-        points = bundle.restore(archive, paths.point_store())
-        print(f"{len(points)} finished trainings are in {paths.point_store()}")
+        points = bundle.restore(archive, paths.run_store())
+        print(f"{len(points)} finished trainings are in {paths.run_store()}")
     for name, content in found.items():
         target = RESULTS / f"gpu-{name}-{content['device']}.json"
         text = files.to_json(content).encode()

@@ -1,8 +1,8 @@
 """Figure 1 at the paper's size in the minutes that there are, by the best way and precision found.
 
 First alpha = 100: the perceptron, a ConvNet for as many passes as fit, an MLP; then the other
-alphas. What is finished is in the point store; of what is not, each look that is the best so far is
-told.
+alphas. What is finished is in the run store; of what is not, each evaluation that is the best so
+far is told.
 """
 
 import json
@@ -20,7 +20,7 @@ from stages.lib.core.errors import UserError
 from stages.lib.data import datasets, sources
 from stages.lib.execution import inputs, packing
 from stages.lib.execution.runs import Run
-from stages.lib.execution.store import PointStore
+from stages.lib.execution.store import RunStore
 from stages.lib.labels import dilution
 from stages.lib.studies import computing, estimates, grids
 from stages.lib.studies.grids import Grid
@@ -29,14 +29,16 @@ KEY, SCALE = "fig1_uniform_mnist", "paper"
 RECORDED = Path("benchmarks/results/gpu-check-cuda.json")
 MOST_NOISE = 100.0
 FIRST = ("perceptron", "conv4", "mlp2")  # at most noise
-RESERVE = 0.85  # of the time that there is, planned: looks, labels and capture need the rest, ...
+RESERVE = (
+    0.85  # of the time that there is, planned: evaluations, labels and capture need the rest, ...
+)
 RESERVED = 25.0  # ... and so many seconds at least
 #: On a CPU, where the command is only rehearsed: everything as small as it goes.
 REHEARSED = (0.0, 50.0, 100.0)
 REHEARSAL: dict[str, dict[str, Any]] = {
     "data": {"originals": 100, "validation": 200},
     "model": {"width": 0.125},
-    "train": {"passes": 0.02, "min_examples": 0, "batch_size": 32, "seeds": (0,)},
+    "train": {"epochs": 0.02, "min_samples": 0, "batch_size": 32, "seeds": (0,)},
 }
 
 
@@ -125,12 +127,12 @@ def _fitted(point: Config, told: Told, know: Know, started: float) -> Any:
     seconds = told.seconds - (time.monotonic() - started)
     seconds = max(min(RESERVE * seconds, seconds - RESERVED), seconds / 2)
     passes = rate * seconds / len(todo) * point.train.batch_size / todo[0].examples
-    if passes >= point.train.passes:
+    if passes >= point.train.epochs:
         return point.train
     passes = float(math.floor(passes)) if passes >= 1 else passes
-    found = {"steps_per_second": rate, "passes": passes, "runs": len(todo)}
+    found = {"steps_per_second": rate, "epochs": passes, "runs": len(todo)}
     know(f"{point.model.name} length", found, f"{rate:,.0f} steps/s: {passes:g} passes fit")
-    return replace(point.train, passes=passes, min_examples=0)
+    return replace(point.train, epochs=passes, min_samples=0)
 
 
 def _expand(points: Sequence[Config], told: Told) -> list[list[Run]]:
@@ -139,8 +141,8 @@ def _expand(points: Sequence[Config], told: Told) -> list[list[Run]]:
 
 
 def train(points: Sequence[Config], told: Told, know: Know) -> None:
-    """Train what the point store lacks of points, telling of each look that is the best so far."""
-    store = PointStore(told.device, told.store)
+    """Train what the run store lacks of points, telling of each best evaluation so far."""
+    store = RunStore(told.device, told.store)
     store.prepare()
     expanded = _expand(points, told)
     for point in points:
@@ -157,7 +159,7 @@ def train(points: Sequence[Config], told: Told, know: Know) -> None:
         if (stored := store.get(run.identity())) is None:
             missing.append(run)
         else:
-            know(*_look(run, stored))
+            know(*_evaluation(run, stored))
     machine.forget_free_memory(told.device)
     free = machine.free_gpu_memory() if told.device == "cuda" else 0
     # The shortest first: what is cut off leaves the fewest points half done.
@@ -166,15 +168,15 @@ def train(points: Sequence[Config], told: Told, know: Know) -> None:
             stack,
             told.device,
             packing.stacking(stack[0], told.device),
-            on_report=lambda run, outcome: know(*_look(run, outcome)),
+            on_report=lambda run, outcome: know(*_evaluation(run, outcome)),
             on_done=lambda run, outcome: _keep(run, outcome, store, know),
         )
     know("finished", len(every), f"{len(every)} runs of {len(points)} points are finished")
 
 
-def _keep(run: Run, outcome: dict[str, Any], store: PointStore, know: Know) -> None:
+def _keep(run: Run, outcome: dict[str, Any], store: RunStore, know: Know) -> None:
     store.put(run.identity(), outcome)
-    know(*_look(run, outcome))
+    know(*_evaluation(run, outcome))
 
 
 def _smaller(formed: Iterable[list[Run]], halvings: int) -> Iterator[list[Run]]:
@@ -184,14 +186,14 @@ def _smaller(formed: Iterable[list[Run]], halvings: int) -> Iterator[list[Run]]:
         yield from (stack[part::parts] for part in range(parts))
 
 
-def _look(run: Run, outcome: dict[str, Any]) -> tuple[str, Any, str]:
+def _evaluation(run: Run, outcome: dict[str, Any]) -> tuple[str, Any, str]:
     config, row = run.config, outcome["curve"][-1]
     found = {
         "network": config.model.name,
         "alpha": config.noise.alpha,
         "learning_rate": run.learning_rate,
         "seed": run.seed,
-        "passes": config.train.passes,
+        "epochs": config.train.epochs,
         "precision": config.train.precision,
         "steps": run.steps,
         "examples_seen": row["examples_seen"],
@@ -210,7 +212,7 @@ def _look(run: Run, outcome: dict[str, Any]) -> tuple[str, Any, str]:
 
 def finished(told: Told, know: Know) -> None:
     """The figure of the points that are finished, as a stage would have written it."""
-    store = PointStore(told.device, told.store)
+    store = RunStore(told.device, told.store)
     points, outcomes = [], []
     for point in grid(told):
         (todo,) = _expand([point], told)

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.runner import Know, Told
-from benchmarks.gpu.subjects import PRECISIONS, SIZES, members, recipe
+from benchmarks.gpu.subjects import PRECISIONS, SIZES, members, train_config
 from benchmarks.stacking import ways
 from stages.lib.config.params import AUGMENTATIONS
 from stages.lib.data import datasets
 from stages.lib.execution import executors, runs
-from stages.lib.execution.store import PointStore
+from stages.lib.execution.store import RunStore
 from stages.lib.labels import dilution
 from stages.lib.models import networks
 from stages.lib.studies import grids
@@ -62,7 +62,7 @@ def gradients(names: tuple[str, ...], told: Told, know: Know) -> None:
     device, sizes, wrong = told.device, SIZES[told.device], []
     for name in names:
         for count in sizes.few:
-            plain = recipe(name, device)
+            plain = train_config(name, device)
             own = members(name, device, count, 1)
             images = own[0].data.bank[: count * plain.batch_size]
             images = images.view(count, plain.batch_size, *images.shape[1:])
@@ -112,7 +112,7 @@ def _gradient(
     else:
         logits = evaluation.forward(network, images, precision)
         parameters = list(network.parameters())
-    loss = losses.noisy_loss(logits, labels).sum()
+    loss = losses.expected_noisy_cross_entropy(logits, labels).sum()
     found = torch.autograd.grad(loss, parameters)
     return torch.cat([each.flatten(1) for each in found], dim=1).double().cpu().flatten()
 
@@ -131,7 +131,7 @@ def captured(name: str, told: Told, know: Know) -> None:
         if name in ("conv2", "resnet20"):
             cases += [(each, "loop", "float32") for each in AUGMENTATIONS if each != "none"]
         for augmentation, way, precision in cases:
-            how = recipe(name, device, precision, augmentation=augmentation)
+            how = train_config(name, device, precision, augmentation=augmentation)
             # First the eager steps: the captured ones then find the kernels that these chose.
             start, before, eager, end = _path(how, own, way, (0, few - 1, few, many), eager=True)
             replayed, replayed_end = _path(how, own, way, (few, many), eager=False)
@@ -176,7 +176,7 @@ def shrinking(told: Told, know: Know) -> None:
     torch.backends.cudnn.deterministic = True
     lengths = SIZES[device].lengths
     for name in ("mlp2", "conv2"):
-        how = recipe(name, device)
+        how = train_config(name, device)
         own = [
             replace(member, steps=steps)
             for member, steps in zip(
@@ -195,7 +195,7 @@ def resumed(told: Told, know: Know) -> None:
     torch.backends.cudnn.deterministic = True
     steps = SIZES[device].chunks * ensemble.CHUNK[device]
     for name in ("mlp2", "conv2"):
-        how, own = recipe(name, device), members(name, device, 2, steps, slowed=SLOWED)
+        how, own = train_config(name, device), members(name, device, 2, steps, slowed=SLOWED)
         states: dict[int, list[ensemble.State]] = {}
 
         def keep(_: int, state: ensemble.State, states: Any = states) -> None:
@@ -240,7 +240,7 @@ def halving(told: Told, know: Know) -> None:
         noise=replace(config.noise, alpha=2.0),
         model=replace(config.model, name="conv2", width=0.5),
         train=replace(
-            config.train, device=told.device, seeds=(0, 1), passes=0.0, min_examples=12_800
+            config.train, device=told.device, seeds=(0, 1), epochs=0.0, min_samples=12_800
         ),
     )  # four rates and two seeds
     data, labels = told.work / "halving", told.work / "halving-labels"
@@ -297,7 +297,7 @@ class _Limited(executors._Workers):
 
 
 def _train_limited(place: str, stack: Any, store: Any) -> str:
-    noted, loss = ensemble.noted, losses.noisy_loss
+    noted, loss = ensemble.noted, losses.expected_noisy_cross_entropy
 
     @contextmanager
     def limited(where: str) -> Iterator[None]:
@@ -313,7 +313,7 @@ def _train_limited(place: str, stack: Any, store: Any) -> str:
         return loss(*arguments)
 
     ensemble.noted = limited  # type: ignore[assignment]
-    losses.noisy_loss = lacking  # type: ignore[assignment]
+    losses.expected_noisy_cross_entropy = lacking  # type: ignore[assignment]
     return executors._train_in_worker(stack, store)
 
 
@@ -321,7 +321,7 @@ def _trained(todo: list[Any], folder: Path, place: str) -> tuple[list[Any], list
     """Return outcomes, the sizes of the stacks that were tried, and what was said of memory."""
     from tqdm import tqdm
 
-    store = PointStore("cuda", folder)
+    store = RunStore("cuda", folder)
     store.prepare()
     pool = _Limited(place)
     with pool, tqdm(disable=True) as bar:

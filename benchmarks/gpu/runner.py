@@ -52,7 +52,7 @@ class Told:
     @property
     def store(self) -> Path:
         """The folder of finished trainings: the repository's, for a rehearsal one that goes."""
-        return paths.point_store() if self.device == "cuda" else self.work / "store"
+        return paths.run_store() if self.device == "cuda" else self.work / "store"
 
 
 #: Called with a key, what is known of it, and a line to print.

@@ -45,9 +45,9 @@ PRECISIONS = {"cuda": ("tf32", "bfloat16", "float32"), "cpu": ("bfloat16", "floa
 EXAMPLES = {"cuda": 1 << 18, "cpu": IMAGES}
 
 
-def recipe(name: str, device: str, precision: str = "float32", **changes: Any) -> TrainConfig:
+def train_config(name: str, device: str, precision: str = "float32", **changes: Any) -> TrainConfig:
     """Return how a network is trained; every weight has a gradient from the first step on."""
-    plain = subjects.recipe(name, width=SIZES[device].width, precision=precision)
+    plain = subjects.train_config(name, width=SIZES[device].width, precision=precision)
     model = replace(plain.model, batch_norm=NETWORKS[name][1])
     batch = SIZES[device].batch
     return replace(plain, model=model, zero_output=False, batch_size=batch, **changes)

@@ -61,7 +61,10 @@ def check_config(config: Config, file: Path | str = paths.PARAMS, prefix: str = 
     if train.batch_size > examples:
         most = f"at most the training set, {examples} examples"
         fail(file, prefix + "train", "batch_size", train.batch_size, most)
-    if train.loss == "noisy_loss" and (config.noise.kind, config.noise.images) != (
+    if train.loss == "expected_noisy_cross_entropy" and (
+        config.noise.kind,
+        config.noise.images,
+    ) != (
         "uniform",
         "same",
     ):
@@ -81,8 +84,8 @@ def check_config(config: Config, file: Path | str = paths.PARAMS, prefix: str = 
 
 def _check_length(config: Config, file: Path | str, prefix: str) -> None:
     data, train = config.data, config.train
-    if train.passes == 0 and train.min_examples == 0:
-        fail(file, prefix + "train", "passes", train.passes, "above 0 where min_examples is 0")
+    if train.epochs == 0 and train.min_samples == 0:
+        fail(file, prefix + "train", "epochs", train.epochs, "above 0 where min_samples is 0")
     if train.early_stopping and data.validation == 0:
         fail(file, prefix + "data", "validation", 0, "at least 1 with train.early_stopping")
     if train.early_stopping and train.average > MOST_AVERAGED:

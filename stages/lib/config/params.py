@@ -25,7 +25,7 @@ from stages.lib.noise import transitions
 
 AUGMENTATIONS = ("none", "flip_crop", "resized_crop")
 
-LOSSES = ("cross_entropy", "noisy_loss")
+LOSSES = ("cross_entropy", "expected_noisy_cross_entropy")
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -82,8 +82,8 @@ class TrainParams:
     epsilon: float = ruled(POSITIVE)
     init: str = ruled(one_of(*INITS))
     zero_output: bool = ruled(boolean())
-    passes: float = ruled(number(0, 1e6))
-    min_examples: int = ruled(integer(0))
+    epochs: float = ruled(number(0, 1e6))
+    min_samples: int = ruled(integer(0))
     average: float = ruled(number(0, 1))
     early_stopping: bool = ruled(boolean())
     weight_decay: float = ruled(number(0, 1))
@@ -105,7 +105,7 @@ class ConfusionParams:
     width: float = ruled(WIDTH)
     learning_rate: float = ruled(POSITIVE)
     batch_size: int = ruled(integer(1))
-    min_examples: int = ruled(integer(1))
+    min_samples: int = ruled(integer(1))
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
         finally:
             scratch.unlink(missing_ok=True)
     except OSError as error:
-        raise explained(error, path, needed) from error
+        raise explain_os_error(error, path, needed) from error
 
 
 def _flush(path: Path) -> None:
@@ -76,7 +76,7 @@ def _flush(path: Path) -> None:
         os.fsync(stream.fileno())
 
 
-def explained(error: OSError, path: Path, needed: int | None) -> Exception:
+def explain_os_error(error: OSError, path: Path, needed: int | None) -> Exception:
     """Return an error that says what was needed, where the system only says what failed.
 
     Args:
@@ -131,10 +131,10 @@ def _owned(folder: Path) -> Iterator[None]:
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
     """Yield a folder in the repository that is gone when the block ends."""
-    paths.point_store().mkdir(parents=True, exist_ok=True)
+    paths.run_store().mkdir(parents=True, exist_ok=True)
     # Its time may stand still for longer than a stale one's: who sweeps asks for its owner.
     with (
-        tempfile.TemporaryDirectory(dir=paths.point_store(), prefix=".scratch.") as folder,
+        tempfile.TemporaryDirectory(dir=paths.run_store(), prefix=".scratch.") as folder,
         _owned(Path(folder)),
     ):
         yield Path(folder)
@@ -213,7 +213,7 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
         stream.write(whole.data)
 
 
-def place(source: Path, path: Path) -> None:
+def link_or_copy(source: Path, path: Path) -> None:
     """Give a file a second place, atomically: by another name for it, else by a copy.
 
     Raises:

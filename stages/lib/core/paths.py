@@ -14,7 +14,7 @@ EXPERIMENT_METRICS = Path("metrics/experiment.json")
 
 EXPERIMENT_TIMES = Path("metrics/times/experiment.json")
 
-POINTS = ".points"
+POINTS = ".runs"
 
 
 def scale_file(scale: str) -> Path:
@@ -71,7 +71,7 @@ def repository() -> Path:
     return Path(os.environ.get("DVC_ROOT", "."))
 
 
-def point_store() -> Path:
+def run_store() -> Path:
     """The folder of finished runs, shared by every workspace of one repository."""
     return repository() / POINTS
 

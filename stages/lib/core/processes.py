@@ -48,7 +48,7 @@ def prepare() -> None:
     # it keep blocks of up to 32 MiB, the largest it takes (docs/PERFORMANCE.md has the gain).
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 << 20))
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2 << 30))
-    # MKL rounds a product by where its matrices lie in memory, and with it by a stack's company.
+    # MKL rounds a product by where its matrices lie in memory, and so by what else is stacked.
     # Whatever the user's shell says: other kernels would change results under the same name.
     os.environ["MKL_CBWR"] = "AUTO"
     for variable in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"):

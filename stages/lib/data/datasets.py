@@ -66,7 +66,7 @@ KNOWN = {name: facts.about for name, facts in FACTS.items()} | {
 }
 
 
-class Wanted(NamedTuple):
+class DatasetRequest(NamedTuple):
     """A data set to be fetched: its name, where the user's images lie, pixels of a side."""
 
     name: str
@@ -83,7 +83,7 @@ def noise_folder(name: str) -> str:
     return f"{name}-as-noise"
 
 
-def needed(name: str, path: str | None, size: int | None, images: str) -> dict[str, Wanted]:
+def needed(name: str, path: str | None, size: int | None, images: str) -> dict[str, DatasetRequest]:
     """Return what a config needs, by folder: its own data set, and that of its noisy images.
 
     Args:
@@ -92,9 +92,9 @@ def needed(name: str, path: str | None, size: int | None, images: str) -> dict[s
         size: ``data.size``.
         images: ``noise.images``.
     """
-    wanted = {name: Wanted(name, path, size)}
+    wanted = {name: DatasetRequest(name, path, size)}
     if images in NAMED:
-        wanted[noise_folder(images)] = Wanted(images, None, None)
+        wanted[noise_folder(images)] = DatasetRequest(images, None, None)
     return wanted
 
 
@@ -235,7 +235,7 @@ def save(dataset: Dataset, folder: Path, ready: Mapping[str, Path] | None = None
         dataset: what to write.
         folder: where to.
         ready: of arrays that `files.write_array` need not write, by their name: whole files of
-            theirs on the same disk, which get a second place (`files.place`).
+            theirs on the same disk, which get a second place (`files.link_or_copy`).
 
     Raises:
         ValueError: the data set fails its own `Dataset.check`.
@@ -248,7 +248,7 @@ def save(dataset: Dataset, folder: Path, ready: Mapping[str, Path] | None = None
     for name in ARRAYS:
         file = folder / f"{name}.npy"
         if name in ready:
-            files.place(ready[name], file)
+            files.link_or_copy(ready[name], file)
         else:
             files.write_array(file, getattr(dataset, name))
     files.write_json(folder / DESCRIPTION, content)

@@ -101,7 +101,7 @@ def decode_to(
             _finish(stream, len(images) - len(gaps), size)
     except OSError as error:
         if error.errno in files.FULL:
-            raise files.explained(error, file, full) from error
+            raise files.explain_os_error(error, file, full) from error
         raise
     order = np.empty(len(images), dtype=np.int64)
     order[rows] = np.arange(len(images))

@@ -74,7 +74,7 @@ def _resized(dataset: Dataset, size: int) -> Dataset:
     )
 
 
-def fetch(wanted: Mapping[str, datasets.Wanted], folder: Path) -> None:
+def fetch(wanted: Mapping[str, datasets.DatasetRequest], folder: Path) -> None:
     """Obtain data sets and save each in its own folder.
 
     Args:

@@ -1,4 +1,4 @@
-"""Completes runs: looks each up in the point store and trains what is missing.
+"""Completes runs: looks each up in the run store and trains what is missing.
 
 On a CPU, as many worker processes as there are cores train stacks of runs with one thread each; on
 an accelerator one process trains one stack after another. How many there were, and what trained
@@ -22,7 +22,7 @@ from stages.lib.core.errors import UserError
 from stages.lib.execution import checkpoints, packing
 from stages.lib.execution.inputs import train_stack
 from stages.lib.execution.runs import Run
-from stages.lib.execution.store import PointStore
+from stages.lib.execution.store import RunStore
 
 KILLED = (
     "a training process was killed, perhaps for want of memory; what was finished is kept: "
@@ -38,7 +38,7 @@ def train_or_load(
     Args:
         runs: at least one; all for the same device.
         title: what the progress bar says.
-        folder: of the point store; None for the repository's own.
+        folder: of the run store; None for the repository's own.
 
     Returns:
         The outcomes, and the device that they were trained on.
@@ -55,7 +55,7 @@ def train_or_load(
         # Only workers use an accelerator: what this process took of its memory they would lack.
         device, free = workers.call(_ask, wanted.pop())
         _check_precision(runs, device)
-        store = PointStore(device, folder)
+        store = RunStore(device, folder)
         names = {run: store.path(run.identity()) for run in dict.fromkeys(runs)}
         # Runs that share an identity (alpha = 0 under every noise model) are trained once.
         first = {path: run for run, path in reversed(names.items())}
@@ -86,7 +86,7 @@ def _check_precision(runs: list[Run], device: str) -> None:
             raise UserError(f"train.precision: got 'tf32'; accepted on {device}: float32, bfloat16")
 
 
-def _stored(store: PointStore, run: Run) -> dict[str, Any]:
+def _stored(store: RunStore, run: Run) -> dict[str, Any]:
     outcome = store.get(run.identity())
     if outcome is None:
         raise UserError(f"{store.path(run.identity())}: gone since it was written; run again")
@@ -102,7 +102,7 @@ def _ask(name: str) -> tuple[str, int]:
 
 
 def _train_and_store(
-    stack: list[Run], store: PointStore, show: Callable[[str, int, float | None], None]
+    stack: list[Run], store: RunStore, show: Callable[[str, int, float | None], None]
 ) -> str:
     """Train a stack and store each outcome at its end.
 
@@ -119,7 +119,7 @@ def _train_and_store(
     return ""
 
 
-def _halves(stack: list[Run], store: PointStore, lacking: str) -> list[list[Run]]:
+def _halves(stack: list[Run], store: RunStore, lacking: str) -> list[list[Run]]:
     """Return the halves of a stack that did not fit, without what was stored already.
 
     Raises:
@@ -136,7 +136,7 @@ def _halves(stack: list[Run], store: PointStore, lacking: str) -> list[list[Run]
 
 
 def _train_whole(
-    stack: list[Run], store: PointStore, show: Callable[[str, int, float | None], None]
+    stack: list[Run], store: RunStore, show: Callable[[str, int, float | None], None]
 ) -> None:
     """Train a stack from its checkpoints, telling of steps since it last did."""
     device = store.environment["device"]
@@ -216,7 +216,7 @@ class _Workers:
     def call(self, function: Callable[[str], Any], argument: str) -> Any:
         return _result(self._submit(function, argument))
 
-    def train(self, queue: list[list[Run]], store: PointStore, bar: _Bar) -> None:
+    def train(self, queue: list[list[Run]], store: RunStore, bar: _Bar) -> None:
         """Train stacks, as many at a time as there are cores, or one on an accelerator.
 
         One that does not fit in memory is halved; on a CPU its halves may train at the same time.
@@ -266,5 +266,5 @@ def _end_with_parent(ended: Any) -> None:
     os._exit(1)
 
 
-def _train_in_worker(stack: list[Run], store: PointStore) -> str:
+def _train_in_worker(stack: list[Run], store: RunStore) -> str:
     return _train_and_store(stack, store, lambda *event: _events.put(event))

@@ -54,7 +54,7 @@ def train_stack(
 
     configure_torch(device)
     return train(
-        recipe(stack[0].config),
+        train_config(stack[0].config),
         [_member(run, device) for run in stack],
         stacking=stacking,
         states=states,
@@ -77,7 +77,7 @@ def configure_torch(device: str) -> None:
         torch.set_flush_denormal(True)
 
 
-def recipe(config: Config) -> "TrainConfig":
+def train_config(config: Config) -> "TrainConfig":
     """Return what the runs of a config share."""
     from stages.lib.training.replicas import TrainConfig
 
@@ -124,7 +124,7 @@ def load_data(run: Run, device: str) -> "TrainingData":
     dataset, test_images, test_labels = _load_dataset(run.data / name, device)
     bank = _load_bank(run.data, name, *run._bank, device)
     diluted = dilution.load(run.labels)
-    clean_only = run.config.train.loss == "noisy_loss"
+    clean_only = run.config.train.loss == "expected_noisy_cross_entropy"
     labels = diluted.labels[: diluted.originals] if clean_only else diluted.labels
     images = diluted.images[: diluted.originals] if clean_only else diluted.images
     v, m = len(diluted.validation_images), dataset.num_classes

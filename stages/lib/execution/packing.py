@@ -24,7 +24,7 @@ from stages.lib.models.architectures import (
 
 CPU_MEMBERS = 4  # of dense networks
 
-CPU_WEIGHTS = 1 << 18  # in a stack: company does not help what outgrows a core's cache
+CPU_WEIGHTS = 1 << 18  # in a stack, which does not help what outgrows a core's cache
 
 GPU_MEMBERS = 128  # at most; not measured yet
 
@@ -45,7 +45,7 @@ GPU_STACKING = {
 RELATIVE_COST = {Perceptron: 1.0, ConvNet: 30.0, ResNet: 100.0, TorchvisionResNet: 5000.0}
 
 
-class Seen(NamedTuple):
+class ImageInfo(NamedTuple):
     """What is known of a run's images.
 
     Attributes:
@@ -59,18 +59,18 @@ class Seen(NamedTuple):
     images: int
 
 
-def fetched(run: Run) -> Seen:
+def fetched(run: Run) -> ImageInfo:
     """Return what is known of a run's images once they are fetched."""
     facts = files.read_json(run.data / run.config.data.name / datasets.DESCRIPTION)
     shape = facts["height"], facts["width"], facts["channels"]
-    return Seen(shape, facts["num_classes"], sum(facts["size"].values()))
+    return ImageInfo(shape, facts["num_classes"], sum(facts["size"].values()))
 
 
 def form(
     runs: Sequence[Run],
     device: str,
     started: Mapping[Run, int] | None = None,
-    seen: Callable[[Run], Seen] = fetched,
+    seen: Callable[[Run], ImageInfo] = fetched,
     free: int = 0,
 ) -> list[list[Run]]:
     """Return stacks of runs, the costliest first, so that no worker is left with a long one.
@@ -122,7 +122,7 @@ def cpu_members(name: str, shape: tuple[int, int, int], num_classes: int, width:
     return max(1, min(CPU_MEMBERS, CPU_WEIGHTS // weights))
 
 
-def memory(run: Run, examples: int, device: str, seen: Seen) -> int:
+def memory(run: Run, examples: int, device: str, seen: ImageInfo) -> int:
     """Return about how many bytes a member of a stack needs: its network and its diluted set.
 
     Args:
@@ -155,7 +155,7 @@ def memory(run: Run, examples: int, device: str, seen: Seen) -> int:
     return 4 * floats + EXAMPLE_BYTES * examples + ahead + votes
 
 
-def _members(group: list[Run], device: str, seen: Seen, free: int) -> int:
+def _members(group: list[Run], device: str, seen: ImageInfo, free: int) -> int:
     """Return how many of a group's runs, the longest first, may share a stack."""
     run = group[0]
     if device == "cpu":

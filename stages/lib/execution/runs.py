@@ -30,6 +30,10 @@ UNUSED: dict[str, Any] = {
 }
 
 
+#: Values that identities say by their old name, until all that decides an outcome is recorded anew.
+OLD_NAMES = {"expected_noisy_cross_entropy": "noisy_loss"}
+
+
 @dataclass(frozen=True)
 class Run:
     """One training: a config at one of its learning rates and seeds, and where its inputs lie.
@@ -52,12 +56,12 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Number of batches: ``passes`` over the diluted set, or ``min_examples`` if that is more.
+        """Number of batches: ``epochs`` over the diluted set, or ``min_samples`` if that is more.
 
         ``H_alpha`` stands for a diluted set that it doesn't need: it is trained for as long.
         """
         train = self.config.train
-        seen = max(train.passes * self.examples, train.min_examples)
+        seen = max(train.epochs * self.examples, train.min_samples)
         return math.ceil(seen / train.batch_size)
 
     @property
@@ -69,7 +73,11 @@ class Run:
     @property
     def alpha(self) -> float:
         """The alpha of ``H_alpha``; 0 for plain cross-entropy."""
-        return self.config.noise.alpha if self.config.train.loss == "noisy_loss" else 0.0
+        return (
+            self.config.noise.alpha
+            if self.config.train.loss == "expected_noisy_cross_entropy"
+            else 0.0
+        )
 
     @property
     def stack_key(self) -> Hashable:
@@ -120,7 +128,7 @@ class Run:
         return {
             **{name: value for name, value in used.items() if value != UNUSED[name]},
             "model": {"name": model.name, "width": model.width},
-            "loss": train.loss,
+            "loss": OLD_NAMES.get(train.loss, train.loss),
             "alpha": self.alpha,
             "learning_rate": self.learning_rate,
             "batch_size": train.batch_size,

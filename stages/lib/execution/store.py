@@ -1,7 +1,7 @@
-"""The point store: every finished training, one small JSON file, named by all that decides it.
+"""The run store: every finished training, one small JSON file, named by all that decides it.
 
 A killed figure resumes from it; other figures and experiments reuse it. It lies outside DVC's
-outputs (`paths.point_store`), because DVC clears those before a stage runs. Long trainings under
+outputs (`paths.run_store`), because DVC clears those before a stage runs. Long trainings under
 way have a checkpoint of the same name.
 """
 
@@ -55,7 +55,7 @@ def _without_docstrings(source: str) -> str:
     return ast.dump(tree)
 
 
-class PointStore:
+class RunStore:
     """Outcomes by identity.
 
     Args:
@@ -64,7 +64,7 @@ class PointStore:
     """
 
     def __init__(self, device: str, folder: Path | None = None) -> None:
-        self.folder = paths.point_store() if folder is None else folder
+        self.folder = paths.run_store() if folder is None else folder
         self.environment = {
             "code": code_digest(device),
             "device": device,

@@ -36,7 +36,7 @@ TIES = "equal counts, never-seen errors among them, go by class index, the small
 
 
 @dataclass(frozen=True)
-class Start:
+class SharedTraining:
     """How the small trainings start and step, as the trainings that follow; `TrainParams` says."""
 
     rho: float
@@ -48,7 +48,7 @@ class Start:
     stacking: str
 
 
-def config_of(params: ConfusionParams, dataset: str, start: Start) -> Config:
+def config_of(params: ConfusionParams, dataset: str, start: SharedTraining) -> Config:
     """Return the config of the small trainings, on clean labels; a seed for every repeat."""
     return Config(
         data=DataParams(dataset, None, None, params.subset, params.held_out),
@@ -58,8 +58,8 @@ def config_of(params: ConfusionParams, dataset: str, start: Start) -> Config:
             loss="cross_entropy",
             learning_rates=(params.learning_rate,),
             batch_size=params.batch_size,
-            passes=0.0,
-            min_examples=params.min_examples,
+            epochs=0.0,
+            min_samples=params.min_samples,
             average=0.0,
             early_stopping=False,
             weight_decay=0.0,
@@ -71,7 +71,7 @@ def config_of(params: ConfusionParams, dataset: str, start: Start) -> Config:
 
 
 def estimate(
-    params: ConfusionParams, dataset_name: str, start: Start, data_folder: Path, file: Path
+    params: ConfusionParams, dataset_name: str, start: SharedTraining, data_folder: Path, file: Path
 ) -> dict[str, Any]:
     """Train ``repeats`` networks on subsets and count their errors on held-out images.
 

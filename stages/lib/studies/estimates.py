@@ -15,7 +15,7 @@ from stages.lib.core.errors import UserError
 from stages.lib.core.randomness import stream
 from stages.lib.data import datasets
 from stages.lib.execution import inputs, packing
-from stages.lib.execution.packing import Seen
+from stages.lib.execution.packing import ImageInfo
 from stages.lib.execution.runs import Run
 from stages.lib.labels import dilution
 from stages.lib.noise import sampling
@@ -25,7 +25,7 @@ SECONDS = 2.0  # of a measurement, about
 
 MOST_IMAGES = 4000  # in a measurement
 
-FEWER = ", fewer where some are in the point store"
+FEWER = ", fewer where some are in the run store"
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Plan:
         return sum(kind.seconds for kind in self.kinds)
 
 
-def known(run: Run) -> Seen:
+def known(run: Run) -> ImageInfo:
     """Return what is known of a run's images before they are fetched.
 
     Raises:
@@ -99,13 +99,13 @@ def known(run: Run) -> Seen:
             return packing.fetched(run)
         if wanted.name == "imagenet" and wanted.size:  # the whole of it
             shape, images = (wanted.size, wanted.size, 3), sum(datasets.IMAGENET_COUNTS.values())
-            return Seen(shape, datasets.IMAGENET_CLASSES, images)
+            return ImageInfo(shape, datasets.IMAGENET_CLASSES, images)
         raise UserError(
             f"data.name: {wanted.name} says its classes only once it is fetched; run first: "
             "dvc repro fetch_figures"
         )
     size = (wanted.size, wanted.size) if wanted.size else (facts.height, facts.width)
-    return Seen((*size, facts.channels), facts.num_classes, facts.train_size + facts.test_size)
+    return ImageInfo((*size, facts.channels), facts.num_classes, facts.train_size + facts.test_size)
 
 
 def make(key: str, scale: str) -> Plan:
@@ -244,7 +244,7 @@ def measure(stack: list[Run], device: str) -> float:
     ]
     inputs.configure_torch(device)
     return steps_per_second(
-        inputs.recipe(stack[0].config),
+        inputs.train_config(stack[0].config),
         members,
         stacking=packing.stacking(stack[0], device),
         seconds=SECONDS,

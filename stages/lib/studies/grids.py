@@ -146,13 +146,13 @@ def needs_confusion(grid: Grid) -> bool:
     return any(point.noise.kind == "structured" for point in grid.points)
 
 
-def needed_datasets(points: Sequence[Config]) -> dict[str, datasets.Wanted]:
+def needed_datasets(points: Sequence[Config]) -> dict[str, datasets.DatasetRequest]:
     """Return the data sets that points need, by the name of their folder.
 
     Raises:
         UserError: one is needed in two sizes or from two places.
     """
-    needed: dict[str, datasets.Wanted] = {}
+    needed: dict[str, datasets.DatasetRequest] = {}
     for point in points:
         data = point.data
         needs = datasets.needed(data.name, data.path, data.size, point.noise.images)

@@ -100,7 +100,7 @@ def _repetition(config: Config) -> str:
 
 
 def _batch(config: Config) -> str:
-    if config.train.loss == "noisy_loss":
+    if config.train.loss == "expected_noisy_cross_entropy":
         return "H_α (infinite batch)"
     return f"batch {config.train.batch_size}"
 

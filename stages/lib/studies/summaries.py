@@ -203,7 +203,9 @@ def table(counts: NDArray[np.integer]) -> list[dict[str, Any]]:
 def describe_set(todo: "list[Run]") -> dict[str, Any]:
     """Return size and realised label accuracy (mean over seeds) of a point's diluted sets."""
     facts = [dilution.read_facts(folder) for folder in dict.fromkeys(r.labels for r in todo)]
-    clean_only = todo[0].config.train.loss == "noisy_loss"  # which trains on the originals alone
+    clean_only = (
+        todo[0].config.train.loss == "expected_noisy_cross_entropy"
+    )  # which trains on the originals alone
     accuracies = [1.0 if clean_only else f["label_accuracy"] for f in facts]
     return {
         "label_accuracy": float(np.mean(accuracies)),
@@ -252,8 +254,8 @@ def report_experiment(config: Config, todo: "list[Run]", outcomes: list[Outcome]
 def _curve(run: "Run", outcome: Outcome) -> list[dict[str, Any]]:
     """Return a run's learning curve; a run that diverged is a series of its own.
 
-    From the look on at which its loss was not finite, at the latest the last, each row says so and
-    has no accuracy: what a network of NaNs answers is none.
+    From the evaluation on at which its loss was not finite, at the latest the last, each row says
+    so and has no accuracy: what a network of NaNs answers is none.
     """
     curve, name = outcome["curve"], f"lr {run.learning_rate:g}"
     first = len(curve)

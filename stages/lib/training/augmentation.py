@@ -24,7 +24,7 @@ TRIES = 10  # to find a crop within the image
 BOX = 5  # numbers that say what is done to an image
 
 
-class Boxes:
+class BoxSampler:
     """What is done to a member's images, one after another.
 
     Args:
@@ -44,7 +44,7 @@ class Boxes:
         self.augmentation = AUGMENTATIONS[name]
         self.size, self.generator, self.device = size, generator, device
 
-    def take(self, count: int) -> Tensor:
+    def draw(self, count: int) -> Tensor:
         """Return the next boxes, ``(count, 5)`` int32."""
         uniform = torch.rand(
             (count, self.augmentation.numbers),
@@ -61,7 +61,7 @@ def augment(name: str, images: Tensor, boxes: Tensor) -> Tensor:
     Args:
         name: a key of `AUGMENTATIONS`.
         images: ``(K, b, height, width, channels)`` uint8.
-        boxes: ``(K, b, 5)`` int32, of `Boxes`.
+        boxes: ``(K, b, 5)`` int32, of `BoxSampler`.
 
     Returns:
         uint8, or float32 in [0, 255] where pixels are interpolated.

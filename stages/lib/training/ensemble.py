@@ -14,7 +14,7 @@ from stages.lib.kernels import checks
 from stages.lib.models import networks
 from stages.lib.training import losses
 from stages.lib.training.adadelta import AdaDelta
-from stages.lib.training.augmentation import BOX, Boxes, augment
+from stages.lib.training.augmentation import BOX, BoxSampler, augment
 from stages.lib.training.averaging import RunningMean
 from stages.lib.training.devices import (
     Precision,
@@ -39,21 +39,21 @@ State = dict[str, Any]  # what a member's training goes on from: tensors on the 
 
 
 def steps_per_second(
-    recipe: TrainConfig, members: Sequence[Replica], *, stacking: str, seconds: float
+    config: TrainConfig, members: Sequence[Replica], *, stacking: str, seconds: float
 ) -> float:
     """Return steps per second, all members together, of training alone.
 
-    That leaves out building networks, the first steps with a CUDA graph's capture, and looks.
+    That leaves out building networks, the first steps with a CUDA graph's capture, and evaluations.
 
     Args:
-        recipe: what the members share.
+        config: what the members share.
         members: at least one; what they should do at the end is ignored.
         stacking: how convolutions of several members are computed, see `models.Network`.
         seconds: to measure for, about.
     """
     device = members[0].data.bank.device.type
-    with Precision(recipe.precision):
-        stack = Ensemble(recipe, members, stacking)
+    with Precision(config.precision):
+        stack = Ensemble(config, members, stacking)
         stack.advance(WARM_UP)
         done, block, spent = 0, 1, 0.0
         while spent < seconds:
@@ -72,7 +72,7 @@ class Ensemble:
     """Networks, optimizer, averages and orders of the members that still train.
 
     Args:
-        recipe: what the members share.
+        config: what the members share.
         members: at least one.
         stacking: how convolutions of several members are computed, see `models.Network`.
         eager: whether steps are launched kernel by kernel on CUDA too, not as a captured graph.
@@ -83,9 +83,9 @@ class Ensemble:
     """
 
     def __init__(
-        self, recipe: TrainConfig, members: Sequence[Replica], stacking: str, *, eager: bool = False
+        self, config: TrainConfig, members: Sequence[Replica], stacking: str, *, eager: bool = False
     ) -> None:
-        self.recipe, self.members = recipe, members
+        self.config, self.members = config, members
         data, count = members[0].data, len(members)
         self.bank, self.device = data.bank, data.bank.device
         self.captures = self.device.type == "cuda" and not eager
@@ -94,13 +94,13 @@ class Ensemble:
             raise UserError(f"train.stacking: got 'batched'; accepted on this device: {ways}")
         self.rows, self.step = list(range(count)), 0
         self.network = networks.build(
-            recipe.model.name,
+            config.model.name,
             (data.bank.shape[1], data.bank.shape[2], data.bank.shape[3]),
             data.num_classes,
-            width=recipe.model.width,
-            batch_norm=recipe.model.batch_norm,
-            init=recipe.init,
-            zero_output=recipe.zero_output,
+            width=config.model.width,
+            batch_norm=config.model.batch_norm,
+            init=config.init,
+            zero_output=config.zero_output,
             generators=[make_generator(member.init, torch.device("cpu")) for member in members],
             stacking=stacking,
             device=self.device,
@@ -110,9 +110,9 @@ class Ensemble:
         self.optimizer = AdaDelta(
             self.network.weights,
             rates,
-            recipe.rho,
-            recipe.epsilon,
-            recipe.weight_decay,
+            config.rho,
+            config.epsilon,
+            config.weight_decay,
             fused=checks.usable(self.device, "adadelta"),
         )
         alphas = [member.alpha for member in members]
@@ -125,17 +125,17 @@ class Ensemble:
         wide = torch.float32 if self.device.type == "mps" else torch.float64
         self.losses = torch.zeros(count, dtype=wide, device=self.device)
         self.chunk = CHUNK[self.device.type]
-        batches = (self.chunk, count, recipe.batch_size)
+        batches = (self.chunk, count, config.batch_size)
         self.batch_images = torch.zeros(batches, dtype=torch.int64, device=self.device)
         self.batch_labels = torch.zeros(batches, dtype=torch.int64, device=self.device)
-        self.boxes: list[Boxes] = []
+        self.boxes: list[BoxSampler] = []
         self.batch_boxes: Tensor | None = None
-        if recipe.augmentation != "none":
+        if config.augmentation != "none":
             size = data.bank.shape[1], data.bank.shape[2]
             draws = [
                 make_generator(member.augment, drawing_device(self.device)) for member in members
             ]
-            self.boxes = [Boxes(recipe.augmentation, size, own, self.device) for own in draws]
+            self.boxes = [BoxSampler(config.augmentation, size, own, self.device) for own in draws]
             self.batch_boxes = torch.zeros((*batches, BOX), dtype=torch.int32, device=self.device)
         self.place = self.chunk  # in the chunk of batches, of which none is left
         # The same two numbers where a captured step finds them.
@@ -149,8 +149,8 @@ class Ensemble:
     def advance(self, steps: int) -> None:
         """Train for some steps, without ever waiting for the device."""
         for _ in range(steps):
-            if not self.looked_up:
-                self._look_up()
+            if not self.prefetched:
+                self._prefetch()
             if self.captures:
                 if self.graph is None:
                     self.graph = self._capture()
@@ -161,22 +161,22 @@ class Ensemble:
             self.place, self.step = self.place + 1, self.step + 1
 
     @property
-    def looked_up(self) -> int:
+    def prefetched(self) -> int:
         """How many batches have been looked up that were not trained on yet."""
         return self.chunk - self.place
 
-    def _look_up(self) -> None:
+    def _prefetch(self) -> None:
         """Look up the images and labels of the next chunk of batches, and draw their boxes."""
         if self.averaged is not None:
             self.averaged.close_blocks(self.step)
         for row, k in enumerate(self.rows):
             data = self.members[k].data
-            examples = self.orders[k].take(self.chunk * self.recipe.batch_size)
+            examples = self.orders[k].take(self.chunk * self.config.batch_size)
             images = data.images[examples % len(data.images)]
             self.batch_images[:, row] = images.view(self.chunk, -1)
             self.batch_labels[:, row] = data.labels[examples].view(self.chunk, -1)
             if self.batch_boxes is not None:
-                boxes = self.boxes[k].take(self.chunk * self.recipe.batch_size)
+                boxes = self.boxes[k].draw(self.chunk * self.config.batch_size)
                 self.batch_boxes[:, row] = boxes.view(self.chunk, -1, BOX)
         self.place = 0
         self.cursor.zero_()
@@ -185,9 +185,9 @@ class Ensemble:
         """Train on one batch of each member, ``(K, b)`` images and labels, ``(K, b, 5)`` boxes."""
         shown = self.bank[images]
         if boxes is not None:
-            shown = augment(self.recipe.augmentation, shown, boxes)
-        logits = forward(self.network, shown, self.recipe.precision)
-        loss = losses.noisy_loss(logits, labels, self.alphas)
+            shown = augment(self.config.augmentation, shown, boxes)
+        logits = forward(self.network, shown, self.config.precision)
+        loss = losses.expected_noisy_cross_entropy(logits, labels, self.alphas)
         self.optimizer.step(torch.autograd.grad(loss.sum(), list(self.network.parameters())))
         self.losses += loss.detach()
         self.done += 1
@@ -247,9 +247,9 @@ class Ensemble:
                 mine[index] = theirs
         return network.eval()
 
-    def average_anew(self, looked_at: Sequence[int]) -> None:
+    def average_anew(self, evaluated: Sequence[int]) -> None:
         """Have members that were looked at average for their next report."""
-        for k in looked_at:
+        for k in evaluated:
             member = self.members[k]
             if self.averaged is not None and member.early_stopping and self.step < member.steps:
                 first = member.first_averaged(self.step + 1)

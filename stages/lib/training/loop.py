@@ -23,7 +23,7 @@ CHECKPOINT_SHARE = 0.05  # of the time, at most, goes into checkpoints
 
 
 def train(
-    recipe: TrainConfig,
+    config: TrainConfig,
     members: Sequence[Replica],
     *,
     stacking: str = "grouped",
@@ -40,7 +40,7 @@ def train(
     smaller stack: on CUDA at once, elsewhere when half of them are done.
 
     Args:
-        recipe: what the members share.
+        config: what the members share.
         members: at least one; their sets lie on the device to train on.
         stacking: how convolutions of several members are computed, see `models.Network`.
         states: of each member, after the same step, as ``on_checkpoint`` was given them: the
@@ -48,9 +48,9 @@ def train(
         checkpoint_seconds: between two checkpoints, at least.
         on_checkpoint: called with member and state for each that is not done.
         on_evaluation: called with member, steps done and the last validation accuracy: after each
-            look and, where looks are far apart, after each share of 1/`EVALUATIONS` of its steps.
+            evaluation and, where these are far apart, each share of 1/`EVALUATIONS` of its steps.
         on_report: called with member and what its outcome would be, were this its end: when it has
-            done its steps and, with early stopping, at every look that is the best so far.
+            done its steps and, with early stopping, at every evaluation that is the best so far.
         on_done: called with member and outcome when it has done its steps.
 
     Returns:
@@ -65,8 +65,8 @@ def train(
     records = [Record() for _ in members]
     device = members[0].data.bank.device.type
     outcomes: dict[int, dict[str, Any]] = {}
-    with Precision(recipe.precision):
-        stack = Ensemble(recipe, members, stacking)
+    with Precision(config.precision):
+        stack = Ensemble(config, members, stacking)
         if states is not None:
             stack.restore(states)
             records = [Record(**deepcopy(state["record"])) for state in states]
@@ -74,18 +74,18 @@ def train(
         while len(outcomes) < len(members):
             started = time.perf_counter()
             active = [k for k in stack.rows if k not in outcomes]
-            ahead = (look for k in active for look in members[k].looks if look > stack.step)
-            stack.advance(min(min(ahead) - stack.step, stack.looked_up or stack.chunk))
-            looking = [k for k in active if stack.step in members[k].looks]
-            done = [k for k in looking if stack.step == members[k].steps]
-            if looking:
-                evaluate(stack, looking, records, on_report)
-                stack.average_anew(looking)
+            ahead = (step for k in active for step in members[k].evaluations if step > stack.step)
+            stack.advance(min(min(ahead) - stack.step, stack.prefetched or stack.chunk))
+            evaluated = [k for k in active if stack.step in members[k].evaluations]
+            done = [k for k in evaluated if stack.step == members[k].steps]
+            if evaluated:
+                evaluate(stack, evaluated, records, on_report)
+                stack.average_anew(evaluated)
             for k in active:
                 records[k].seconds += (time.perf_counter() - started) / len(active)
-            for k in (k for k in active if records[k].is_news(stack.step, members[k].steps)):
+            for k in (k for k in active if records[k].should_log(stack.step, members[k].steps)):
                 on_evaluation(k, stack.step, records[k].curve[-1]["val_accuracy"])
-                records[k].told = stack.step
+                records[k].logged = stack.step
             for k in done:
                 outcomes[k] = records[k].outcome()
                 on_done(k, outcomes[k])
@@ -97,7 +97,7 @@ def train(
                 stack.keep(left)
             # Between two chunks of batches, so that none of a chunk need be kept.
             waited = time.perf_counter() - saved
-            if stack.looked_up == 0 and waited > max(checkpoint_seconds, cost / CHECKPOINT_SHARE):
+            if stack.prefetched == 0 and waited > max(checkpoint_seconds, cost / CHECKPOINT_SHARE):
                 synchronise(device)  # the steps that are still queued are no cost of a checkpoint
                 started = time.perf_counter()
                 for k in left:

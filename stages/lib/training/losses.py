@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 
-def noisy_loss(logits: Tensor, labels: Tensor, alpha: Tensor | None = None) -> Tensor:
+def expected_noisy_cross_entropy(
+    logits: Tensor, labels: Tensor, alpha: Tensor | None = None
+) -> Tensor:
     """Return ``H_alpha``, the loss of infinite batches under uniform noise (section 5, eq. 3).
 
     ``H_alpha = - 1/(1+alpha) * log p[true] - alpha/(m(1+alpha)) * sum_k log p[k]``, averaged

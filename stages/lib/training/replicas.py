@@ -82,8 +82,8 @@ class Replica:
         init: randomness of the weights.
         shuffle: randomness of the order of examples.
         augment: randomness of the changes to their images.
-        early_stopping: whether the look with the best accuracy on clean validation images is
-            reported, not the last. ``average`` is then at most one half, and counts for each look.
+        early_stopping: whether the evaluation with the best accuracy on clean validation images is
+            reported, not the last. ``average`` is then at most one half, and counts for each.
     """
 
     data: TrainingData
@@ -97,7 +97,7 @@ class Replica:
     early_stopping: bool = False
 
     @property
-    def looks(self) -> set[int]:
+    def evaluations(self) -> set[int]:
         """Steps after which the member is looked at; the last is among them."""
         if self.early_stopping:  # as if each were the end of a training half as long as the next
             return {math.ceil(self.steps / 2**k) for k in range(EVALUATIONS)}
@@ -108,7 +108,7 @@ class Replica:
 
         Beyond that report's where none are.
         """
-        reports = self.looks if self.early_stopping else {self.steps}
+        reports = self.evaluations if self.early_stopping else {self.steps}
         end = min(report for report in reports if report >= step)
         return end - math.floor(self.average * end) + 1
 

@@ -20,15 +20,15 @@ class Record:
     """What is noted of a member on the way."""
 
     curve: list[dict[str, Any]] = field(default_factory=list)
-    looked: int = 0
-    told: int = 0
+    evaluated: int = 0
+    logged: int = 0
     seconds: float = 0.0
     finite: bool = True
     report: dict[str, Any] = field(default_factory=dict)
 
-    def is_news(self, step: int, steps: int) -> bool:
+    def should_log(self, step: int, steps: int) -> bool:
         """Tell whether it was looked at just now, or last told of a share of its steps ago."""
-        return step == self.looked or step - self.told >= steps / EVALUATIONS
+        return step == self.evaluated or step - self.logged >= steps / EVALUATIONS
 
     def outcome(self) -> dict[str, Any]:
         """Return its outcome."""
@@ -45,24 +45,24 @@ class Record:
 
 def evaluate(
     stack: Ensemble,
-    looking: list[int],
+    evaluated: list[int],
     records: list[Record],
     on_report: Callable[[int, dict[str, Any]], None],
 ) -> None:
     """Note how members do, and report on those that are due."""
-    index = torch.stack([stack.members[k].data.validation for k in looking])
-    network = stack.snapshot(looking)
-    predicted = predict(network, stack.bank, index, stack.recipe.precision)
+    index = torch.stack([stack.members[k].data.validation for k in evaluated])
+    network = stack.snapshot(evaluated)
+    predicted = predict(network, stack.bank, index, stack.config.precision)
     finite = network.weights.isfinite().all(dim=1).tolist()
-    sums = stack.take_losses(looking)
+    sums = stack.take_losses(evaluated)
     due = []
-    for i, k in enumerate(looking):
-        mean_loss = sums[i] / (stack.step - records[k].looked)
-        records[k].looked = stack.step
+    for i, k in enumerate(evaluated):
+        mean_loss = sums[i] / (stack.step - records[k].evaluated)
+        records[k].evaluated = stack.step
         true = stack.members[k].data.validation_labels
         records[k].curve.append(
             {
-                "examples_seen": stack.step * stack.recipe.batch_size,
+                "examples_seen": stack.step * stack.config.batch_size,
                 "val_accuracy": _share(predicted[i], true),
                 "train_loss": mean_loss if math.isfinite(mean_loss) else None,
             }
@@ -72,18 +72,18 @@ def evaluate(
             due.append(i)
     if due:
         reports = _report(
-            stack, [looking[i] for i in due], network.select(due).eval(), predicted[due]
+            stack, [evaluated[i] for i in due], network.select(due).eval(), predicted[due]
         )
         for i, report in zip(due, reports, strict=True):
-            records[looking[i]].report = report
-            on_report(looking[i], records[looking[i]].outcome())
+            records[evaluated[i]].report = report
+            on_report(evaluated[i], records[evaluated[i]].outcome())
 
 
 def _is_due(member: Replica, step: int, curve: list[dict[str, Any]], finite: bool) -> bool:
     """Tell whether to report on a member as it is: at its end, or where it is the best so far."""
     if not member.early_stopping:
         return step == member.steps
-    *before, now = (look["val_accuracy"] for look in curve)
+    *before, now = (evaluation["val_accuracy"] for evaluation in curve)
     return not before or (finite and now > max(before))
 
 
@@ -98,10 +98,10 @@ def _report(
         true = data.test_labels[part]
         return torch.stack([most_likely(logits, part), ranks(logits, true)], dim=2)
 
-    precision = stack.recipe.precision
+    precision = stack.config.precision
     tested = predict(network, data.test_images, every, precision, classes_and_ranks)
     shared = {"parameters": network.weights.shape[1]}
-    stopped = {"stopped_at": stack.step * stack.recipe.batch_size}
+    stopped = {"stopped_at": stack.step * stack.config.batch_size}
     return [
         _accuracies(stack.members[k].data, seen, *test)
         | (shared | stopped if stack.members[k].early_stopping else shared)

@@ -406,7 +406,7 @@ def test_a_set_is_described_by_the_mean_over_seeds(two_by_two: Config, tmp_path:
 
 
 def test_the_noisy_loss_sees_true_labels_only(make_config: Any, tmp_path: Path) -> None:
-    config = make_config({"train.loss": "noisy_loss"})
+    config = make_config({"train.loss": "expected_noisy_cross_entropy"})
     described = summaries.describe_set(make_runs(config, tmp_path))
     assert described == {"label_accuracy": 1.0, "examples": 60, "examples_seen": 320}
 

@@ -1,4 +1,4 @@
-"""The point store, what decides a run, and runs that are trained once, alone or in company."""
+"""The run store, what decides a run, and runs that are trained once, alone or in a stack."""
 
 import multiprocessing
 import os
@@ -26,11 +26,12 @@ from stages.lib.data import datasets
 from stages.lib.execution import checkpoints, executors, inputs, packing, runs, store
 from stages.lib.execution.executors import train_or_load
 from stages.lib.execution.runs import Run, expand
-from stages.lib.execution.store import LIBRARY, PointStore, code_digest, deciding
+from stages.lib.execution.store import LIBRARY, RunStore, code_digest, deciding
 from stages.lib.labels import dilution
 from stages.lib.training import devices, ensemble, loop, replicas
 
 MakeRuns = Callable[..., list[Run]]
+EXPECTED = "expected_noisy_cross_entropy"
 IDENTITY = {"learning_rate": 0.1, "labels": {"labels": "ab"}, "other_images": None}
 OUTCOME = {"test_accuracy": 1 / 3, "curve": [{"val_accuracy": None}], "wall_seconds": 1.5}
 
@@ -38,12 +39,12 @@ OUTCOME = {"test_accuracy": 1 / 3, "curve": [{"val_accuracy": None}], "wall_seco
 
 
 def test_an_outcome_survives_the_store(tmp_path: Path) -> None:
-    store = PointStore("cpu", tmp_path / "new")
+    store = RunStore("cpu", tmp_path / "new")
     assert store.get(IDENTITY) is None
     assert not (tmp_path / "new").exists()
     store.put(IDENTITY, OUTCOME)
     assert store.get(IDENTITY) == OUTCOME
-    assert PointStore("cpu", tmp_path / "new").get(dict(reversed(IDENTITY.items()))) == OUTCOME
+    assert RunStore("cpu", tmp_path / "new").get(dict(reversed(IDENTITY.items()))) == OUTCOME
     assert [path.name for path in (tmp_path / "new").iterdir()] == [store.path(IDENTITY).name]
 
 
@@ -52,7 +53,7 @@ def test_an_outcome_survives_the_store(tmp_path: Path) -> None:
     [{"learning_rate": 0.2}, {"labels": {"labels": "ac"}}, {"other_images": "x"}, {"new": 1}],
 )
 def test_another_identity_is_not_found(change: dict[str, Any], tmp_path: Path) -> None:
-    store = PointStore("cpu", tmp_path)
+    store = RunStore("cpu", tmp_path)
     store.put(IDENTITY, OUTCOME)
     assert store.get({**IDENTITY, **change}) is None
 
@@ -60,31 +61,31 @@ def test_another_identity_is_not_found(change: dict[str, Any], tmp_path: Path) -
 def test_another_device_torch_or_code_is_not_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    PointStore("cpu", tmp_path).put(IDENTITY, OUTCOME)
-    assert PointStore("cuda", tmp_path).get(IDENTITY) is None
+    RunStore("cpu", tmp_path).put(IDENTITY, OUTCOME)
+    assert RunStore("cuda", tmp_path).get(IDENTITY) is None
     with monkeypatch.context() as patch:
         patch.setattr(store.metadata, "version", lambda _: "0.0.1")
-        assert PointStore("cpu", tmp_path).get(IDENTITY) is None
+        assert RunStore("cpu", tmp_path).get(IDENTITY) is None
     with monkeypatch.context() as patch:
         patch.setattr(store, "code_digest", lambda _: "other")
-        assert PointStore("cpu", tmp_path).get(IDENTITY) is None
-    assert PointStore("cpu", tmp_path).get(IDENTITY) == OUTCOME
+        assert RunStore("cpu", tmp_path).get(IDENTITY) is None
+    assert RunStore("cpu", tmp_path).get(IDENTITY) == OUTCOME
 
 
 def test_torchs_builds_share_their_outcomes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store.metadata, "version", {"torch": "2.9.1+cpu", "numpy": "2"}.get)
-    PointStore("cpu", tmp_path).put(IDENTITY, OUTCOME)
+    RunStore("cpu", tmp_path).put(IDENTITY, OUTCOME)
     monkeypatch.setattr(store.metadata, "version", {"torch": "2.9.1", "numpy": "2"}.get)
-    assert PointStore("cpu", tmp_path).get(IDENTITY) == OUTCOME
+    assert RunStore("cpu", tmp_path).get(IDENTITY) == OUTCOME
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", "{}", '{"identity": {}, "outcome": {}}', "\udcff"]
 )
 def test_a_damaged_file_is_told_by_its_name(text: str, tmp_path: Path) -> None:
-    store = PointStore("cpu", tmp_path)
+    store = RunStore("cpu", tmp_path)
     file = store.path(IDENTITY)
     file.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(UserError, match=f"{file.name}: is not what was written; delete it"):
@@ -92,7 +93,7 @@ def test_a_damaged_file_is_told_by_its_name(text: str, tmp_path: Path) -> None:
 
 
 def test_a_renamed_file_is_told(tmp_path: Path) -> None:
-    store = PointStore("cpu", tmp_path)
+    store = RunStore("cpu", tmp_path)
     store.put(IDENTITY, OUTCOME)
     other = {**IDENTITY, "learning_rate": 0.5}
     store.path(IDENTITY).rename(store.path(other))
@@ -186,7 +187,7 @@ def test_a_point_has_a_run_for_every_rate_within_every_seed(make_runs: MakeRuns)
 
 
 @pytest.mark.parametrize(
-    ("passes", "min_examples", "alpha", "batch_size", "steps"),
+    ("epochs", "min_samples", "alpha", "batch_size", "steps"),
     [
         (0, 320, 2, 16, 20), (0, 321, 2, 16, 21), (1, 0, 2, 16, 12), (1, 0, 2, 60, 3),
         (2.5, 320, 2, 16, 29), (0.01, 0, 2, 16, 1), (1, 320, 0, 16, 20), (1, 320, 0.5, 10, 32),
@@ -194,25 +195,29 @@ def test_a_point_has_a_run_for_every_rate_within_every_seed(make_runs: MakeRuns)
     ],
 )  # of 60 originals  # fmt: skip
 def test_steps(
-    passes: float, min_examples: int, alpha: float, batch_size: int, steps: int, make_config: Any
+    epochs: float, min_samples: int, alpha: float, batch_size: int, steps: int, make_config: Any
 ) -> None:
     config = make_config({
-        "train.passes": passes, "train.min_examples": min_examples, "noise.alpha": alpha,
+        "train.epochs": epochs, "train.min_samples": min_samples, "noise.alpha": alpha,
         "train.batch_size": batch_size,
     })  # fmt: skip
     assert expand("x", config, Path("d"), Path("l"))[0].steps == steps
-    noisy_loss = replace(config, train=replace(config.train, loss="noisy_loss"))
-    assert expand("x", noisy_loss, Path("d"), Path("l"))[0].steps == steps  # trained for as long
+    expected_noisy_cross_entropy = replace(
+        config, train=replace(config.train, loss="expected_noisy_cross_entropy")
+    )
+    assert (
+        expand("x", expected_noisy_cross_entropy, Path("d"), Path("l"))[0].steps == steps
+    )  # trained for as long
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"model.name": "mlp1"}, {"model.width": 0.5}, {"train.loss": "noisy_loss"},
+        {"model.name": "mlp1"}, {"model.width": 0.5}, {"train.loss": EXPECTED},
         {"train.learning_rates": [0.4]}, {"train.batch_size": 17}, {"train.rho": 0.9},
         {"train.epsilon": 1e-7}, {"train.init": "glorot"}, {"train.zero_output": True},
-        {"train.average": 0.5}, {"train.early_stopping": True}, {"train.min_examples": 640},
-        {"train.passes": 9}, {"train.weight_decay": 1e-4}, {"train.augmentation": "flip_crop"},
+        {"train.average": 0.5}, {"train.early_stopping": True}, {"train.min_samples": 640},
+        {"train.epochs": 9}, {"train.weight_decay": 1e-4}, {"train.augmentation": "flip_crop"},
         {"train.augmentation": "resized_crop"},
         {"train.precision": "bfloat16"}, {"train.precision": "tf32"},
         {"train.seeds": [1]}, {"noise.alpha": 3}, {"data.originals": 59}, {"data.validation": 19},
@@ -229,7 +234,7 @@ def test_each_deciding_value_changes_the_identity(
 @pytest.mark.parametrize(
     "change",
     [
-        {"train.min_examples": 319},  # as many steps
+        {"train.min_samples": 319},  # as many steps
         {"train.learning_rates": [0.5, 0.1]},
         {"train.seeds": [0, 1]},
         {"train.device": "auto"},  # the store keeps devices apart
@@ -292,7 +297,7 @@ def test_other_images_are_another_identity(
 
 def test_the_noisy_loss_takes_its_alpha_along(make_runs: MakeRuns) -> None:
     assert make_runs()[0].identity()["alpha"] == 0
-    assert make_runs({"train.loss": "noisy_loss"})[0].identity()["alpha"] == 2
+    assert make_runs({"train.loss": "expected_noisy_cross_entropy"})[0].identity()["alpha"] == 2
 
 
 # --- what a run trains on
@@ -346,7 +351,7 @@ def test_white_noise_is_that_of_size_and_seed(make_runs: MakeRuns, workspace: Pa
 
 def test_the_noisy_loss_trains_on_the_originals_alone(make_runs: MakeRuns) -> None:
     plain = make_runs()[0]
-    data = inputs.load_data(make_runs({"train.loss": "noisy_loss"})[0], "cpu")
+    data = inputs.load_data(make_runs({"train.loss": "expected_noisy_cross_entropy"})[0], "cpu")
     diluted = dilution.load(plain.labels)
     np.testing.assert_array_equal(data.labels, diluted.labels[:60])
     assert len(data.images) == 60
@@ -376,22 +381,22 @@ def test_runs_of_one_stack_key_have_the_same_images(
 def test_runs_pass_their_numbers_on(make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
-    def train(recipe: replicas.TrainConfig, members: list[replicas.Replica], **how: Any) -> Any:
-        seen.append((recipe, members, how["stacking"]))
+    def train(config: replicas.TrainConfig, members: list[replicas.Replica], **how: Any) -> Any:
+        seen.append((config, members, how["stacking"]))
         how["on_evaluation"](1, 7, 0.5)
         how["on_done"](0, OUTCOME)
         return [dict(OUTCOME) for _ in members]
 
     monkeypatch.setattr(loop, "train", train)
     shared = {
-        "train.loss": "noisy_loss", "train.rho": 0.7, "train.epsilon": 1e-5, "train.init": "glorot",
+        "train.loss": EXPECTED, "train.rho": 0.7, "train.epsilon": 1e-5, "train.init": "glorot",
         "train.zero_output": True, "model.width": 0.5, "train.precision": "bfloat16",
         "train.weight_decay": 0.01, "train.augmentation": "flip_crop", "train.seeds": [3],
         "model.name": "conv2", "model.batch_norm": True,
     }  # fmt: skip
     stack = make_runs(shared) + make_runs(
         {**shared, "noise.alpha": 1, "train.average": 0.3, "train.learning_rates": [2.0],
-         "train.seeds": [4], "train.min_examples": 640, "train.early_stopping": True}
+         "train.seeds": [4], "train.min_samples": 640, "train.early_stopping": True}
     )  # fmt: skip
     told: list[Any] = []
     outcomes = inputs.train_stack(
@@ -400,11 +405,11 @@ def test_runs_pass_their_numbers_on(make_runs: MakeRuns, monkeypatch: pytest.Mon
     )  # fmt: skip
     assert outcomes == [OUTCOME] * 2
     assert told == [(stack[1], 7, 0.5), (stack[0], OUTCOME)]
-    ((recipe, members, stacking),) = seen
+    ((config, members, stacking),) = seen
     assert stacking == "unfold"
     for run, member in zip(stack, members, strict=True):
         identity = run.identity()
-        for name, value in vars(recipe).items():
+        for name, value in vars(config).items():
             if name == "model":
                 found = {**identity["model"], "batch_norm": identity["batch_norm"]}
                 assert vars(value) == found
@@ -452,16 +457,16 @@ def without_time(outcomes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 FOUR = {
     "model.name": "conv2", "model.width": 0.1, "train.learning_rates": [0.5, 1.0],
-    "train.seeds": [0, 1], "train.min_examples": 160,
+    "train.seeds": [0, 1], "train.min_samples": 160,
 }  # fmt: skip
 
 
 def stored(workspace: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in (workspace / ".points").iterdir()}
+    return {path.name: path.stat().st_mtime_ns for path in (workspace / ".runs").iterdir()}
 
 
 @pytest.mark.usefixtures("_warm", "one_thread")
-def test_company_and_workers_do_not_change_an_outcome(
+def test_stacking_and_workers_do_not_change_an_outcome(
     make_runs: MakeRuns, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     todo = make_runs(FOUR)
@@ -484,8 +489,8 @@ def test_a_figures_runs_are_the_same_on_any_number_of_cores(
 ) -> None:
     """Perceptrons share stacks, of other sizes where there are more cores, and lengths differ."""
     rates = {"train.learning_rates": [0.1, 0.5, 1.0], "train.average": 0.25}
-    todo = make_runs({**rates, "train.seeds": [0, 1, 2], "train.min_examples": 1200})
-    todo += make_runs({**rates, "noise.alpha": 5, "train.passes": 5}, "α = 5")
+    todo = make_runs({**rates, "train.seeds": [0, 1, 2], "train.min_samples": 1200})
+    todo += make_runs({**rates, "noise.alpha": 5, "train.epochs": 5}, "α = 5")
     found, formed = {}, {}
     for cores in (1, 2):
         folder = workspace / f"cores-{cores}"
@@ -506,7 +511,7 @@ def test_each_outcome_is_stored_as_soon_as_its_run_is_done(
     make_runs: MakeRuns, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stack that is killed keeps those of its runs that were done."""
-    todo, store = make_runs({"train.learning_rates": [0.1, 0.5, 1.0]}), PointStore("cpu")
+    todo, store = make_runs({"train.learning_rates": [0.1, 0.5, 1.0]}), RunStore("cpu")
     steps: list[tuple[str, int]] = []
 
     def train_stack(stack: list[Run], device: str, stacking: str, **how: Any) -> None:
@@ -533,7 +538,7 @@ def test_what_is_there_is_not_trained_again(make_runs: MakeRuns, workspace: Path
     again, _ = train_or_load([*todo, todo[0]], "again")
     assert again == [*first, first[0]]  # wall_seconds included: read, not trained
     assert stored(workspace) == before
-    gone = PointStore("cpu").path(todo[1].identity())
+    gone = RunStore("cpu").path(todo[1].identity())
     gone.unlink()
     resumed, _ = train_or_load(todo, "resumed")
     assert without_time(resumed) == without_time(first)
@@ -559,7 +564,7 @@ def test_a_failing_run_is_told_and_the_others_are_kept(
     labels.write_bytes(labels.read_bytes()[:-1] + b"\xff")
     with pytest.raises(UserError, match=r"labels\.npy: has sha256"):
         train_or_load(todo, "failing")
-    assert list(stored(workspace)) == [PointStore("cpu").path(todo[1].identity()).name]
+    assert list(stored(workspace)) == [RunStore("cpu").path(todo[1].identity()).name]
 
 
 def test_runs_for_two_devices_are_refused(make_runs: MakeRuns) -> None:
@@ -577,7 +582,7 @@ def test_what_only_cuda_computes_is_refused_before_any_training(
         train_or_load(todo, "tf32")
     message = str(caught.value)
     assert message == "train.precision: got 'tf32'; accepted on cpu: float32, bfloat16"
-    assert not (workspace / ".points").exists()
+    assert not (workspace / ".runs").exists()
 
 
 @pytest.mark.usefixtures("_warm", "_one_worker")
@@ -605,7 +610,7 @@ class Stop(BaseException):
     """What nothing answers: as a kill does, it ends a training where it is."""
 
 
-def train_until(todo: list[Run], store: PointStore, steps: int) -> int:
+def train_until(todo: list[Run], store: RunStore, steps: int) -> int:
     """Train a stack in this process until so many steps were told of; return how many were."""
     told = 0
 
@@ -625,10 +630,10 @@ def train_until(todo: list[Run], store: PointStore, steps: int) -> int:
 def test_a_killed_stack_goes_on_from_its_checkpoints(
     lost: str, make_runs: MakeRuns, workspace: Path
 ) -> None:
-    todo = make_runs({"train.learning_rates": [0.1, 0.5, 1.0], "train.min_examples": 1600})
-    store, folder = PointStore("cpu"), workspace / ".points" / "checkpoints"
+    todo = make_runs({"train.learning_rates": [0.1, 0.5, 1.0], "train.min_samples": 1600})
+    store, folder = RunStore("cpu"), workspace / ".runs" / "checkpoints"
     assert todo[0].steps == 100
-    train_until(todo, store, 3 * 60)  # the look after 60 steps
+    train_until(todo, store, 3 * 60)  # the evaluation after 60 steps
     kept = {path.name: checkpoints.step(path) for path in folder.iterdir()}
     assert kept == {store.checkpoint(run.identity()).name: 56 for run in todo}
     if lost != "none":  # whatever is there is used or not, with the same end
@@ -644,22 +649,22 @@ def test_a_killed_stack_goes_on_from_its_checkpoints(
 
 @pytest.mark.usefixtures("_warm", "_one_worker", "often")
 def test_runs_at_different_steps_are_completed_apart(make_runs: MakeRuns, workspace: Path) -> None:
-    todo = make_runs({"train.learning_rates": [0.1, 0.5, 1.0], "train.min_examples": 1600})
-    store = PointStore("cpu")
+    todo = make_runs({"train.learning_rates": [0.1, 0.5, 1.0], "train.min_samples": 1600})
+    store = RunStore("cpu")
     train_until(todo[:2], store, 2 * 60)
     started = {run: checkpoints.step(store.checkpoint(run.identity())) for run in todo}
     assert list(started.values()) == [56, 56, 0]
     stack_sizes = sorted(len(stack) for stack in packing.form(todo, "cpu", started))
     assert stack_sizes == [1, 2]
     outcomes, _ = train_or_load(todo, "resumed")
-    shutil.rmtree(workspace / ".points")
+    shutil.rmtree(workspace / ".runs")
     again, _ = train_or_load(todo, "whole")
     assert without_time(outcomes) == without_time(again)
 
 
 @pytest.mark.usefixtures("_warm", "_one_worker", "often")
 def test_a_damaged_checkpoint_is_told(make_runs: MakeRuns) -> None:
-    todo, store = make_runs({"train.min_examples": 1600}), PointStore("cpu")
+    todo, store = make_runs({"train.min_samples": 1600}), RunStore("cpu")
     train_until(todo, store, 60)
     file = store.checkpoint(todo[0].identity())
     content = bytearray(file.read_bytes())
@@ -672,7 +677,7 @@ def test_a_damaged_checkpoint_is_told(make_runs: MakeRuns) -> None:
 
 
 def test_checkpoints_and_scraps_of_the_dead_are_swept(tmp_path: Path) -> None:
-    store = PointStore("cpu", tmp_path)
+    store = RunStore("cpu", tmp_path)
     done, under_way = IDENTITY, {**IDENTITY, "learning_rate": 0.3}
     store.put(done, OUTCOME)
     for identity in (done, under_way):
@@ -689,7 +694,7 @@ def test_checkpoints_and_scraps_of_the_dead_are_swept(tmp_path: Path) -> None:
 
 def test_what_is_stored_first_stays(tmp_path: Path) -> None:
     """Two processes may train the same: the second finds it there."""
-    store = PointStore("cpu", tmp_path)
+    store = RunStore("cpu", tmp_path)
     store.put(IDENTITY, OUTCOME)
     before = store.path(IDENTITY).read_bytes()
     store.put(IDENTITY, {**OUTCOME, "wall_seconds": 99.0})
@@ -700,9 +705,9 @@ def test_what_is_stored_first_stays(tmp_path: Path) -> None:
 def test_a_store_that_cannot_be_written_is_told_before_any_training(
     make_runs: MakeRuns, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (workspace / ".points").write_text("a file where a folder should be", encoding="utf-8")
+    (workspace / ".runs").write_text("a file where a folder should be", encoding="utf-8")
     monkeypatch.setattr(packing, "form", lambda *_: pytest.fail("came to training"))
-    with pytest.raises(OSError, match=r"\.points"):
+    with pytest.raises(OSError, match=r"\.runs"):
         train_or_load(make_runs(), "unwritable")
 
 
@@ -780,9 +785,9 @@ class _InThisProcess(executors._Workers):
         return done
 
 
-def train_here(todo: list[Run], device: str) -> tuple[PointStore, list[int]]:
+def train_here(todo: list[Run], device: str) -> tuple[RunStore, list[int]]:
     """Train one stack as on a device; return its store, and the sizes of the pools there were."""
-    store = PointStore(device)
+    store = RunStore(device)
     with _InThisProcess() as pool, tqdm(disable=True) as bar:
         pool.train([todo], store, executors._Bar(bar))
     return store, pool.processes
@@ -842,4 +847,4 @@ def test_other_errors_are_not_taken_for_want_of_memory(
 
     monkeypatch.setattr(executors, "train_stack", train_stack)
     with pytest.raises(RuntimeError, match="mat1"):
-        executors._train_and_store(make_runs(), PointStore("cpu"), lambda *_: None)
+        executors._train_and_store(make_runs(), RunStore("cpu"), lambda *_: None)

@@ -65,8 +65,8 @@ def seeds(count: int) -> dict[str, Any]:
 TOGETHER: list[dict[str, Any]] = [
     {"train.learning_rates": [0.1]},
     {"train.seeds": [7]},
-    {"train.min_examples": 640},
-    {"train.passes": 9},
+    {"train.min_samples": 640},
+    {"train.epochs": 9},
     {"train.average": 0.5},
     {"noise.alpha": 5},
     {"noise.alpha": 0},
@@ -89,7 +89,7 @@ APART: list[dict[str, Any]] = [
     {"train.epsilon": 1e-7},
     {"train.precision": "bfloat16"},
     {"train.stacking": "loop"},
-    {"train.loss": "noisy_loss"},
+    {"train.loss": "expected_noisy_cross_entropy"},
     {"noise.images": "white"},
     {"noise.images": "mnist5k"},
 ]
@@ -134,13 +134,14 @@ def test_images_of_another_set_serve_every_seed(make_runs: MakeRuns) -> None:
 def test_the_noisy_loss_without_noise_is_cross_entropy(make_runs: MakeRuns) -> None:
     """Every alpha above 0 shares a stack; 0 is computed as plain cross-entropy."""
     noisy = [
-        make_runs({"train.loss": "noisy_loss", "noise.alpha": alpha})[0] for alpha in (0, 1, 20)
+        make_runs({"train.loss": "expected_noisy_cross_entropy", "noise.alpha": alpha})[0]
+        for alpha in (0, 1, 20)
     ]
     formed = packing.form([*noisy, *make_runs()], "cuda")
     alphas = sorted(sorted((run.config.train.loss, run.alpha) for run in each) for each in formed)
     assert alphas == [
-        [("cross_entropy", 0), ("noisy_loss", 0)],
-        [("noisy_loss", 1), ("noisy_loss", 20)],
+        [("cross_entropy", 0), ("expected_noisy_cross_entropy", 0)],
+        [("expected_noisy_cross_entropy", 1), ("expected_noisy_cross_entropy", 20)],
     ]
 
 
@@ -242,7 +243,7 @@ def test_nothing_is_stacked_on_mps(make_runs: MakeRuns) -> None:
 def lengths(make_runs: MakeRuns, change: dict[str, Any], steps: list[int]) -> list[Run]:
     """Return a run for each number of steps, of 16 examples each."""
     return [
-        make_runs({**change, "train.min_examples": 16 * number}, f"{number}")[0] for number in steps
+        make_runs({**change, "train.min_samples": 16 * number}, f"{number}")[0] for number in steps
     ]
 
 
@@ -274,7 +275,7 @@ def test_the_costliest_stack_is_first(make_runs: MakeRuns, host: Callable[..., N
 
 def test_a_stack_of_many_costs_more_than_one_of_few(make_runs: MakeRuns) -> None:
     few = lengths(make_runs, {"train.rho": 0.9}, [100, 100])
-    many = make_runs({**seeds(4), "train.min_examples": 16 * 60})
+    many = make_runs({**seeds(4), "train.min_samples": 16 * 60})
     assert packing.form([*few, *many], "cuda") == [many, few]
 
 

@@ -55,7 +55,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
 def test_a_plan_counts_what_the_figure_trains(
     write: Callable[..., None], measured: list[list[Any]]
 ) -> None:
-    write(train={"learning_rates": [0.1, 1.0], "seeds": [0, 1, 2], "passes": 7.0})
+    write(train={"learning_rates": [0.1, 1.0], "seeds": [0, 1, 2], "epochs": 7.0})
     plan = estimates.make(KEY, "tiny")
     # Two networks at alpha 0 and 2: 200 and 600 examples, at least 1,600 of them, in batches of 32.
     runs = 2 * 3

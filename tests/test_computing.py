@@ -440,7 +440,7 @@ def test_top_5_of_five_classes_is_refused_before_any_compute(
     prepare: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared = prepare([{"noise.alpha": 2}])
-    seen = packing.Seen((8, 8, 1), 5, 300)
+    seen = packing.ImageInfo((8, 8, 1), 5, 300)
     monkeypatch.setattr(packing, "fetched", lambda _: seen)
     monkeypatch.setattr(executors, "train_or_load", None)
     with pytest.raises(UserError, match="got 5 classes; accepted: more than 5, for top-5"):
