@@ -21,10 +21,10 @@ from unittest import mock
 import torch
 
 from benchmarks import plain, rates, reports, subjects
+from stages.lib.components import optimizers
+from stages.lib.components.optimizers import OptimizerParams, Stepper
 from stages.lib.core import processes
 from stages.lib.models import networks
-from stages.lib.training import adadelta
-from stages.lib.training.adadelta import AdaDelta
 
 BLOCKS = (4096, 16384, 65536, 262144)
 CONV4 = "from benchmarks import rates as r; print(r.rate_of_one(r.usual('conv4', 'cpu'), 2.0))"
@@ -87,9 +87,9 @@ def optimizer(count: int, rounds: int) -> dict[str, Any]:
     gradient = torch.randn(1, count) * 1e-3
 
     def ours(block: int) -> float:
-        with mock.patch.object(adadelta, "BLOCK", block):
-            stack = AdaDelta(torch.randn(1, count), torch.ones(1), 0.95, 1e-8)
-            return milliseconds(lambda: stack.step([gradient]))
+        with mock.patch.object(optimizers, "BLOCK", block):
+            stack = Stepper(torch.randn(1, count), OptimizerParams())
+            return milliseconds(lambda: stack.step([gradient], torch.ones(1, 1)))
 
     def torchs(foreach: bool) -> float:
         parameter = torch.nn.Parameter(torch.randn(count))
@@ -113,10 +113,10 @@ def denormals(rounds: int) -> dict[str, Any]:
 
     def one(flush: bool) -> float:
         torch.set_flush_denormal(flush)
-        stack = AdaDelta(torch.randn(1, count), torch.ones(1), 1.0, 1e-8)
-        stack.squares.fill_(1e-40)
-        stack.updates.fill_(1e-40)
-        taken = milliseconds(lambda: stack.step([torch.zeros(1, count)]))
+        stack = Stepper(torch.randn(1, count), OptimizerParams(rho=1.0))
+        for average in stack.state.values():
+            average.fill_(1e-40)
+        taken = milliseconds(lambda: stack.step([torch.zeros(1, count)], torch.ones(1, 1)))
         torch.set_flush_denormal(False)
         return taken
 

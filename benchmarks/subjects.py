@@ -48,17 +48,7 @@ def data(bank: torch.Tensor, seed: int, *, examples: int = 60_000) -> TrainingDa
 
 def train_config(name: str, *, width: float = 1.0, precision: str = "float32") -> TrainConfig:
     """Return the paper's config for a network; AdaDelta's constants are the experiment's."""
-    return TrainConfig(
-        model=ModelParams(name, width, batch_norm=False),
-        init="he",
-        zero_output=True,
-        rho=0.95,
-        epsilon=1e-8,
-        batch_size=BATCH,
-        weight_decay=0.0,
-        augmentation="none",
-        precision=precision,
-    )
+    return TrainConfig(model=ModelParams(name, width), batch_size=BATCH, precision=precision)
 
 
 def members(bank: torch.Tensor, count: int, steps: int) -> list[Replica]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from benchmarks import reports
-from stages.lib.training.adadelta import AdaDelta
+from stages.lib.components.optimizers import OptimizerParams, Stepper
 
 RHOS = (0.9, 0.95)
 EPSILONS = (1e-8, 1e-7, 1e-6)
@@ -25,12 +25,13 @@ def update(rho: float, epsilon: float, sizes: tuple[float, ...], steps: int) -> 
     generator = torch.Generator().manual_seed(0)
     parameters = torch.zeros(len(sizes), PARAMETERS, dtype=torch.float64)
     scale = torch.tensor(sizes, dtype=torch.float64)[:, None]
-    optimizer = AdaDelta(parameters, torch.ones(len(sizes), dtype=torch.float64), rho, epsilon)
+    optimizer = Stepper(parameters, OptimizerParams(rho=rho, epsilon=epsilon))
+    rates = torch.ones(len(sizes), 1, dtype=torch.float64)
     before = parameters.clone()
     for _ in range(steps):
         before.copy_(parameters)
         noise = torch.randn(parameters.shape, generator=generator, dtype=torch.float64)
-        optimizer.step([scale * noise])
+        optimizer.step([scale * noise], rates)
     return [float(row) for row in (parameters - before).square().mean(1).sqrt()]
 
 

@@ -6,16 +6,15 @@ them, both must be equal to the bit.
 """
 
 import argparse
-import json
 import random
 import secrets
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from stages.command import stage
-from stages.lib.config.reading import read_params
+from stages.lib.config.reading import parse_config, read_params
 from stages.lib.core import files, machine, paths
 from stages.lib.core.errors import UserError
 from stages.lib.execution import executors
@@ -50,8 +49,8 @@ def recorded(scale: str, key: str) -> Iterator[Recorded]:
     points = files.read_json(file)["points"]
     if registry.FIGURES[key].top5:  # where each stands for top-1, then for top-5
         points = points[::2]
-    configs = [json.loads(files.to_json(asdict(runs[0].config))) for runs in expanded]
-    if [point["config"] for point in points] != configs:
+    recorded = [parse_config(point["config"], file) for point in points]
+    if recorded != [runs[0].config for runs in expanded]:
         raise UserError(f"{file}: is not of the grid in {paths.scale_file(scale)}; dvc repro first")
     for point, runs in zip(points, expanded, strict=True):
         values = {

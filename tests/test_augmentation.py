@@ -10,9 +10,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from stages.lib.config.params import AUGMENTATIONS as NAMES
-from stages.lib.training import augmentation
-from stages.lib.training.augmentation import AUGMENTATIONS, MARGIN, TRIES, BoxSampler, augment
+from stages.lib.components import augmentation
+from stages.lib.components.augmentation import AUGMENTATIONS, MARGIN, TRIES, BoxSampler, augment
 
 SHAPES = [(8, 8, 1), (32, 32, 3), (9, 12, 3)]
 
@@ -25,10 +24,6 @@ def draw_images(shape: tuple[int, int, int], members: int = 2, count: int = 7) -
 def draw_boxes(name: str, size: tuple[int, int], count: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return BoxSampler(name, size, generator, torch.device("cpu")).draw(count)
-
-
-def test_every_name_of_the_params_is_there() -> None:
-    assert set(NAMES) == {"none", *AUGMENTATIONS}
 
 
 # --- what is made of images

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from stages.lib.models import networks
-from stages.lib.training import averaging
-from stages.lib.training.averaging import RunningMean
+from stages.lib.training import running_mean
+from stages.lib.training.running_mean import RunningMean
 
 
 def make(count: int) -> networks.Network:
@@ -39,7 +39,7 @@ def test_a_long_mean_moves_to_its_end(
     block: int, error: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without blocks a step's share of a change of 0.01 is rounded away at 256, and it is lost."""
-    monkeypatch.setattr(averaging, "BLOCK", block)
+    monkeypatch.setattr(running_mean, "BLOCK", block)
     path = np.repeat(np.array([[256.0], [256.01]], dtype=np.float32), 2000, axis=0)
     mean = RunningMean(make(1), [1])
     run(mean, path)
@@ -49,7 +49,7 @@ def test_a_long_mean_moves_to_its_end(
 
 def test_means_in_blocks_are_those_of_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Members begin at different steps, one anew; selected, and gone on from a state."""
-    monkeypatch.setattr(averaging, "BLOCK", 7)
+    monkeypatch.setattr(running_mean, "BLOCK", 7)
     path = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
     mean, exact = RunningMean(make(3), [1, 4, 30]), path.astype(np.float64)
     run(mean, path[:20])

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from stages.lib.components.optimizers import OptimizerParams, Stepper
 from stages.lib.kernels import checks, stacked
-from stages.lib.training.adadelta import AdaDelta
 
 RHO, EPSILON, STEPS = 0.9, 1e-2, 4
 RATES = [1.0, 0.3, 2.0]
@@ -191,12 +191,11 @@ def test_adadelta_steps_as_in_torchs_operations(interpreted: dict[str, Any], nam
 
     def stepped(rates: list[float], decay: float) -> list[Tensor]:
         parameters = start(members).double()
-        optimizer = AdaDelta(
-            parameters, torch.tensor(rates[:members]).double(), RHO, EPSILON, decay
-        )
+        params = OptimizerParams(rho=RHO, epsilon=EPSILON, weight_decay=decay)
+        optimizer, column = Stepper(parameters, params), torch.tensor(rates[:members]).double()
         for gradient in gradients(members):
-            optimizer.step([part.double() for part in gradient])
-        return [parameters, optimizer.squares, optimizer.updates]
+            optimizer.step([part.double() for part in gradient], column.unsqueeze(1))
+        return [parameters, *optimizer.state.values()]
 
     right = stepped(RATES, decay)
     got = interpreted[name]

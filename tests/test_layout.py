@@ -8,7 +8,8 @@ import pytest
 LIBRARY = Path(__file__).parents[1] / "stages/lib"
 #: Each imports from those before it alone.
 PACKAGES = (
-    "core", "noise", "kernels", "data", "models", "config", "labels", "training", "execution",
+    "core", "noise", "kernels", "components", "data", "models", "config", "labels", "training",
+    "execution",
     "studies", "plots",
 )  # fmt: skip
 MODULES = sorted(LIBRARY.rglob("*.py"))

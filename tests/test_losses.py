@@ -8,9 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stages.lib.training.losses import expected_noisy_cross_entropy
+from stages.lib.components.losses import Context, cross_entropy
+from stages.lib.components.losses import expected_noisy_cross_entropy as expected_loss
 
 ALPHAS = [0.0, 0.5, 1.0, 10.0, 100.0]
+
+
+def h_alpha(logits: Tensor, labels: Tensor, alphas: Tensor | None = None) -> Tensor:
+    """Return ``H_alpha``; without alphas cross-entropy."""
+    if alphas is None:
+        return cross_entropy(logits, labels, Context(logits.new_zeros(len(logits))))
+    return expected_loss(logits, labels, Context(alphas))
 
 
 def draw(b: int = 6, m: int = 5, members: int = 1) -> tuple[Tensor, Tensor]:
@@ -30,7 +38,7 @@ def test_the_loss_is_that_of_a_slow_loop(b: int, m: int, alpha: float) -> None:
     """For each of three networks, the others of which have another alpha."""
     logits, labels = draw(b, m, members=3)
     alphas = [alpha, 2.5, alpha + 1]
-    losses = expected_noisy_cross_entropy(logits, labels, column(*alphas))
+    losses = h_alpha(logits, labels, column(*alphas))
     assert losses.shape == (3,)
     for k, own in enumerate(alphas):
         total = 0.0
@@ -46,16 +54,12 @@ def test_without_noise_it_is_cross_entropy(members: int) -> None:
     logits, labels = draw(members=members)
     expected = torch.stack(list(map(functional.cross_entropy, logits, labels)))
     for alphas in (None, column(*[0.0] * members)):
-        torch.testing.assert_close(
-            expected_noisy_cross_entropy(logits, labels, alphas), expected, rtol=1e-14, atol=0
-        )
+        torch.testing.assert_close(h_alpha(logits, labels, alphas), expected, rtol=1e-14, atol=0)
 
 
 def test_noise_changes_it() -> None:
     logits, labels = draw()
-    noisy, clean = (
-        expected_noisy_cross_entropy(logits, labels, column(alpha)) for alpha in (1.0, 0.0)
-    )
+    noisy, clean = (h_alpha(logits, labels, column(alpha)) for alpha in (1.0, 0.0))
     assert abs(noisy - clean) > 0.1
 
 
@@ -67,13 +71,11 @@ def test_a_network_in_a_stack_has_its_loss_and_gradient_to_the_bit(
     logits, labels = draw(33, 7, members=3)
     logits = logits.to(dtype).requires_grad_()
     given = None if alphas is None else torch.tensor(alphas, dtype=dtype)
-    losses = expected_noisy_cross_entropy(logits, labels, given)
+    losses = h_alpha(logits, labels, given)
     (gradient,) = torch.autograd.grad(losses.sum(), logits)
     for k in range(3):
         own = logits.detach()[k : k + 1].clone().requires_grad_()
-        loss = expected_noisy_cross_entropy(
-            own, labels[k : k + 1], None if given is None else given[k : k + 1]
-        )
+        loss = h_alpha(own, labels[k : k + 1], None if given is None else given[k : k + 1])
         assert torch.equal(loss, losses[k : k + 1])
         assert torch.equal(torch.autograd.grad(loss.sum(), own)[0][0], gradient[k])
 
@@ -84,7 +86,7 @@ def test_its_gradient_is_the_difference_from_the_expected_labels(alpha: float) -
     logits, labels = draw(members=2)
     _, b, m = logits.shape
     logits.requires_grad_()
-    expected_noisy_cross_entropy(logits, labels, column(alpha, 3.0)).sum().backward()
+    h_alpha(logits, labels, column(alpha, 3.0)).sum().backward()
     assert logits.grad is not None
     for k, own in enumerate((alpha, 3.0)):
         p = np.exp(logits[k].detach().numpy())
@@ -99,10 +101,8 @@ def test_its_gradient_is_that_of_finite_differences(alpha: float) -> None:
     logits, labels = draw(members=2)
     logits.requires_grad_()
     alphas = column(alpha, 1.0)
-    assert torch.autograd.gradcheck(
-        lambda x: expected_noisy_cross_entropy(x, labels, alphas), (logits,)
-    )
-    assert torch.autograd.gradcheck(lambda x: expected_noisy_cross_entropy(x, labels), (logits,))
+    assert torch.autograd.gradcheck(lambda x: h_alpha(x, labels, alphas), (logits,))
+    assert torch.autograd.gradcheck(lambda x: h_alpha(x, labels), (logits,))
 
 
 def test_it_is_what_many_noisy_labels_average_to() -> None:
@@ -112,7 +112,7 @@ def test_it_is_what_many_noisy_labels_average_to() -> None:
     rng = np.random.default_rng(0)
     labels = np.where(rng.random(40_000) < 1 / (1 + alpha), 2, rng.integers(0, m, 40_000))
     drawn = functional.cross_entropy(logits.expand(40_000, m), torch.from_numpy(labels))
-    expected = expected_noisy_cross_entropy(logits[None], torch.tensor([[2]]), column(alpha))
+    expected = h_alpha(logits[None], torch.tensor([[2]]), column(alpha))
     losses = -torch.log_softmax(logits, dim=1)[0, torch.from_numpy(labels)]
     tolerance = 4 * losses.std().item() / math.sqrt(40_000)
     assert drawn.item() == pytest.approx(expected.item(), abs=tolerance)

@@ -17,6 +17,7 @@ from stages.lib.config.reading import read_params
 from stages.lib.config.yaml_files import ParamsError, read_yaml
 from stages.lib.core import paths
 from stages.lib.core.errors import UserError
+from stages.lib.core.fields import types_of
 from stages.lib.data.datasets import KNOWN
 from stages.lib.models.architectures import ARCHITECTURES
 from stages.lib.noise.transitions import structured_transition
@@ -93,6 +94,9 @@ BAD: dict[str, list[Any]] = {
     "train.min_samples": [*NOT_WHOLE, -1],
     "train.weight_decay": [*NOT_NUMBERS, -0.1, 1.1],
     "train.augmentation": [*NOT_NAMES, "flip"],
+    "train.optimizer": [*NOT_NAMES, "AdaDelta"],
+    "train.schedule": NOT_NAMES,
+    "train.averaging": NOT_NAMES,
     "train.average": [*NOT_NUMBERS, -0.1, 1.1],
     "train.early_stopping": NOT_BOOLEAN,
     "train.seeds": [*NOT_LISTS, [0, 0], [-1], [0.0], ["0"], [True], [None], [2**31]],
@@ -121,17 +125,36 @@ def test_a_bad_value_is_told_in_one_line(
     assert not message.endswith("accepted: ")
 
 
-def test_every_key_of_every_section_has_bad_values_above(content: Content) -> None:
-    whole = content()
-    assert set(BAD) == {f"{name}.{key}" for name in params.SECTIONS for key in whole[name]}
+def test_every_key_of_every_section_has_bad_values_above() -> None:
+    kinds = params.SECTIONS.items()
+    assert set(BAD) == {f"{name}.{key}" for name, kind in kinds for key in types_of(kind)}
 
 
 @pytest.mark.parametrize("place", BAD)
-def test_a_missing_key_is_told(place: str, write: Callable[..., Path], content: Content) -> None:
+def test_a_missing_key_has_its_default(place: str, content: Content) -> None:
+    """Where it was: the other sections' checks may not fit it."""
     section, key = place.split(".")
-    whole = content()
-    del whole[section][key]
-    assert f"{place}: got 'nothing'; accepted: " in error_of(write(text=yaml.safe_dump(whole)))
+    whole, kind = content()[section], params.SECTIONS[section]
+    whole.pop(key, None)
+    read = reading.parse_section(kind, whole, Path("params.yaml"), section)
+    assert getattr(read, key) == getattr(kind(), key)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("train.passes", "train.passes: got 1; accepted: epochs, its new name"),
+        ("train.min_examples", "train.min_examples: got 1; accepted: min_samples, its new name"),
+        ("confusion.min_examples", "got 1; accepted: min_samples, its new name"),
+        ("noise.passes", "noise.passes: got 1; accepted: only the keys "),
+    ],
+)
+def test_an_old_key_is_told_its_new_name(
+    place: str, words: str, write: Callable[..., Path]
+) -> None:
+    assert words in error_of(write({place: 1}))
+    loss = error_of(write({"train.loss": "noisy_loss"}))
+    assert loss.endswith("accepted: expected_noisy_cross_entropy, its new name")
 
 
 @pytest.mark.parametrize("section", params.SECTIONS)
@@ -149,7 +172,7 @@ def test_an_unknown_key_is_told(section: str, key: str, write: Callable[..., Pat
     assert f"{section}.{key}: got 5; accepted: only the keys " in message
 
 
-@pytest.mark.parametrize("section", [*params.SECTIONS, "scale", "figures"])
+@pytest.mark.parametrize("section", ["scale", "figures"])
 def test_a_missing_section_is_told(
     section: str, write: Callable[..., Path], content: Content
 ) -> None:

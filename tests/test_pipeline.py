@@ -174,7 +174,7 @@ def faults_of_params(stage: dict[str, Any]) -> list[str]:
     if calls & WHOLE_SCALE or (calls & ONE_FIGURE and loops):
         expected = {SCALE_FILE: None}
     elif calls & ONE_FIGURE:
-        expected = {SCALE_FILE: {"${item}"}}
+        expected = {SCALE_FILE: {"${item}", "defaults"}}
     if others != expected:
         faults.append(f"params of files {others}, must be {expected}")
     return faults
@@ -315,7 +315,9 @@ def test_figures_are_all_figures_of_the_scale() -> None:
 @pytest.mark.parametrize("scale", SCALES)
 def test_scale_describes_every_figure(scale: str) -> None:
     missing = set() if scale == "paper" else IMAGENET
-    assert set(read(f"scales/{scale}.yaml")) == {"confusion", *registry.FIGURES} - missing
+    assert (
+        set(read(f"scales/{scale}.yaml")) == {"confusion", "defaults", *registry.FIGURES} - missing
+    )
 
 
 @pytest.mark.parametrize(
@@ -324,7 +326,7 @@ def test_scale_describes_every_figure(scale: str) -> None:
         (scale, key)
         for scale in SCALES
         for key in read(f"scales/{scale}.yaml")
-        if key != "confusion"
+        if key not in ("confusion", "defaults")
     ],
 )
 def test_scale_is_valid(scale: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,21 +17,21 @@ from numpy.typing import NDArray
 from sklearn.metrics import top_k_accuracy_score
 from torch import Tensor
 
+from stages.lib.components.augmentation import AUGMENTATIONS, BoxSampler, augment
+from stages.lib.components.losses import LOSSES
 from stages.lib.config.params import PRECISIONS, ModelParams
 from stages.lib.core import files
 from stages.lib.core.errors import UserError
 from stages.lib.models import networks
 from stages.lib.training import (
-    averaging,
     devices,
     ensemble,
     evaluation,
     loop,
-    losses,
     replicas,
     reports,
+    running_mean,
 )
-from stages.lib.training.augmentation import AUGMENTATIONS, BoxSampler, augment
 from stages.lib.training.loop import train
 from stages.lib.training.order import Order
 from stages.lib.training.replicas import Replica, TrainConfig, TrainingData
@@ -44,9 +44,10 @@ def sized(name: str, width: float) -> ModelParams:
     return ModelParams(name, width, batch_norm=False)
 
 
+EXPECTED = "expected_noisy_cross_entropy"
 PERCEPTRON = TrainConfig(
     model=sized("perceptron", 1.0), init="torch", zero_output=False, rho=0.95, epsilon=1e-6,
-    batch_size=32, weight_decay=0.0, augmentation="none", precision="float32",
+    batch_size=32, loss=EXPECTED,  # with alpha = 0 plain cross-entropy
 )  # fmt: skip
 MLP = replace(PERCEPTRON, model=sized("mlp1", 0.125), init="he", zero_output=True)
 
@@ -596,17 +597,13 @@ def test_what_blows_up_after_its_best_look_is_reported_as_it_was_then(
     """A network of NaNs predicts the first class, the only one here: it is never the best."""
     data = make_data(noise=0.6)
     data = replace(data, validation_labels=torch.zeros_like(data.validation_labels))
-    one, steps, sound = (
-        member(data, steps=64),
-        itertools.count(1),
-        losses.expected_noisy_cross_entropy,
-    )
+    one, steps, sound = member(data, steps=64), itertools.count(1), LOSSES[EXPECTED]
     alone = train_alone(MLP, replace(one, steps=32))
 
     def breaking(*given: Any) -> Tensor:
-        return sound(*given) * (math.nan if next(steps) > 40 else 1.0)
+        return sound.function(*given) * (math.nan if next(steps) > 40 else 1.0)
 
-    monkeypatch.setattr(losses, "expected_noisy_cross_entropy", breaking)
+    monkeypatch.setitem(LOSSES, EXPECTED, sound._replace(function=breaking))
     best = train_alone(MLP, replace(one, early_stopping=True))
     assert best["stopped_at"] <= 32 * 32
     assert best["diverged"] is False
@@ -1052,7 +1049,7 @@ def checkpointed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ensemble.St
     return []
 
 
-@pytest.mark.parametrize("block", [averaging.BLOCK, 16])
+@pytest.mark.parametrize("block", [running_mean.BLOCK, 16])
 @pytest.mark.parametrize(
     ("name", "shortened", "change"),
     [
@@ -1073,7 +1070,7 @@ def test_a_training_goes_on_from_a_checkpoint_to_the_bit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Members of all lengths, rates and averages, before and after the stack has shrunk."""
-    monkeypatch.setattr(averaging, "BLOCK", block)
+    monkeypatch.setattr(running_mean, "BLOCK", block)
     config = replace(of(name), **change)
     members = stacked(smooth=True, shortened=shortened)
 

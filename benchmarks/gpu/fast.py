@@ -17,6 +17,7 @@ from benchmarks import plain, rates
 from benchmarks.gpu.runner import Know, Told
 from benchmarks.gpu.subjects import IMAGES, NETWORKS, PRECISIONS, SIZES, members, train_config
 from benchmarks.stacking import WAYS, ways
+from stages.lib.components.optimizers import OptimizerParams, Stepper
 from stages.lib.core import machine
 from stages.lib.core.errors import UserError
 from stages.lib.execution import packing
@@ -24,7 +25,6 @@ from stages.lib.execution.runs import Run
 from stages.lib.kernels import checks
 from stages.lib.models import layers, networks
 from stages.lib.studies import grids
-from stages.lib.training.adadelta import AdaDelta
 from stages.lib.training.devices import Precision, fastest_convolutions, side_stream, synchronise
 from stages.lib.training.ensemble import IN_CAPTURE, Ensemble, steps_per_second
 
@@ -255,10 +255,11 @@ def optimizer(told: Told, know: Know) -> None:
             torch.randn(parameter.shape, device=device) for parameter in network.parameters()
         ]
         weights = torch.zeros(network.weights.shape, device=device)
-        for fused in (False, True)[: 1 + checks.usable(torch.device(device), "adadelta")]:
-            rates_ = torch.full((count,), 0.1, device=device)
-            adadelta = AdaDelta(weights, rates_, 0.95, 1e-8, fused=fused)
-            seconds = _replayed(partial(adadelta.step, gradients), device)
+        kernel = checks.fused(torch.device(device), "adadelta")
+        for fused in (None, kernel)[: 1 + (kernel is not None)]:
+            rates_ = torch.full((count, 1), 0.1, device=device)
+            adadelta = Stepper(weights, OptimizerParams(), fused)
+            seconds = _replayed(partial(adadelta.step, gradients, rates_), device)
             speed = 7 * 4 * weights.numel() / seconds
             key = f"{name}, K = {count}, {'fused' if fused else 'plain'}"
             found = {"seconds": seconds, "least_bytes_per_second": speed}

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu import bundle
+from stages.lib.config.params import Config
+from stages.lib.config.reading import parse_config
 from stages.lib.core import files, paths
 from stages.lib.core.errors import UserError
 from stages.lib.plots import pictures
@@ -77,20 +79,21 @@ def _figure(folder: Path, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
     file = folder / f"{key}.json"
     report, times = files.read_json(file), files.read_json(folder / f"{key}.times.json")
     scale = report["scale"]
-    known = [_comparable(asdict(point)) for point in grids.read_grid(scale, key).points]
-    if not all(_comparable(point["config"]) in known for point in report["points"]):
+    known = [_comparable(point) for point in grids.read_grid(scale, key).points]
+    came = [_comparable(parse_config(point["config"], file)) for point in report["points"]]
+    if not all(config in known for config in came):
         raise UserError(f"{file}: has points that are not of {paths.scale_file(scale)}; not taken")
     target = paths.figure_metrics(scale, key)
     if target.exists():
-        here = [_comparable(point["config"]) for point in files.read_json(target)["points"]]
-        came = [_comparable(point["config"]) for point in report["points"]]
+        points = files.read_json(target)["points"]
+        here = [_comparable(parse_config(point["config"], target)) for point in points]
         if lost := sum(config not in came for config in here):
             raise UserError(f"{target}: has {lost} points that did not come back; not replaced")
     return report, times
 
 
-def _comparable(config: dict[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(files.to_json(config))
+def _comparable(config: Config) -> dict[str, Any]:
+    plain = asdict(config)
     for name in COMPUTED:
         plain["train"].pop(name)
     return plain

@@ -15,14 +15,15 @@ import torch
 from benchmarks.gpu.runner import Know, Told
 from benchmarks.gpu.subjects import PRECISIONS, SIZES, members, train_config
 from benchmarks.stacking import ways
-from stages.lib.config.params import AUGMENTATIONS
+from stages.lib.components import losses
+from stages.lib.components.augmentation import AUGMENTATIONS
 from stages.lib.data import datasets
 from stages.lib.execution import executors, runs
 from stages.lib.execution.store import RunStore
 from stages.lib.labels import dilution
 from stages.lib.models import networks
 from stages.lib.studies import grids
-from stages.lib.training import devices, ensemble, evaluation, loop, losses, replicas
+from stages.lib.training import devices, ensemble, evaluation, loop, replicas
 
 #: Of a gradient against float64, relative to its length. Rounding moves some unit across its kink:
 #: on a CPU, in a deep network, up to 0.01 in float32 and 0.26 in bfloat16.
@@ -112,7 +113,8 @@ def _gradient(
     else:
         logits = evaluation.forward(network, images, precision)
         parameters = list(network.parameters())
-    loss = losses.expected_noisy_cross_entropy(logits, labels).sum()
+    context = losses.Context(logits.new_zeros(len(logits)))
+    loss = losses.cross_entropy(logits, labels, context).sum()
     found = torch.autograd.grad(loss, parameters)
     return torch.cat([each.flatten(1) for each in found], dim=1).double().cpu().flatten()
 
@@ -297,7 +299,7 @@ class _Limited(executors._Workers):
 
 
 def _train_limited(place: str, stack: Any, store: Any) -> str:
-    noted, loss = ensemble.noted, losses.expected_noisy_cross_entropy
+    noted, loss = ensemble.noted, losses.LOSSES["cross_entropy"]
 
     @contextmanager
     def limited(where: str) -> Iterator[None]:
@@ -310,10 +312,10 @@ def _train_limited(place: str, stack: Any, store: Any) -> str:
         """With networks on several streams, as where memory really lacks in a capture."""
         if place == IN_THE_MIDDLE and torch.cuda.is_current_stream_capturing():
             torch.cuda.set_per_process_memory_fraction(1e-6)
-        return loss(*arguments)
+        return loss.function(*arguments)
 
     ensemble.noted = limited  # type: ignore[assignment]
-    losses.expected_noisy_cross_entropy = lacking  # type: ignore[assignment]
+    losses.LOSSES["cross_entropy"] = loss._replace(function=lacking)
     return executors._train_in_worker(stack, store)
 
 

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+from stages.lib.components.losses import LOSSES
 from stages.lib.config.params import Config, ConfusionParams, DataParams, ModelParams, NoiseParams
 from stages.lib.config.yaml_files import fail
 from stages.lib.core import paths
@@ -56,18 +57,13 @@ def check_config(config: Config, file: Path | str = paths.PARAMS, prefix: str = 
         accepted = f"at most {highest} with {largest} images: a set holds {MOST_EXAMPLES} examples"
         fail(file, prefix + "noise", "alpha", config.noise.alpha, accepted)
     examples = data.originals
-    if train.loss == "cross_entropy":
+    originals_only = LOSSES[train.loss].originals_only
+    if not originals_only:
         examples += sampling.count_noisy(data.originals, config.noise.alpha)
     if train.batch_size > examples:
         most = f"at most the training set, {examples} examples"
         fail(file, prefix + "train", "batch_size", train.batch_size, most)
-    if train.loss == "expected_noisy_cross_entropy" and (
-        config.noise.kind,
-        config.noise.images,
-    ) != (
-        "uniform",
-        "same",
-    ):
+    if originals_only and (config.noise.kind, config.noise.images) != ("uniform", "same"):
         accepted = "cross_entropy: H_alpha stands for uniform noise on the same images only"
         fail(file, prefix + "train", "loss", train.loss, accepted)
     check_model(config.model, data, file, prefix + "model")

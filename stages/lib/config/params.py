@@ -1,31 +1,35 @@
 """The typed sections of ``params.yaml`` and of ``scales/*.yaml``, checked before any compute.
 
-Every section is a frozen dataclass whose fields carry the rule for their values. A missing,
-unknown, mistyped or out-of-range value raises one `ParamsError`, whose single line names file,
-section, key, value and what is accepted.
+Every section is a strict, frozen dataclass of pydantic's. A parameter has a default; files say what
+differs. `stages.lib.config.reading` turns a wrong value into one line for the user.
 """
 
-from dataclasses import dataclass
+from typing import Annotated
 
-from stages.lib.config.rules import (
-    POSITIVE,
-    WIDTH,
-    boolean,
-    integer,
-    list_of,
-    number,
-    one_of,
-    optional,
-    ruled,
-    text,
+from annotated_types import Interval
+from pydantic.dataclasses import dataclass
+
+from stages.lib.components.augmentation import AugmentationParams
+from stages.lib.components.averaging import AveragingParams
+from stages.lib.components.losses import LossParams
+from stages.lib.components.optimizers import OptimizerParams
+from stages.lib.components.schedules import ScheduleParams
+from stages.lib.core.fields import (
+    STRICT,
+    Count,
+    Fraction,
+    Neutral,
+    OneOf,
+    Positive,
+    PositiveCount,
+    Rates,
+    Seeds,
+    Text,
+    Width,
 )
 from stages.lib.data import datasets
 from stages.lib.models.architectures import ARCHITECTURES, INITS
 from stages.lib.noise import transitions
-
-AUGMENTATIONS = ("none", "flip_crop", "resized_crop")
-
-LOSSES = ("cross_entropy", "expected_noisy_cross_entropy")
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -40,75 +44,69 @@ TOP = 5  # a class among so many largest logits is right for top-5 accuracy
 MOST_CONFUSED = 100  # classes whose confusion is counted: of a thousand, a million numbers a run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class DataParams:
     """Which images, and how many of them keep their true label (Rolnick et al. 2017, section 3)."""
 
-    name: str = ruled(one_of(*datasets.KNOWN))
-    path: str | None = ruled(optional(text()))
-    size: int | None = ruled(optional(integer(4, 1024)))
-    originals: int = ruled(integer(1))
-    validation: int = ruled(integer(0))
+    name: Annotated[str, OneOf(datasets.KNOWN)] = "mnist5k"
+    path: Text | None = None
+    size: Annotated[int, Interval(ge=4, le=1024)] | None = None
+    originals: PositiveCount = 3500
+    validation: Count = 500
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class NoiseParams:
     """How the noisy labels are drawn, and on which images (sections 3.1 to 3.3)."""
 
-    kind: str = ruled(one_of(*NOISE_KINDS))
-    alpha: float = ruled(number(0, 1e6))
-    delta: float = ruled(number(0, 1))
-    order: str = ruled(one_of(*transitions.ORDERS))
-    images: str = ruled(one_of("same", "unique", "white", *datasets.NAMED))
+    kind: Annotated[str, OneOf(NOISE_KINDS)] = "uniform"
+    alpha: Annotated[float, Interval(ge=0, le=1e6)] = 0.0
+    delta: Fraction = 0.0
+    order: Annotated[str, OneOf(transitions.ORDERS)] = "confusing"
+    images: Annotated[str, OneOf(("same", "unique", "white", *datasets.NAMED))] = "same"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ModelParams:
     """The network, the factor on its units and channels, and a ConvNet's batch norm."""
 
-    name: str = ruled(one_of(*ARCHITECTURES))
-    width: float = ruled(WIDTH)
-    batch_norm: bool = ruled(boolean())
+    name: Annotated[str, OneOf(ARCHITECTURES)] = "conv4"
+    width: Width = 1.0
+    batch_norm: Annotated[bool, Neutral(False)] = False
 
 
-@dataclass(frozen=True)
-class TrainParams:
+@dataclass(frozen=True, config=STRICT)
+class TrainParams(LossParams, OptimizerParams, ScheduleParams, AveragingParams, AugmentationParams):
     """How a network is trained (section 3.4), and what the paper leaves open."""
 
-    loss: str = ruled(one_of(*LOSSES))
-    learning_rates: tuple[float, ...] = ruled(list_of(POSITIVE))
-    batch_size: int = ruled(integer(1))
-    rho: float = ruled(number(0, 1))
-    epsilon: float = ruled(POSITIVE)
-    init: str = ruled(one_of(*INITS))
-    zero_output: bool = ruled(boolean())
-    epochs: float = ruled(number(0, 1e6))
-    min_samples: int = ruled(integer(0))
-    average: float = ruled(number(0, 1))
-    early_stopping: bool = ruled(boolean())
-    weight_decay: float = ruled(number(0, 1))
-    augmentation: str = ruled(one_of(*AUGMENTATIONS))
-    seeds: tuple[int, ...] = ruled(list_of(integer(0)))
-    device: str = ruled(one_of(*DEVICES))
-    precision: str = ruled(one_of(*PRECISIONS))
-    stacking: str = ruled(one_of(*STACKINGS))
+    learning_rates: Rates = (1.0,)
+    batch_size: PositiveCount = 128
+    init: Annotated[str, OneOf(INITS)] = "he"
+    zero_output: bool = True
+    epochs: Annotated[float, Interval(ge=0, le=1e6)] = 0.0
+    min_samples: Count = 64000
+    early_stopping: Annotated[bool, Neutral(False)] = False
+    seeds: Seeds = (0, 1)
+    device: Annotated[str, OneOf(DEVICES)] = "auto"
+    precision: Annotated[str, OneOf(PRECISIONS)] = "float32"
+    stacking: Annotated[str, OneOf(STACKINGS)] = "auto"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ConfusionParams:
     """How the classes' confusion is estimated (section 3.2): repeated small-subset training."""
 
-    subset: int = ruled(integer(1))
-    held_out: int = ruled(integer(1))
-    repeats: int = ruled(integer(1, 1000))
-    model: str = ruled(one_of(*ARCHITECTURES))
-    width: float = ruled(WIDTH)
-    learning_rate: float = ruled(POSITIVE)
-    batch_size: int = ruled(integer(1))
-    min_samples: int = ruled(integer(1))
+    subset: PositiveCount = 500
+    held_out: PositiveCount = 500
+    repeats: Annotated[int, Interval(ge=1, le=1000)] = 5
+    model: Annotated[str, OneOf(ARCHITECTURES)] = "conv4"
+    width: Width = 0.25
+    learning_rate: Positive = 1.0
+    batch_size: PositiveCount = 128
+    min_samples: PositiveCount = 25600
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Config:
     """Everything that decides one point: an experiment, or one place on a figure."""
 
@@ -118,7 +116,7 @@ class Config:
     train: TrainParams
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Params:
     """The whole of ``params.yaml``."""
 

@@ -1,55 +1,66 @@
 """Reads sections, configs and all of ``params.yaml``, each value checked by its rule."""
 
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from stages.lib.config.checks import check_config, check_confusion, check_model
 from stages.lib.config.params import SECTIONS, Config, ConfusionParams, ModelParams, Params
-from stages.lib.config.rules import Rule
 from stages.lib.config.yaml_files import fail, read_yaml
-from stages.lib.core import paths
+from stages.lib.core import fields, paths
 from stages.lib.core.text import shorten, show_key
 from stages.lib.data import datasets
 
 Section = TypeVar("Section")
 
 
-def check_keys(file: Path, section: str, content: Any, accepted: Mapping[str, Any]) -> None:
-    """Require that a mapping has exactly the accepted keys.
+#: What parameters, and values of theirs, were called before.
+RENAMED = {
+    "passes": "epochs",
+    "min_examples": "min_samples",
+    "noisy_loss": "expected_noisy_cross_entropy",
+}
+
+
+def check_keys(
+    file: Path, section: str, content: Any, accepted: Collection[str], needed: Iterable[str]
+) -> None:
+    """Require a mapping that has none but the accepted keys, and all that are needed.
 
     Raises:
         ParamsError: it is no mapping, or has a missing or an unknown key.
     """
+    known = ", ".join(accepted)
     if not isinstance(content, dict):
-        fail(file, section, "", content, "a mapping with the keys " + ", ".join(accepted))
+        fail(file, section, "", content, f"a mapping with the keys {known}")
     for key in content:
         if key not in accepted:
-            known = "only the keys " + ", ".join(accepted)
-            fail(file, section, show_key(key), content[key], known)
-    for key in accepted:
+            new = RENAMED.get(key) if isinstance(key, str) else None
+            words = f"{new}, its new name" if new in accepted else f"only the keys {known}"
+            fail(file, section, show_key(key), content[key], words)
+    for key in needed:
         if key not in content:
-            rule = accepted[key]
-            needs = rule.accepts if isinstance(rule, Rule) else "a key of this name"
-            fail(file, section, key, "nothing", needs)
+            fail(file, section, key, "nothing", "a key of this name")
 
 
 def parse_section(kind: type[Section], content: Any, file: Path, section: str) -> Section:
-    """Return the typed section that a mapping describes.
+    """Return the typed section that a mapping describes; what it leaves out has its default.
 
     Raises:
-        ParamsError: a key is missing, unknown, mistyped or out of range.
+        ParamsError: a key is unknown, or its value mistyped or out of range.
     """
-    rules: dict[str, Rule] = {f.name: f.metadata["rule"] for f in fields(kind)}  # type: ignore[arg-type]
-    check_keys(file, section, content, rules)
-    values = {}
-    for key, rule in rules.items():
-        try:
-            values[key] = rule.parse(content[key])
-        except ValueError:
-            fail(file, section, key, content[key], rule.accepts)
-    return kind(**values)
+    types = fields.types_of(kind)
+    check_keys(file, section, content, types, ())
+    try:
+        return kind(**content)
+    except ValidationError as error:
+        key = str(error.errors()[0]["loc"][0])
+        value = content[key]
+        new = RENAMED.get(value) if isinstance(value, str) else None
+        words = f"{new}, its new name" if new else fields.accepts(types[key])
+        fail(file, section, key, value, words)
 
 
 def parse_config(content: Mapping[str, Any], file: Path, prefix: str = "") -> Config:
@@ -58,10 +69,9 @@ def parse_config(content: Mapping[str, Any], file: Path, prefix: str = "") -> Co
     Raises:
         ParamsError: a section is wrong, or two of them contradict each other.
     """
-    names = [f.name for f in fields(Config)]
     sections: dict[str, Any] = {
-        name: parse_section(SECTIONS[name], content.get(name), file, prefix + name)
-        for name in names
+        name: parse_section(SECTIONS[name], content.get(name, {}), file, prefix + name)
+        for name in fields.types_of(Config)
     }
     config = Config(**sections)
     check_config(config, file, prefix)
@@ -78,10 +88,10 @@ def read_params(file: Path = paths.PARAMS) -> Params:
         ParamsError: anything in the file is not as described in this module.
     """
     content = read_yaml(file)
-    check_keys(file, "", content, dict.fromkeys(f.name for f in fields(Params)))
+    check_keys(file, "", content, fields.types_of(Params), ("scale", "figures"))
     config = parse_config(content, file)
-    confusion = parse_section(ConfusionParams, content["confusion"], file, "confusion")
-    small = ModelParams(confusion.model, confusion.width, batch_norm=False)
+    confusion = parse_section(ConfusionParams, content.get("confusion", {}), file, "confusion")
+    small = ModelParams(confusion.model, confusion.width)
     check_model(small, config.data, file, "confusion", key="model")
     if config.data.name in datasets.FACTS:
         facts = datasets.FACTS[config.data.name]

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.lib.config.params import Config
+from stages.lib.components.losses import LOSSES
 from stages.lib.core import files, machine
 from stages.lib.core.randomness import stream
 from stages.lib.data import datasets
+from stages.lib.execution.runs import Run
 from stages.lib.labels import dilution
 
 # torch takes seconds to import: the process that only looks outcomes up does without it.
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from stages.lib.training.ensemble import State
-    from stages.lib.training.replicas import Replica, TrainConfig, TrainingData
-from stages.lib.execution.runs import Run
+    from stages.lib.training.replicas import Replica, TrainingData
 
 
 def train_stack(
@@ -51,10 +51,11 @@ def train_stack(
         on_done: called with a run and its outcome when it is done.
     """
     from stages.lib.training.loop import train
+    from stages.lib.training.replicas import shared
 
     configure_torch(device)
     return train(
-        train_config(stack[0].config),
+        shared(stack[0].config),
         [_member(run, device) for run in stack],
         stacking=stacking,
         states=states,
@@ -72,26 +73,9 @@ def configure_torch(device: str) -> None:
 
     if device == "cpu":
         torch.set_num_threads(1)  # sums in another order round differently
-        # AdaDelta's averages of gradients that stay zero decay to denormal numbers, which some
+        # Optimizers' averages of gradients that stay zero decay to denormal numbers, which some
         # CPUs compute with slowly.
         torch.set_flush_denormal(True)
-
-
-def train_config(config: Config) -> "TrainConfig":
-    """Return what the runs of a config share."""
-    from stages.lib.training.replicas import TrainConfig
-
-    return TrainConfig(
-        model=config.model,
-        init=config.train.init,
-        zero_output=config.train.zero_output,
-        rho=config.train.rho,
-        epsilon=config.train.epsilon,
-        batch_size=config.train.batch_size,
-        weight_decay=config.train.weight_decay,
-        augmentation=config.train.augmentation,
-        precision=config.train.precision,
-    )
 
 
 def _member(run: Run, device: str) -> "Replica":
@@ -124,7 +108,7 @@ def load_data(run: Run, device: str) -> "TrainingData":
     dataset, test_images, test_labels = _load_dataset(run.data / name, device)
     bank = _load_bank(run.data, name, *run._bank, device)
     diluted = dilution.load(run.labels)
-    clean_only = run.config.train.loss == "expected_noisy_cross_entropy"
+    clean_only = LOSSES[run.config.train.loss].originals_only
     labels = diluted.labels[: diluted.originals] if clean_only else diluted.labels
     images = diluted.images[: diluted.originals] if clean_only else diluted.images
     v, m = len(diluted.validation_images), dataset.num_classes

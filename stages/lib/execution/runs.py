@@ -8,17 +8,15 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from stages.lib.components.losses import LOSSES
 from stages.lib.config.params import Config
 from stages.lib.core import files
 from stages.lib.data import datasets
 from stages.lib.labels import dilution
 from stages.lib.noise import sampling
-
-# torch takes seconds to import: the process that only looks outcomes up does without it.
-if TYPE_CHECKING:
-    pass
+from stages.lib.training.replicas import shared
 
 #: Parameters that came after the others, as they are where they do nothing. They are then left out
 #: of an identity: it decides the random streams, and results from before them stay what they are.
@@ -73,23 +71,13 @@ class Run:
     @property
     def alpha(self) -> float:
         """The alpha of ``H_alpha``; 0 for plain cross-entropy."""
-        return (
-            self.config.noise.alpha
-            if self.config.train.loss == "expected_noisy_cross_entropy"
-            else 0.0
-        )
+        return self.config.noise.alpha if LOSSES[self.config.train.loss].originals_only else 0.0
 
     @property
     def stack_key(self) -> Hashable:
         """What runs must share to train as one stack: network, images, batches, arithmetic."""
-        train = self.config.train
-        return (
-            self.config.model,
-            (train.init, train.zero_output, train.rho, train.epsilon, train.batch_size),
-            (train.weight_decay, train.augmentation),
-            (train.precision, train.stacking, self.alpha > 0),
-            (self.data, self.config.data.name, self.config.data.validation, *self._bank),
-        )
+        data = self.data, self.config.data.name, self.config.data.validation, *self._bank
+        return shared(self.config), self.config.train.stacking, data
 
     @property
     def _bank(self) -> tuple[str, int, int]:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -79,3 +79,9 @@ def usable(device: torch.device, kernel: str) -> bool:
         print(f"warning: PyTorch's own {kernel} instead of Triton's: {told}", file=sys.stderr)
         return False
     return True
+
+
+def fused(device: torch.device, optimizer: str) -> Callable[..., None] | None:
+    """Return what does an optimizer's step in one pass on a device, None where nothing can."""
+    kernel = {"adadelta": stacked.adadelta_step}.get(optimizer)
+    return kernel if kernel is not None and usable(device, optimizer) else None

@@ -47,7 +47,7 @@ def adadelta_step(
     parameters: Tensor, gradients: Sequence[Tensor], squares: Tensor, updates: Tensor,
     rates: Tensor, rho: float, epsilon: float, weight_decay: float,
 ) -> None:  # fmt: skip
-    """Do the step of `stages.lib.training.adadelta` in place, each number read and written once.
+    """Do a step of AdaDelta (`components.optimizers`) in place, each number read and written once.
 
     Args:
         parameters: ``(K, P)`` float32, as are all tensors here.

@@ -30,7 +30,7 @@ from stages.lib.labels.dilution import materialise
 from stages.lib.noise import transitions
 from stages.lib.studies import summaries
 
-NO_NOISE = NoiseParams(kind="uniform", alpha=0.0, delta=0.0, order="confusing", images="same")
+NO_NOISE = NoiseParams(kind="uniform", alpha=0.0)
 
 TIES = "equal counts, never-seen errors among them, go by class index, the smaller first"
 
@@ -53,17 +53,12 @@ def config_of(params: ConfusionParams, dataset: str, start: SharedTraining) -> C
     return Config(
         data=DataParams(dataset, None, None, params.subset, params.held_out),
         noise=NO_NOISE,
-        model=ModelParams(params.model, params.width, batch_norm=False),
+        model=ModelParams(params.model, params.width),
         train=TrainParams(
-            loss="cross_entropy",
             learning_rates=(params.learning_rate,),
             batch_size=params.batch_size,
             epochs=0.0,
             min_samples=params.min_samples,
-            average=0.0,
-            early_stopping=False,
-            weight_decay=0.0,
-            augmentation="none",
             seeds=tuple(range(params.repeats)),
             **asdict(start),
         ),

@@ -141,8 +141,8 @@ def _outcome(run: Run) -> Hashable:
     config, wanted = run.config, dilution.canonical(run.config.noise)
     if wanted.alpha == 0:
         wanted = replace(wanted, images="same")  # no noisy example shows another
-    train = replace(config.train, learning_rates=(), seeds=())
-    return config.data, wanted, config.model, train, run.learning_rate, run.seed
+    train = replace(config.train, learning_rates=(run.learning_rate,), seeds=(run.seed,))
+    return config.data, wanted, config.model, train
 
 
 def _alike(queue: Sequence[list[Run]]) -> list[list[list[Run]]]:
@@ -212,7 +212,7 @@ def measure(stack: list[Run], device: str) -> float:
     import torch
 
     from stages.lib.training.ensemble import steps_per_second
-    from stages.lib.training.replicas import Replica, TrainingData
+    from stages.lib.training.replicas import Replica, TrainingData, shared
 
     shape, classes, _ = known(stack[0])
     pixels = np.random.default_rng(0).integers(0, 256, (MOST_IMAGES, *shape), dtype=np.uint8)
@@ -244,7 +244,7 @@ def measure(stack: list[Run], device: str) -> float:
     ]
     inputs.configure_torch(device)
     return steps_per_second(
-        inputs.train_config(stack[0].config),
+        shared(stack[0].config),
         members,
         stacking=packing.stacking(stack[0], device),
         seconds=SECONDS,

@@ -43,7 +43,7 @@ def read_scale(scale: str) -> tuple[Path, dict[str, Any]]:
         fail(paths.PARAMS, "", "scale", scale, "a file scales/SCALE.yaml")
     file = paths.scale_file(scale)
     content = read_yaml(file)
-    known = ("confusion", *FIGURES)
+    known = ("defaults", "confusion", *FIGURES)
     for key in content:
         if key not in known:
             fail(file, "", show_key(key), content[key], f"only the keys {', '.join(known)}")
@@ -53,7 +53,7 @@ def read_scale(scale: str) -> tuple[Path, dict[str, Any]]:
 def read_confusion(scale: str) -> ConfusionParams:
     """Return how a scale estimates confusion for its figures of structured noise."""
     file, content = read_scale(scale)
-    return parse_section(ConfusionParams, content.get("confusion"), file, "confusion")
+    return parse_section(ConfusionParams, content.get("confusion", {}), file, "confusion")
 
 
 def read_grid(scale: str, key: str) -> Grid:
@@ -66,14 +66,15 @@ def read_grid(scale: str, key: str) -> Grid:
     """
     figure = check_key(key)
     file, content = read_scale(scale)
-    accepted = [*SECTIONS, "grids", *(["targets"] if figure.kind == "thresholds" else [])]
+    check_keys(file, "defaults", content.get("defaults", {}), SECTIONS, ())
+    needed = ["grids", *(["targets"] if figure.kind == "thresholds" else [])]
     entry: Any = content.get(key)
-    check_keys(file, key, entry, dict.fromkeys(accepted))
+    check_keys(file, key, entry, [*SECTIONS, *needed], needed)
     blocks = entry["grids"]
     if not isinstance(blocks, list) or not blocks:
         fail(file, key, "grids", blocks, "a list of one or more blocks of values")
     points = [
-        parse_config(_replaced(entry, values), file, f"{key}.")
+        parse_config(_merged(content.get("defaults", {}), entry, values), file, f"{key}.")
         for block in blocks
         for values in _combinations(block, file, key)
     ]
@@ -129,15 +130,19 @@ def _combinations(block: Any, file: Path, key: str) -> list[dict[str, Any]]:
     return [dict(zip(block, values, strict=True)) for values in product(*block.values())]
 
 
-def _replaced(entry: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    config = {
-        name: dict(entry[name]) if isinstance(entry[name], dict) else entry[name]
-        for name in SECTIONS
-    }
+def _merged(
+    defaults: Mapping[str, Any], entry: Mapping[str, Any], values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a config's sections: the scale's defaults, what the figure changes, and the point."""
+    config: dict[str, Any] = {}
+    for name in SECTIONS:
+        parts = [part[name] for part in (defaults, entry) if name in part]
+        odd = [part for part in parts if not isinstance(part, dict)]
+        config[name] = odd[0] if odd else {k: v for part in parts for k, v in part.items()}
     for name, value in values.items():
-        section, _, rest = name.partition(".")
+        section, _, key = name.partition(".")
         if isinstance(config[section], dict):
-            config[section][rest] = value
+            config[section][key] = value
     return config
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.lib.components.losses import LOSSES
 from stages.lib.config.params import Config, TrainParams
 from stages.lib.core import files, machine
 from stages.lib.labels import dilution
@@ -203,9 +204,7 @@ def table(counts: NDArray[np.integer]) -> list[dict[str, Any]]:
 def describe_set(todo: "list[Run]") -> dict[str, Any]:
     """Return size and realised label accuracy (mean over seeds) of a point's diluted sets."""
     facts = [dilution.read_facts(folder) for folder in dict.fromkeys(r.labels for r in todo)]
-    clean_only = (
-        todo[0].config.train.loss == "expected_noisy_cross_entropy"
-    )  # which trains on the originals alone
+    clean_only = LOSSES[todo[0].config.train.loss].originals_only
     accuracies = [1.0 if clean_only else f["label_accuracy"] for f in facts]
     return {
         "label_accuracy": float(np.mean(accuracies)),

@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stages.lib.components import losses, schedules
+from stages.lib.components.augmentation import BOX, BoxSampler, augment
+from stages.lib.components.optimizers import Stepper
 from stages.lib.config.params import STACKINGS
 from stages.lib.core.errors import UserError
 from stages.lib.kernels import checks
 from stages.lib.models import networks
-from stages.lib.training import losses
-from stages.lib.training.adadelta import AdaDelta
-from stages.lib.training.augmentation import BOX, BoxSampler, augment
-from stages.lib.training.averaging import RunningMean
 from stages.lib.training.devices import (
     Precision,
     drawing_device,
@@ -28,6 +27,7 @@ from stages.lib.training.devices import (
 from stages.lib.training.evaluation import forward
 from stages.lib.training.order import Order
 from stages.lib.training.replicas import Replica, TrainConfig
+from stages.lib.training.running_mean import RunningMean
 
 CHUNK = {"cpu": 64, "cuda": 1024, "mps": 64}  # steps whose batches are looked up at once
 
@@ -106,21 +106,16 @@ class Ensemble:
             device=self.device,
         )
         self.orders = [Order(len(m.data.labels), m.shuffle, self.device) for m in members]
-        rates = self._column([member.learning_rate for member in members])
-        self.optimizer = AdaDelta(
-            self.network.weights,
-            rates,
-            config.rho,
-            config.epsilon,
-            config.weight_decay,
-            fused=checks.usable(self.device, "adadelta"),
+        self.optimizer = Stepper(
+            self.network.weights, config, checks.fused(self.device, config.optimizer)
         )
-        alphas = [member.alpha for member in members]
-        self.alphas = self._column(alphas) if any(alphas) else None
+        self.rates = self._column([member.learning_rate for member in members]).unsqueeze(1)
+        self.lengths = self._column([float(member.steps) for member in members]).unsqueeze(1)
+        self.alphas = self._column([member.alpha for member in members])
         self.averaged: RunningMean | None = None
         if any(member.averages for member in members):
             firsts = [member.first_averaged(1) for member in members]
-            self.averaged = RunningMean(self.network, firsts)
+            self.averaged = RunningMean(self.network, firsts, config.averaging)
         # Sums of float32 over hundreds of thousands of steps drift; Apple's GPUs have no more.
         wide = torch.float32 if self.device.type == "mps" else torch.float64
         self.losses = torch.zeros(count, dtype=wide, device=self.device)
@@ -187,8 +182,13 @@ class Ensemble:
         if boxes is not None:
             shown = augment(self.config.augmentation, shown, boxes)
         logits = forward(self.network, shown, self.config.precision)
-        loss = losses.expected_noisy_cross_entropy(logits, labels, self.alphas)
-        self.optimizer.step(torch.autograd.grad(loss.sum(), list(self.network.parameters())))
+        context = losses.Context(self.alphas)
+        loss = losses.LOSSES[self.config.loss].function(logits, labels, context)
+        gradients = torch.autograd.grad(loss.sum(), list(self.network.parameters()))
+        rates = self.rates
+        if not schedules.is_constant(self.config):
+            rates = rates * schedules.factor(self.done, self.lengths, self.config)
+        self.optimizer.step(gradients, rates)
         self.losses += loss.detach()
         self.done += 1
         # A captured step always does: it is the same at every step.
@@ -211,8 +211,7 @@ class Ensemble:
         state = [
             *(network.weights for network in networks),
             *(buffer for network in networks for buffer in network.buffers()),
-            self.optimizer.squares,
-            self.optimizer.updates,
+            *self.optimizer.state.values(),
             self.losses,
             self.done,
             self.cursor,
@@ -287,8 +286,8 @@ class Ensemble:
 
     def _tensors(self) -> list[Tensor]:
         """Return what a step changes, ``(K, ...)`` each, but for running means."""
-        tensors = [self.losses, self.optimizer.squares, self.optimizer.updates]
-        return [*tensors, self.network.weights, *self.network.buffers()]
+        own = [self.losses, *self.optimizer.state.values()]
+        return [*own, self.network.weights, *self.network.buffers()]
 
     def take_losses(self, chosen: list[int]) -> list[float]:
         """Return the sums of members' losses since the last call for them."""
@@ -306,8 +305,8 @@ class Ensemble:
         self.optimizer = self.optimizer.select(self.network.weights, index)
         if self.averaged is not None:
             self.averaged = self.averaged.select(rows, self.network)
-        self.alphas = None if self.alphas is None else self.alphas[index]
-        self.losses = self.losses[index]
+        self.rates, self.lengths = self.rates[index], self.lengths[index]
+        self.alphas, self.losses = self.alphas[index], self.losses[index]
         self.batch_images = self.batch_images[:, index]
         self.batch_labels = self.batch_labels[:, index]
         if self.batch_boxes is not None:

@@ -1,12 +1,17 @@
 """What a stack trains: its data, what its members share, and what is a member's own."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
+from pydantic.dataclasses import dataclass as validated
 
-from stages.lib.config.params import ModelParams
+from stages.lib.config.params import Config, ModelParams, TrainParams
+from stages.lib.core.fields import STRICT
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EVALUATIONS = 10  # looks at the validation images: with early stopping each after twice the steps
 
@@ -26,14 +31,14 @@ class TrainingData:
         test_labels: ``(t,)`` true classes.
     """
 
-    bank: Tensor
-    labels: Tensor
-    images: Tensor
-    validation: Tensor
-    validation_labels: Tensor
-    validation_votes: Tensor
-    test_images: Tensor
-    test_labels: Tensor
+    bank: "Tensor"
+    labels: "Tensor"
+    images: "Tensor"
+    validation: "Tensor"
+    validation_labels: "Tensor"
+    validation_votes: "Tensor"
+    test_images: "Tensor"
+    test_labels: "Tensor"
 
     @property
     def num_classes(self) -> int:
@@ -41,32 +46,28 @@ class TrainingData:
         return self.validation_votes.shape[1]
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """What the members of a stack share (section 3.4).
+#: What a member of a stack has of its own, of `TrainParams`, and what its numbers do not depend on.
+OWN = (
+    "learning_rates", "seeds", "epochs", "min_samples", "average", "early_stopping", "device",
+    "stacking",
+)  # fmt: skip
+
+
+@validated(frozen=True, config=STRICT, kw_only=True)
+class TrainConfig(TrainParams):
+    """What the members of a stack share (section 3.4): `TrainParams` without `OWN`, and a network.
 
     Attributes:
         model: the network.
-        init: how its weights start.
-        zero_output: whether the last layer starts at zero.
-        rho: AdaDelta's decay.
-        epsilon: AdaDelta's epsilon.
-        batch_size: examples of a step.
-        weight_decay: share of each weight that is added to its gradient.
-        augmentation: how images are changed at each step: ``none``, or a key of `AUGMENTATIONS`.
-        precision: ``float32``, ``tf32`` (matrix products of 19-bit floats, CUDA) or ``bfloat16``
-            (autocast: weights and their updates stay float32).
     """
 
     model: ModelParams
-    init: str
-    zero_output: bool
-    rho: float
-    epsilon: float
-    batch_size: int
-    weight_decay: float
-    augmentation: str
-    precision: str
+
+
+def shared(config: Config) -> TrainConfig:
+    """Return what the runs of a config share with others in a stack."""
+    train = {key: value for key, value in asdict(config.train).items() if key not in OWN}
+    return TrainConfig(model=config.model, **train)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Replica:
 
     Attributes:
         data: its diluted set; ``bank`` and ``test_images`` are the same for all of a stack.
-        learning_rate: AdaDelta's.
+        learning_rate: before the schedule.
         steps: batches to train for.
         average: share of the last steps before a report whose weights are averaged.
         alpha: that of ``H_alpha``, else 0.

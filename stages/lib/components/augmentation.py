@@ -7,11 +7,15 @@ use, from a member's own stream, so that they do not depend on what trains besid
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+from pydantic.dataclasses import dataclass
+
+from stages.lib.core.fields import STRICT, Neutral, OneOf
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 MARGIN = 4  # pixels of zeros on each side of an image that is shifted
 
@@ -38,14 +42,16 @@ class BoxSampler:
         self,
         name: str,
         size: tuple[int, int],
-        generator: torch.Generator,
-        device: torch.device,
+        generator: "torch.Generator",
+        device: "torch.device",
     ) -> None:
         self.augmentation = AUGMENTATIONS[name]
         self.size, self.generator, self.device = size, generator, device
 
-    def draw(self, count: int) -> Tensor:
+    def draw(self, count: int) -> "Tensor":
         """Return the next boxes, ``(count, 5)`` int32."""
+        import torch
+
         uniform = torch.rand(
             (count, self.augmentation.numbers),
             generator=self.generator,
@@ -55,7 +61,7 @@ class BoxSampler:
         return self.augmentation.place(uniform, *self.size).to(self.device)
 
 
-def augment(name: str, images: Tensor, boxes: Tensor) -> Tensor:
+def augment(name: str, images: "Tensor", boxes: "Tensor") -> "Tensor":
     """Return changed images of the same shape.
 
     Args:
@@ -70,7 +76,7 @@ def augment(name: str, images: Tensor, boxes: Tensor) -> Tensor:
     return changed.view(images.shape)
 
 
-def place_shifts(uniform: Tensor, height: int, width: int) -> Tensor:
+def place_shifts(uniform: "Tensor", height: int, width: int) -> "Tensor":
     """Return boxes of the image's size, moved by up to `MARGIN` pixels each way, half flipped.
 
     Args:
@@ -78,13 +84,15 @@ def place_shifts(uniform: Tensor, height: int, width: int) -> Tensor:
         height: of the images.
         width: of the images.
     """
+    import torch
+
     down, right, flipped = uniform.unbind(1)
     moves = ((2 * MARGIN + 1) * torch.stack([down, right], dim=1)).floor() - MARGIN
     sizes = torch.tensor([height, width], device=uniform.device).expand(len(uniform), 2)
     return torch.cat([moves, sizes, (flipped < 0.5).unsqueeze(1)], dim=1).to(torch.int32)
 
 
-def place_crops(uniform: Tensor, height: int, width: int) -> Tensor:
+def place_crops(uniform: "Tensor", height: int, width: int) -> "Tensor":
     """Return boxes of random area and ratio within the image, half of them flipped.
 
     As torchvision's ``RandomResizedCrop.get_params``: the area is uniform in `AREA`, the logarithm
@@ -96,6 +104,8 @@ def place_crops(uniform: Tensor, height: int, width: int) -> Tensor:
         height: of the images.
         width: of the images.
     """
+    import torch
+
     areas, ratios = uniform[:, :TRIES], uniform[:, TRIES : 2 * TRIES]
     down, right, flipped = uniform[:, 2 * TRIES :].unbind(1)
     low, high = (math.log(ratio) for ratio in RATIO)
@@ -122,8 +132,11 @@ def _largest(height: int, width: int) -> tuple[int, int]:
     return height, width
 
 
-def shift(images: Tensor, boxes: Tensor) -> Tensor:
+def shift(images: "Tensor", boxes: "Tensor") -> "Tensor":
     """Return images ``(n, height, width, channels)`` shifted, zeros moving in, and flipped."""
+    import torch
+    from torch.nn import functional
+
     height, width = images.shape[1:3]
     top, left, _, _, flipped = boxes.long().unsqueeze(2).unbind(1)  # (n, 1) each
     padded = functional.pad(images, (0, 0, MARGIN, MARGIN, MARGIN, MARGIN))
@@ -134,11 +147,14 @@ def shift(images: Tensor, boxes: Tensor) -> Tensor:
     return padded[each[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def crop(images: Tensor, boxes: Tensor) -> Tensor:
+def crop(images: "Tensor", boxes: "Tensor") -> "Tensor":
     """Return boxes of images ``(n, height, width, channels)``, enlarged to their size, and flipped.
 
     Bilinear between the centres of pixels; at the edges of a box its outermost pixels go on.
     """
+    import torch
+    from torch.nn import functional
+
     height, width = images.shape[1:3]
     top, left, tall, wide, flipped = boxes.float().unsqueeze(2).unbind(1)  # (n, 1) each
     rows = top + _centres(height, tall)
@@ -152,8 +168,10 @@ def crop(images: Tensor, boxes: Tensor) -> Tensor:
     return sampled.permute(0, 2, 3, 1).contiguous()
 
 
-def _centres(size: int, length: Tensor) -> Tensor:
+def _centres(size: int, length: "Tensor") -> "Tensor":
     """Return where in a box of ``length`` pixels ``(n, 1)`` the ``size`` new ones are centred."""
+    import torch
+
     centres = (torch.arange(size, device=length.device) + 0.5) * (length / size) - 0.5
     return centres.clamp(min=0).minimum(length - 1)
 
@@ -162,11 +180,18 @@ class Augmentation(NamedTuple):
     """How many uniform numbers an image needs, its box from them, and what boxes make of images."""
 
     numbers: int
-    place: Callable[[Tensor, int, int], Tensor]
-    change: Callable[[Tensor, Tensor], Tensor]
+    place: "Callable[[Tensor, int, int], Tensor]"
+    change: "Callable[[Tensor, Tensor], Tensor]"
 
 
 AUGMENTATIONS = {
     "flip_crop": Augmentation(3, place_shifts, shift),
     "resized_crop": Augmentation(2 * TRIES + 3, place_crops, crop),
 }
+
+
+@dataclass(frozen=True, config=STRICT)
+class AugmentationParams:
+    """How images are changed at each step; the paper names nothing."""
+
+    augmentation: Annotated[str, OneOf(("none", *AUGMENTATIONS)), Neutral("none")] = "none"

@@ -1,0 +1,139 @@
+"""Optimizers of stacks, one entry each: the state that one keeps, and its update.
+
+Every parameter of K networks lies in one ``(K, P)`` matrix, each network has its own learning rate,
+and an update is what ``torch.optim``'s optimizer of that name does to rounding, had it each network
+and its rate alone. State is tensors of K rows, changed in place, as a captured CUDA graph needs it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+from pydantic.dataclasses import dataclass
+
+from stages.lib.core.fields import STRICT, Fraction, Neutral, OneOf, Positive
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    State = dict[str, Tensor]
+
+#: Elements updated at once on a CPU, so that the passes of one block find it in a cache;
+#: `benchmarks.choices` compares sizes.
+BLOCK = 65536
+
+
+class Optimizer(NamedTuple):
+    """An optimizer.
+
+    Attributes:
+        init: parameters ``(K, P)`` to the state before the first step.
+        update: one step in place, of parameters, their gradients, the state, and rates ``(K, 1)``.
+        takes: those of `OptimizerParams` that it reads, besides ``weight_decay``.
+    """
+
+    init: "Callable[[Tensor], State]"
+    update: "Callable[[Tensor, Tensor, State, Tensor, OptimizerParams], None]"
+    takes: tuple[str, ...]
+
+
+def _zeros(*names: str) -> "Callable[[Tensor], State]":
+    return lambda parameters: {name: parameters.new_zeros(parameters.shape) for name in names}
+
+
+def _blocks(*matrices: "Tensor") -> "Iterator[tuple[Tensor, ...]]":
+    """Yield views of some columns of all matrices ``(K, P)``, together about `BLOCK` elements."""
+    members, width = matrices[0].shape
+    width = max(1, BLOCK // members) if matrices[0].device.type == "cpu" else max(1, width)
+    return zip(*(matrix.split(width, dim=1) for matrix in matrices), strict=True)
+
+
+def _adadelta(
+    parameters: "Tensor",
+    gradients: "Tensor",
+    state: "State",
+    rates: "Tensor",
+    params: "OptimizerParams",
+) -> None:
+    """Do a step of AdaDelta (Zeiler 2012, algorithm 1)."""
+    rho, epsilon = params.rho, params.epsilon
+    for p, g, squares, updates in _blocks(
+        parameters, gradients, state["squares"], state["updates"]
+    ):
+        if params.weight_decay:
+            g.add_(p, alpha=params.weight_decay)
+        squares.mul_(rho).addcmul_(g, g, value=1 - rho)
+        update = updates.add(epsilon).div_(squares.add(epsilon)).sqrt_().mul_(g)
+        updates.mul_(rho).addcmul_(update, update, value=1 - rho)
+        p.addcmul_(update, rates, value=-1)
+
+
+OPTIMIZERS = {
+    "adadelta": Optimizer(_zeros("squares", "updates"), _adadelta, ("rho", "epsilon")),
+}
+
+
+@dataclass(frozen=True, config=STRICT)
+class OptimizerParams:
+    """Which optimizer, and the numbers that optimizers take (section 3.4: AdaDelta's)."""
+
+    optimizer: Annotated[str, OneOf(OPTIMIZERS)] = "adadelta"
+    rho: Fraction = 0.95
+    epsilon: Positive = 1e-8
+    weight_decay: Annotated[Fraction, Neutral(0.0)] = 0.0
+
+
+def unread(optimizer: str) -> set[str]:
+    """Return those of `OptimizerParams` that other optimizers read, and this one does not."""
+    every = {name for entry in OPTIMIZERS.values() for name in entry.takes}
+    return every.difference(OPTIMIZERS[optimizer].takes)
+
+
+class Stepper:
+    """An optimizer at work on a stack.
+
+    Args:
+        parameters: ``(K, P)``, every parameter of every network.
+        params: which optimizer, and its numbers.
+        fused: the same in one pass over memory, if any: of the parameters, the gradients as `step`
+            gets them, each tensor of the state, the rates, each number that it takes, and
+            ``weight_decay``.
+
+    Attributes:
+        state: what the next step goes on from, by name, of K rows each.
+    """
+
+    def __init__(
+        self,
+        parameters: "Tensor",
+        params: OptimizerParams,
+        fused: Callable[..., None] | None = None,
+    ) -> None:
+        self.parameters, self.params, self.fused = parameters, params, fused
+        self.optimizer = OPTIMIZERS[params.optimizer]
+        self.state = self.optimizer.init(parameters)
+        # The gradients in a row, which one pass does not need.
+        self._row = parameters.new_empty(parameters.shape) if fused is None else None
+
+    def step(self, gradients: "Sequence[Tensor]", rates: "Tensor") -> None:
+        """Update the parameters.
+
+        Args:
+            gradients: ``(K, ...)`` each, in the parameters' order.
+            rates: ``(K, 1)`` learning rates.
+        """
+        import torch
+
+        if self.fused is not None:
+            numbers = (getattr(self.params, name) for name in self.optimizer.takes)
+            state, decay = self.state.values(), self.params.weight_decay
+            self.fused(self.parameters, gradients, *state, rates, *numbers, decay)
+            return
+        row = torch.cat([g.flatten(1) for g in gradients], dim=1, out=self._row)
+        self.optimizer.update(self.parameters, row, self.state, rates, self.params)
+
+    def select(self, parameters: "Tensor", rows: "Tensor") -> "Stepper":
+        """Return the optimizer of some networks, whose parameters ``(len(rows), P)`` are given."""
+        chosen = Stepper(parameters, self.params, self.fused)
+        for name, tensor in self.state.items():
+            chosen.state[name].copy_(tensor[rows])
+        return chosen

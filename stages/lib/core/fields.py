@@ -1,0 +1,104 @@
+"""Types of parameters: what a field accepts, as pydantic's rule and in words for messages."""
+
+import types
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Interval, MinLen
+from pydantic import AfterValidator, ConfigDict, Strict
+from pydantic_core import core_schema
+
+from stages.lib.core.text import is_plain
+
+#: Of every section: a value has its type already, and no key is unknown.
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+MOST = 2**31 - 1  # of a whole number
+
+
+@dataclass(frozen=True)
+class Neutral:
+    """Marks a field with the value at which it does nothing, whatever its default.
+
+    A run's identity leaves the field out there: a parameter that is added later leaves the
+    identities of the runs before it as they are. Never change it.
+    """
+
+    value: Any
+
+
+@dataclass(frozen=True, init=False)
+class OneOf:
+    """Marks a field as one of some names, such as a registry's keys."""
+
+    names: tuple[str, ...]
+
+    def __init__(self, names: Iterable[str]) -> None:
+        object.__setattr__(self, "names", tuple(names))
+
+    def __get_pydantic_core_schema__(self, *_: Any) -> core_schema.CoreSchema:
+        """Return pydantic's rule."""
+        return core_schema.literal_schema(list(self.names))
+
+
+def _plain(text: str) -> str:
+    if not text or not is_plain(text):
+        raise ValueError
+    return text
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError
+    return values
+
+
+Fraction = Annotated[float, Interval(ge=0, le=1)]
+Positive = Annotated[float, Interval(ge=1e-30, le=1e6)]  # neither 0 nor infinite as float32
+Width = Annotated[float, Interval(gt=0, le=64)]
+Count = Annotated[int, Interval(ge=0, le=MOST)]
+PositiveCount = Annotated[int, Interval(ge=1, le=MOST)]
+Text = Annotated[str, AfterValidator(_plain)]
+Rates = Annotated[tuple[Positive, ...], Strict(False), MinLen(1), AfterValidator(_distinct)]
+Seeds = Annotated[tuple[Count, ...], Strict(False), MinLen(1), AfterValidator(_distinct)]
+
+
+def types_of(section: type) -> dict[str, Any]:
+    """Return the annotated types of a section's fields."""
+    return get_type_hints(section, include_extras=True)
+
+
+def neutral_values(section: type) -> dict[str, Any]:
+    """Return the fields of a section that have a neutral value, with it."""
+    marked = {name: getattr(kind, "__metadata__", ()) for name, kind in types_of(section).items()}
+    return {
+        name: mark.value
+        for name, marks in marked.items()
+        for mark in marks
+        if isinstance(mark, Neutral)
+    }
+
+
+def accepts(kind: Any) -> str:
+    """Return in words what a field of some annotated type accepts."""
+    if get_origin(kind) is Annotated:
+        base, *marks = get_args(kind)
+        for mark in marks:
+            if isinstance(mark, OneOf):
+                return "one of " + ", ".join(mark.names)
+            if isinstance(mark, Interval):
+                return _bounds(base, mark)
+        return accepts(base)
+    if get_origin(kind) in (Union, types.UnionType):
+        return f"null or {accepts(get_args(kind)[0])}"
+    if get_origin(kind) is tuple:
+        return f"a list without repeats of one or more, each {accepts(get_args(kind)[0])}"
+    return "true or false" if kind is bool else "a non-empty text without control characters"
+
+
+def _bounds(base: type, bounds: Any) -> str:
+    if base is int:
+        return f"a whole number from {bounds.ge} to {bounds.le}"
+    low = f"at least {bounds.ge:g}" if bounds.gt is None else f"above {bounds.gt:g}"
+    return f"a number {low}, at most {bounds.le:g}"
