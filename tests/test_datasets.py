@@ -36,14 +36,6 @@ def make_dataset(num_classes: int = 3, channels: int = 1, side: int = 5) -> Data
     )
 
 
-# --- what is known before the data are there
-
-
-def test_known_names_are_the_facts_and_images_of_the_users_own() -> None:
-    assert set(datasets.KNOWN) == {*datasets.FACTS, "folder", "imagenet"}
-    assert {"folder", "imagenet"}.isdisjoint(datasets.NAMED)
-
-
 # --- the class
 
 

@@ -283,8 +283,8 @@ def test_the_whole_is_told_by_nothing(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(imagenet, "COUNTS", {"train": 24, "test": 12})
-    monkeypatch.setattr(imagenet, "CLASSES", 3)
+    monkeypatch.setattr(imagenet, "IMAGENET_COUNTS", {"train": 24, "test": 12})
+    monkeypatch.setattr(imagenet, "IMAGENET_CLASSES", 3)
     assert "not the whole" not in get(write(tmp_path / "images", make_tree())).source
     assert "warning" not in capsys.readouterr().err
 

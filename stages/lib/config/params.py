@@ -19,7 +19,7 @@ from stages.lib.config.rules import (
     ruled,
     text,
 )
-from stages.lib.data import datasets
+from stages.lib.data import registry
 from stages.lib.models.architectures import ARCHITECTURES, INITS
 from stages.lib.noise import transitions
 
@@ -44,7 +44,7 @@ MOST_CONFUSED = 100  # classes whose confusion is counted: of a thousand, a mill
 class DataParams:
     """Which images, and how many of them keep their true label (Rolnick et al. 2017, section 3)."""
 
-    name: str = ruled(one_of(*datasets.KNOWN))
+    name: str = ruled(one_of(*registry.DATASETS))
     path: str | None = ruled(optional(text()))
     size: int | None = ruled(optional(integer(4, 1024)))
     originals: int = ruled(integer(1))
@@ -59,7 +59,7 @@ class NoiseParams:
     alpha: float = ruled(number(0, 1e6))
     delta: float = ruled(number(0, 1))
     order: str = ruled(one_of(*transitions.ORDERS))
-    images: str = ruled(one_of("same", "unique", "white", *datasets.NAMED))
+    images: str = ruled(one_of("same", "unique", "white", *registry.NAMED))
 
 
 @dataclass(frozen=True)
