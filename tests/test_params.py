@@ -18,7 +18,7 @@ from stages.lib.config.yaml_files import ParamsError, read_yaml
 from stages.lib.core import paths
 from stages.lib.core.errors import UserError
 from stages.lib.core.fields import types_of
-from stages.lib.data.datasets import KNOWN
+from stages.lib.data.registry import DATASETS
 from stages.lib.models.architectures import ARCHITECTURES
 from stages.lib.noise.transitions import structured_transition
 from stages.lib.studies import grids, registry
@@ -198,7 +198,7 @@ def test_an_unknown_section_is_told(write: Callable[..., Path]) -> None:
         ("train.device", "auto, cpu, cuda, mps"),
         ("train.precision", "float32, tf32, bfloat16"),
         ("train.stacking", "auto, grouped, unfold, loop, batched"),
-        ("data.name", ", ".join(KNOWN)),
+        ("data.name", ", ".join(DATASETS)),
     ],
 )
 def test_an_unknown_name_lists_the_known_ones(

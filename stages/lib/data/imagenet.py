@@ -30,13 +30,12 @@ from stages.lib.data.archives import first_names
 from stages.lib.data.datasets import SPLITS, DataError, Dataset, interleave
 from stages.lib.data.decoding import decode_to
 from stages.lib.data.imagenet_files import FOLDERS, Labelled, list_images, shown
+from stages.lib.data.registry import IMAGENET_CLASSES, IMAGENET_COUNTS
 from stages.lib.noise.sampling import label_dtype
 
 NAME = "imagenet"
 
 UNREADABLE = "unreadable.json"  # which images are left out, by split, and why
-
-COUNTS, CLASSES = datasets.IMAGENET_COUNTS, datasets.IMAGENET_CLASSES
 
 
 def _stamp(listed: Mapping[str, list[Labelled]], size: int) -> str:
@@ -69,7 +68,7 @@ def fetch(path: Path, size: int, folder: Path, downloads: Path) -> None:
     """Decode ImageNet into a folder, as `datasets.save` writes it, and tell what it lacks.
 
     The shorter side of each image is scaled to ``size`` and the middle cropped, see
-    `folder_images.decode`. Images that cannot be read are left out and listed in `UNREADABLE`.
+    `pixels.decode`. Images that cannot be read are left out and listed in `UNREADABLE`.
     What is decoded is kept below ``downloads`` until all is: DVC deletes a stage's outputs first.
 
     Args:
@@ -86,7 +85,7 @@ def fetch(path: Path, size: int, folder: Path, downloads: Path) -> None:
     listed = list_images(path)
     names = tuple(dict.fromkeys(wnid for wnid, _ in listed["train"]))
     counts = {split: len(images) for split, images in listed.items()}
-    whole = (counts, len(names)) == (COUNTS, CLASSES)
+    whole = (counts, len(names)) == (IMAGENET_COUNTS, IMAGENET_CLASSES)
     kept = downloads / f"{NAME}-{_stamp(listed, size)}"
     with _alone(kept):
         train, test = (_decode(split, listed[split], names, size, kept) for split in SPLITS)
@@ -150,9 +149,9 @@ def _source(counts: Mapping[str, int], num_classes: int, whole: bool, size: int)
     """Return where the images come from, how many there were, and how they were made square."""
     return (
         f"ImageNet (ILSVRC2012){'' if whole else ', not the whole of it'}: "
-        f"{counts['train']:,} training images (of {COUNTS['train']:,}) and "
-        f"{counts['test']:,} validation images (of {COUNTS['test']:,}), the latter for "
-        f"testing, of {num_classes:,} classes (of {CLASSES:,}); those that cannot be read are left "
-        f"out ({UNREADABLE}). The shorter side scaled to {size} pixels, then cropped to the middle "
-        f"{size}x{size}."
+        f"{counts['train']:,} training images (of {IMAGENET_COUNTS['train']:,}) and "
+        f"{counts['test']:,} validation images (of {IMAGENET_COUNTS['test']:,}), the latter for "
+        f"testing, of {num_classes:,} classes (of {IMAGENET_CLASSES:,}); those that cannot be read "
+        f"are left out ({UNREADABLE}). The shorter side scaled to {size} pixels, then cropped to "
+        f"the middle {size}x{size}."
     )

@@ -14,6 +14,7 @@ from stages.lib.core import files, machine, paths, processes
 from stages.lib.core.errors import UserError
 from stages.lib.core.randomness import stream
 from stages.lib.data import datasets
+from stages.lib.data.registry import FACTS, IMAGENET_CLASSES, IMAGENET_COUNTS
 from stages.lib.execution import inputs, packing
 from stages.lib.execution.packing import ImageInfo
 from stages.lib.execution.runs import Run
@@ -93,13 +94,13 @@ def known(run: Run) -> ImageInfo:
         UserError: only their folder tells, and it has not been read yet.
     """
     wanted = run.config.data
-    facts = datasets.FACTS.get(wanted.name)
+    facts = FACTS.get(wanted.name)
     if facts is None:
         if (run.data / wanted.name / datasets.DESCRIPTION).exists():
             return packing.fetched(run)
         if wanted.name == "imagenet" and wanted.size:  # the whole of it
-            shape, images = (wanted.size, wanted.size, 3), sum(datasets.IMAGENET_COUNTS.values())
-            return ImageInfo(shape, datasets.IMAGENET_CLASSES, images)
+            shape, images = (wanted.size, wanted.size, 3), sum(IMAGENET_COUNTS.values())
+            return ImageInfo(shape, IMAGENET_CLASSES, images)
         raise UserError(
             f"data.name: {wanted.name} says its classes only once it is fetched; run first: "
             "dvc repro fetch_figures"
@@ -172,8 +173,8 @@ def _bank(run: Run) -> int:
     """Return the bytes of a run's images: its data set's, and those that noise is drawn on."""
     shape, _, images = known(run)
     noisy = run.config.noise.images
-    if noisy in datasets.FACTS:
-        images += datasets.FACTS[noisy].train_size
+    if noisy in FACTS:
+        images += FACTS[noisy].train_size
     elif noisy == "white":
         images += run.config.data.originals
     return images * int(np.prod(shape))
