@@ -352,8 +352,16 @@ def test_a_figure_without_points_is_refused() -> None:
 
 @pytest.mark.parametrize("axis", ["x_scale", "y_scale"])
 def test_unknown_scale_is_refused(axis: str) -> None:
-    with pytest.raises(ValueError, match=rf"{axis} must be linear.*'log'"):
-        pictures.draw(curves(TWO_SERIES, **{axis: "log"}))
+    with pytest.raises(ValueError, match=rf"{axis} must be linear.*'sqrt'"):
+        pictures.draw(curves(TWO_SERIES, **{axis: "sqrt"}))
+
+
+def test_a_log_scale_has_its_ticks_at_the_points() -> None:
+    xs = (0.0625, 0.25, 0.5, 1)
+    (axes,) = pictures.draw(curves([point("a", x, 0.5) for x in xs], x_scale="log")).axes
+    assert axes.get_xscale() == "log"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.0625", "0.25", "0.5", "1"]
+    assert 0 < axes.get_xlim()[0] < 0.0625
 
 
 def test_what_the_paper_states_beyond_all_points_is_drawn_once_on_a_strip() -> None:

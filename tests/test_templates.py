@@ -15,7 +15,8 @@ import pytest
 from stages.lib.plots import axes, marks
 
 PLOTS = Path(__file__).parents[1] / ".dvc" / "plots"
-TEMPLATES = ["curves", "curves_symlog", "heatmap", "learning"]
+CURVES = ["curves", "curves_log", "curves_symlog"]
+TEMPLATES = [*CURVES, "heatmap", "learning"]
 ANCHORS = ["DATA", "TITLE", "X", "Y", "X_LABEL", "Y_LABEL"]
 
 
@@ -52,6 +53,7 @@ def without_x_scale(value: Any) -> Any:
     copy = {key: without_x_scale(item) for key, item in value.items()}
     if "field" in copy.get("x", {}):
         copy["x"]["scale"].pop("type")
+        copy["x"]["scale"].pop("zero", None)
         copy["x"]["axis"].pop("values", None)
         copy["x"]["axis"].pop("tickCount", None)
     return copy
@@ -79,10 +81,11 @@ def test_template_tells_revisions_apart(name: str) -> None:
 
 
 def test_curves_differ_in_the_scale_of_x_only() -> None:
-    linear, symlog = read("curves"), read("curves_symlog")
-    types = [{x["scale"]["type"] for x in quantitative_x(spec)} for spec in (linear, symlog)]
-    assert types == [{"linear"}, {"symlog"}]
-    assert without_x_scale(linear) == without_x_scale(symlog)
+    specs = [read(name) for name in CURVES]
+    types = [{x["scale"]["type"] for x in quantitative_x(spec)} for spec in specs]
+    assert types == [{"linear"}, {"log"}, {"symlog"}]
+    first, *others = map(without_x_scale, specs)
+    assert others == [first, first]
 
 
 def test_curves_and_pictures_share_ticks() -> None:
@@ -91,7 +94,7 @@ def test_curves_and_pictures_share_ticks() -> None:
     assert ticks
 
 
-@pytest.mark.parametrize("name", ["curves", "curves_symlog", "learning"])
+@pytest.mark.parametrize("name", [*CURVES, "learning"])
 def test_templates_and_pictures_share_colours(name: str) -> None:
     (rule,) = [step for step in pick(read(name), "transform")[0] if step.get("as") == "colour"]
     networks = str(marks.NETWORKS)
@@ -101,7 +104,7 @@ def test_templates_and_pictures_share_colours(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["curves", "curves_symlog", "learning"])
+@pytest.mark.parametrize("name", [*CURVES, "learning"])
 def test_no_scale_of_colours_is_shared_by_layers(name: str) -> None:
     # Vega-Lite takes the colours of a shared scale from its first layer, which may lack a series.
     template = read(name)
@@ -110,7 +113,7 @@ def test_no_scale_of_colours_is_shared_by_layers(name: str) -> None:
     assert len(pick(template, "stroke")) == 2  # the unseen layer of the legend, and the config
 
 
-@pytest.mark.parametrize("name", ["curves", "curves_symlog", "heatmap"])
+@pytest.mark.parametrize("name", [*CURVES, "heatmap"])
 def test_caption_stands_under_the_title(name: str) -> None:
     template = read(name)
     assert template["title"]["subtitle"]["expr"].startswith("split(caption + ")
@@ -123,7 +126,7 @@ def test_curves_tell_above_and_below_the_grid_apart() -> None:
     assert "datum.status === 'below the grid'" in rules
 
 
-@pytest.mark.parametrize("name", ["curves", "curves_symlog", "learning"])
+@pytest.mark.parametrize("name", [*CURVES, "learning"])
 def test_whoever_hovers_over_a_mean_is_told_of_how_many_seeds_it_is(name: str) -> None:
     means = [
         fields
@@ -134,7 +137,7 @@ def test_whoever_hovers_over_a_mean_is_told_of_how_many_seeds_it_is(name: str) -
     assert all("counted" in fields for fields in means)
 
 
-@pytest.mark.parametrize(("name", "layers"), [("curves", 4), ("curves_symlog", 4), ("learning", 1)])
+@pytest.mark.parametrize(("name", "layers"), [("curves", 4), ("curves_log", 4), ("learning", 1)])
 def test_what_diverged_has_one_shape(name: str, layers: int) -> None:
     found = re.findall(r"M-1,-1L1,1M-1,1L1,-1", json.dumps(read(name)))
     assert len(found) == layers
