@@ -115,11 +115,15 @@ def test_a_study_of_ones_own_is_six_lines(own: Any, make_config: Any) -> None:
         ({"kind": "pie"}, "kind: got 'pie'; accepted: trained, transitions, thresholds"),
         ({"kind": ["trained"]}, r"kind: got \['trained'\]; accepted: trained"),
         ({"x_scale": "sqrt"}, "x_scale: got 'sqrt'; accepted: linear, symlog, log"),
-        ({"x": "train.epoch"}, "x: got 'train.epoch'; accepted: a number of the config, data.orig"),
-        ({"x": "model.name"}, "x: got 'model.name'; accepted: a number"),
-        ({"x": "train.zero_output"}, "x: got 'train.zero_output'; accepted: a number"),
-        ({"x": "train.seeds"}, "x: got 'train.seeds'; accepted: a number"),
-        ({"kind": "transitions"}, "x: got 'train.epochs'; accepted: a number of the config, label"),
+        ({"x": "train.epoch"}, "x: got 'train.epoch'; accepted: one of data.orig"),
+        ({"x": "model.name"}, "x: got 'model.name'; accepted: one of"),
+        ({"x": "train.zero_output"}, "x: got 'train.zero_output'; accepted: one of"),
+        ({"x": "train.seeds"}, "x: got 'train.seeds'; accepted: one of"),
+        ({"kind": "transitions"}, "x: got 'train.epochs'; accepted: one of label"),
+        (
+            {"kind": "thresholds", "x": "data.originals"},
+            "x: got 'data.originals'; accepted: one of data.val",
+        ),
         ({"kind": "thresholds"}, "y: got 'test_accuracy'; accepted: critical_size where kind is"),
         ({"y": "loss"}, "y: got 'loss'; accepted: test_accuracy where kind is trained"),
         ({"series": "{model}"}, r"series: got '{model}'; accepted: a text in which {section.key}"),
@@ -236,6 +240,12 @@ def test_two_points_at_one_place_of_a_curve_are_told(
     words = rf"{KEY}\.grids: got two points of series '\w+' at alpha = \d, which differ in "
     with pytest.raises(ParamsError, match=words + differ):
         grid([block])
+
+
+def test_a_threshold_is_made_of_one_curve(grid: Any) -> None:
+    block = {"model.name": ["perceptron", "mlp1"], "data.originals": [30, 60]}
+    with pytest.raises(ParamsError, match=r"at alpha = 2, which differ in model\.name"):
+        grid([block], key=THRESHOLDS, targets=[0.5])
 
 
 def test_a_log_scale_begins_above_zero(own: Any, content: Any) -> None:

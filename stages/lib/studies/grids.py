@@ -106,7 +106,9 @@ def _check_places(grid: Grid, file: Path) -> None:
         series, values = study.series_of(point), flat(point)
         if study.x_scale == "log" and values[study.x] <= 0:
             fail(file, f"{grid.key}.{study.x}", "", values[study.x], "above 0 on a log scale")
-        other = seen.setdefault((series, values[study.x], values.get(str(kind.swept))), point)
+        # What is swept along a curve makes one threshold, whatever its points are called.
+        place = (values[study.x], values[kind.swept] if kind.swept else series)
+        other = seen.setdefault(place, point)
         if other is not point:
             before = flat(other)
             differ = ", ".join(name for name in values if values[name] != before[name])

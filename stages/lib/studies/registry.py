@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from string import Formatter
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from stages.lib.config.params import Config
 from stages.lib.config.yaml_files import fail, read_yaml
@@ -136,22 +136,18 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_template(value: Any) -> bool:
-    if not _is_text(value):
-        return False
     try:
-        parts = [part for part in Formatter().parse(value) if part[1] is not None]
+        parts = list(Formatter().parse(value)) if _is_text(value) else [("", "", "", None)]
     except ValueError:  # a brace alone
         return False
-    return all(
-        name in KEYS or name in ("data.title", "noise.title") for _, name, _, _ in parts
-    ) and all(
-        not conversion and (not spec or (_has_numbers(name) and FORMAT.fullmatch(spec)))
-        for _, name, spec, conversion in parts
-    )
+    return all(name is None or _is_field(name, spec, how) for _, name, spec, how in parts)
 
 
-def _has_numbers(name: str | None) -> bool:
-    return name in NUMERIC or getattr(KEYS.get(str(name)), "__origin__", None) is tuple
+def _is_field(name: str, spec: str | None, conversion: str | None) -> bool:
+    if name not in (*KEYS, "data.title", "noise.title") or conversion:
+        return False
+    numbers = name in NUMERIC or get_origin(KEYS.get(name)) is tuple
+    return not spec or (numbers and FORMAT.fullmatch(spec) is not None)
 
 
 def _are_cases(value: Any) -> bool:
@@ -163,17 +159,18 @@ def _are_cases(value: Any) -> bool:
 
 def _are_stated(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        _is_text(series)
-        and isinstance(stated, list)
-        and all(
-            isinstance(one, dict)
-            and one.keys() == {"x", "y", "text"}
-            and _is_number(one["x"])
-            and _is_number(one["y"])
-            and _is_text(one["text"])
-            for one in stated
-        )
+        _is_text(series) and isinstance(stated, list) and all(map(_is_stated, stated))
         for series, stated in value.items()
+    )
+
+
+def _is_stated(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"x", "y", "text"}
+        and _is_number(value["x"])
+        and _is_number(value["y"])
+        and _is_text(value["text"])
     )
 
 
@@ -196,11 +193,11 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 def known() -> list[str]:
     """Return the keys of the studies that there are, the paper's by their numbers."""
     stems = [file.stem for file in paths.STUDIES.glob("*.yaml")]
-    parts = re.compile(r"(\d+)")
-    return sorted(
-        filter(paths.NAME.fullmatch, stems),
-        key=lambda stem: [int(s) if s.isdigit() else s for s in parts.split(stem)],
-    )
+
+    def order(stem: str) -> list[str | int]:
+        return [int(part) if part.isdigit() else part for part in re.split("([0-9]+)", stem)]
+
+    return sorted(filter(paths.NAME.fullmatch, stems), key=order)
 
 
 def read_study(key: str) -> Study:
@@ -225,9 +222,9 @@ def read_study(key: str) -> Study:
             fail(file, "", one.name, "nothing", CHECKS[one.name][1])
     study = Study(**content)
     kind = KINDS[study.kind]
-    xs = [kind.x] if kind.x else NUMERIC
+    xs = [kind.x] if kind.x else [key for key in NUMERIC if key != kind.swept]
     if study.x not in xs:
-        fail(file, "", "x", study.x, f"a number of the config, {', '.join(xs)}")
+        fail(file, "", "x", study.x, f"one of {', '.join(xs)}")
     if study.y != kind.y:
         fail(file, "", "y", study.y, f"{kind.y} where kind is {study.kind}")
     return study

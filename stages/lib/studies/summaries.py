@@ -53,21 +53,22 @@ def summarise_rate(rate: float, outcomes: list[Outcome]) -> dict[str, Any]:
     ``stopped_at`` is there with early stopping alone: the examples that each seed had seen.
     """
     finite = [outcome for outcome in outcomes if not outcome["diverged"]]
-    more: dict[str, Any] = {}
-    if outcomes[0]["test_top5_accuracy"] is not None:
-        values = [outcome["test_top5_accuracy"] for outcome in finite]
-        more = {"top5_accuracy": _mean(values), "top5_accuracy_sd": spread(values)}
-        more["top5_values"] = [None if o["diverged"] else o["test_top5_accuracy"] for o in outcomes]
-    if "stopped_at" in outcomes[0]:
-        more["stopped_at"] = [outcome["stopped_at"] for outcome in outcomes]
-    return {
-        **more,
+    report = {
         "learning_rate": rate,
         **{column: _mean([o[column] for o in finite]) for column in SELECTIONS.values()},
         "test_accuracy_sd": spread([outcome["test_accuracy"] for outcome in finite]),
         "values": [None if o["diverged"] else o["test_accuracy"] for o in outcomes],
         "diverged": len(outcomes) - len(finite),
     }
+    if outcomes[0]["test_top5_accuracy"] is not None:
+        values = [outcome["test_top5_accuracy"] for outcome in finite]
+        report |= {"top5_accuracy": _mean(values), "top5_accuracy_sd": spread(values)}
+        report["top5_values"] = [
+            None if o["diverged"] else o["test_top5_accuracy"] for o in outcomes
+        ]
+    if "stopped_at" in outcomes[0]:
+        report["stopped_at"] = [outcome["stopped_at"] for outcome in outcomes]
+    return report
 
 
 def choose(rates: list[dict[str, Any]], column: str) -> dict[str, Any] | None:
@@ -187,30 +188,23 @@ def host(device: str) -> dict[str, Any]:
 
 def table(counts: NDArray[np.integer]) -> list[dict[str, Any]]:
     """Return ``(m, m)`` counts as rows for a heatmap; ``fraction`` is of the true class."""
-    totals = np.maximum(counts.sum(axis=1), 1)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     return [
-        {
-            "true_class": i,
-            "predicted": j,
-            "count": int(counts[i, j]),
-            "fraction": float(counts[i, j] / totals[i]),
-        }
-        for i in range(len(counts))
-        for j in range(len(counts))
+        {"true_class": i, "predicted": j, "count": int(count), "fraction": float(shares[i, j])}
+        for (i, j), count in np.ndenumerate(counts)
     ]
 
 
 def describe_set(todo: "list[Run]") -> dict[str, Any]:
     """Return size and realised label accuracy (mean over seeds) of a point's diluted sets."""
     facts = [dilution.read_facts(folder) for folder in dict.fromkeys(r.labels for r in todo)]
-    clean_only = (
-        todo[0].config.train.loss == "expected_noisy_cross_entropy"
-    )  # which trains on the originals alone
+    train = todo[0].config.train
+    clean_only = train.loss == "expected_noisy_cross_entropy"  # trains on the originals alone
     accuracies = [1.0 if clean_only else f["label_accuracy"] for f in facts]
     return {
         "label_accuracy": float(np.mean(accuracies)),
         "examples": facts[0]["originals" if clean_only else "examples"],
-        "examples_seen": todo[0].steps * todo[0].config.train.batch_size,
+        "examples_seen": todo[0].steps * train.batch_size,
     }
 
 
