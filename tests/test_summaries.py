@@ -12,7 +12,7 @@ from stages import train
 from stages.lib.config.params import Config
 from stages.lib.core import files, machine
 from stages.lib.execution import executors, runs
-from stages.lib.studies import summaries
+from stages.lib.studies import experiment, summaries
 from stages.lib.studies.summaries import choose, spread, summarise
 from stages.lib.studies.thresholds import critical_size
 
@@ -296,7 +296,7 @@ def test_a_set_is_described_by_the_mean_over_seeds(
 ) -> None:
     """The noisy loss sees true labels only."""
     config = make_config({"train.loss": loss, "train.seeds": [0, 7]})
-    assert summaries.describe_set(make_runs(config, tmp_path)) == {
+    assert experiment.describe_set(make_runs(config, tmp_path)) == {
         "label_accuracy": pytest.approx(accuracy), "examples": examples, "examples_seen": 320,
     }  # fmt: skip
 
@@ -304,7 +304,7 @@ def test_a_set_is_described_by_the_mean_over_seeds(
 def test_an_experiments_report_has_scalars_and_lists(two_by_two: Config, tmp_path: Path) -> None:
     todo = make_runs(two_by_two, tmp_path)
     outcomes = [outcome(0.9, 0.6), outcome(0.1, 0.1), outcome(0.9, 0.8), outcome(0.1, 0.1)]
-    report = summaries.report_experiment(two_by_two, todo, outcomes)
+    report = experiment.report(two_by_two, todo, outcomes)
     files.to_json(report)  # and holds no NaN
     assert report["test_accuracy"] == pytest.approx(0.7)
     assert report["test_accuracy_sd"] == pytest.approx(math.sqrt(0.02))
@@ -336,7 +336,7 @@ def some_diverged(two_by_two: Config, tmp_path: Path) -> dict[str, Any]:
         {**GONE, "curve": curve((0.3, 2.0), (0.1, None), (0.1, None))},
         {**GONE, "curve": curve((0.1, None), (0.1, None), (0.1, None))},
     ]
-    return summaries.report_experiment(two_by_two, make_runs(two_by_two, tmp_path), outcomes)
+    return experiment.report(two_by_two, make_runs(two_by_two, tmp_path), outcomes)
 
 
 def test_a_diverged_run_is_a_learning_curve_of_its_own_up_to_there(
@@ -370,7 +370,7 @@ def test_an_experiment_names_the_runs_that_diverged(some_diverged: dict[str, Any
 def report(two_by_two: Config, tmp_path: Path) -> Any:
     """Return how to report the experiment with an outcome for all of its four runs."""
     todo = make_runs(two_by_two, tmp_path)
-    return lambda each: summaries.report_experiment(two_by_two, todo, [each] * 4)
+    return lambda each: experiment.report(two_by_two, todo, [each] * 4)
 
 
 def test_where_no_confusion_was_counted_there_is_no_table(report: Any) -> None:

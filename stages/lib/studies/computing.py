@@ -10,7 +10,7 @@ from stages.lib.core.errors import UserError
 from stages.lib.execution import executors, packing, runs
 from stages.lib.execution.runs import Run
 from stages.lib.labels import dilution
-from stages.lib.studies import grids, summaries
+from stages.lib.studies import experiment, grids, summaries
 from stages.lib.studies.grids import Grid
 from stages.lib.studies.kinds import KINDS, Point
 from stages.lib.studies.registry import Study
@@ -36,7 +36,7 @@ def compute(grid: Grid, data: Path, labels: Path) -> tuple[dict[str, Any], dict[
         points = [
             {"series": study.series_of(config), **study.place_of(config), **row}
             for config in grid.points
-            for row in make(config, _folder(labels, config))
+            for row in make(config, _facts(labels, config))
         ]
         return _report(grid, points, [], "cpu")
     expanded = expand(grid, data, labels)
@@ -64,6 +64,10 @@ def _folder(labels: Path, config: Config) -> Path:
     return labels / dilution.name_of(config.data, config.noise)
 
 
+def _facts(labels: Path, config: Config) -> dict[str, Any]:
+    return dilution.read_facts(_folder(labels, config) / f"seed-{config.train.seeds[0]}")
+
+
 def report(
     grid: Grid, expanded: list[list[Run]], outcomes: list[summaries.Outcome], device: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -85,7 +89,7 @@ def report(
         if study.top5:
             top5 = summaries.as_top5(summary)
             shown = {f"{series}, top-1": summary, f"{series}, top-5": top5}
-        shared = {**place, **summaries.describe_set(todo), "config": asdict(config)}
+        shared = {**place, **experiment.describe_set(todo), "config": asdict(config)}
         points += [{"series": name, **values, **shared} for name, values in shown.items()]
     if make := KINDS[study.kind].from_points:
         points = make(points, grid.targets, study.column)

@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stages.lib.config.params import MOST_CONFUSED, Config
 from stages.lib.core.errors import UserError
-from stages.lib.labels import dilution
 from stages.lib.noise import transitions
 from stages.lib.studies import summaries, thresholds
 
@@ -25,8 +23,8 @@ class Kind:
         band: what the columns ``lo`` and ``hi`` are, in words.
         drawing: how it is drawn, one of `plots.pictures.DRAWINGS`.
         x: the column that is the abscissa; None where that is a number of the config.
-        from_labels: makes a config's rows from its diluted label sets, of which there is a folder;
-            None where a config is trained.
+        from_labels: makes a config's rows from the facts of its first diluted label set; None where
+            a config is trained.
         from_points: makes points from trained ones, targets, and the column of the abscissa; None
             where the trained ones are shown.
         swept: ``section.key`` in which trained points at one x of a series may differ.
@@ -36,20 +34,19 @@ class Kind:
     band: str
     drawing: str = "curves"
     x: str | None = None
-    from_labels: Callable[[Config, Path], list[Point]] | None = None
+    from_labels: Callable[[Config, dict[str, Any]], list[Point]] | None = None
     from_points: Callable[[Sequence[Point], Sequence[float], str], list[Point]] | None = None
     swept: str | None = None
 
 
-def distribution(config: Config, folder: Path) -> list[Point]:
+def distribution(config: Config, facts: dict[str, Any]) -> list[Point]:
     """Return the cells of figure 4: label distributions of a diluted set, and what was drawn.
 
     Raises:
         UserError: it has more classes than transitions are kept of.
     """
-    facts = dilution.read_facts(folder / f"seed-{config.train.seeds[0]}")
     if facts["transition"] is None:
-        raise UserError(f"{folder}: got more than {MOST_CONFUSED} classes; accepted: fewer")
+        raise UserError(f"transitions: got more than {MOST_CONFUSED} classes; accepted: fewer")
     transition, counts = np.array(facts["transition"]), np.array(facts["counts"])
     diluted = transitions.diluted_distribution(transition, config.noise.alpha)
     rank = np.argsort(np.argsort(-diluted, axis=1, kind="stable"), axis=1)
