@@ -34,7 +34,7 @@ from stages.lib.core.errors import UserError
 from stages.lib.execution import executors, runs
 from stages.lib.labels import dilution
 from stages.lib.noise import sampling, transitions
-from stages.lib.studies import computing, grids, registry
+from stages.lib.studies import computing, grids
 from stages.lib.studies.grids import Grid
 
 ALPHAS = (0.0, 10.0, 50.0)
@@ -49,10 +49,10 @@ def lengthened(grid: Grid, factor: float) -> Grid:
     return replace(grid, points=tuple(points))
 
 
-def trained(key: str, scale: str, grid: Grid) -> list[dict[str, Any]]:
+def trained(grid: Grid) -> list[dict[str, Any]]:
     """Return a figure's points."""
-    folders = paths.datasets(scale), paths.figure_labels(scale, key)
-    points: list[dict[str, Any]] = computing.compute(key, scale, grid, *folders)[0]["points"]
+    folders = paths.datasets(grid.scale), paths.figure_labels(grid.scale, grid.key)
+    points: list[dict[str, Any]] = computing.compute(grid, *folders)[0]["points"]
     return points
 
 
@@ -155,19 +155,19 @@ def main() -> None:
     params = read_params()
     experiment = Config(params.data, params.noise, params.model, params.train)
     key, grid = told.figure, grids.read_grid(params.scale, told.figure)
-    figure = registry.check_key(key)
-    if figure.kind != "trained":
-        raise UserError(f"{key}: is {figure.kind}; accepted: a figure of trained points")
+    study = grid.study
+    if study.kind != "trained":
+        raise UserError(f"{key}: is {study.kind}; accepted: a figure of trained points")
     with redirect_stdout(sys.stderr):  # what stages say is not part of the JSON
-        first = trained(key, params.scale, grid)
-        second = trained(key, params.scale, lengthened(grid, told.factor))
+        first = trained(grid)
+        second = trained(lengthened(grid, told.factor))
         curves = very_long(experiment, ALPHAS, told.examples)
     reports.emit(
         {
             "figure": key,
             "scale": params.scale,
             "factor": told.factor,
-            "longer": compare(figure.x, figure.y, first, second),
+            "longer": compare(study.column, study.y, first, second),
             "very_long": curves,
         }
     )

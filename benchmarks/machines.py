@@ -37,7 +37,7 @@ def sample(key: str, limit: int) -> list[Run]:
     """Return about so many runs of a figure: all of some points, evenly spread over it."""
     scale = read_params().scale
     folders = paths.datasets(scale), paths.figure_labels(scale, key)
-    expanded = computing.expand(key, grids.read_grid(scale, key), *folders)
+    expanded = computing.expand(grids.read_grid(scale, key), *folders)
     points = max(1, limit // len(expanded[0]))
     return [run for point in expanded[:: -(-len(expanded) // points)] for run in point]
 

@@ -45,7 +45,7 @@ def table(figure: dict[str, Any]) -> list[str]:
             lines.append(
                 f"  seeds diverged at {lost} of {len(figure['points'])} points, × in plots"
             )
-    return [*lines, f"  paper: {figure['paper']}"]
+    return [*lines, *([f"  paper: {figure['paper']}"] if figure["paper"] else [])]
 
 
 def _point(point: dict[str, Any], y: str) -> str:

@@ -7,7 +7,7 @@ from stages.lib.config.params import Config
 from stages.lib.config.reading import read_params
 from stages.lib.core import files, paths
 from stages.lib.execution import executors, runs
-from stages.lib.studies import summaries
+from stages.lib.studies import experiment
 
 
 @stage
@@ -19,8 +19,8 @@ def main() -> None:
         "experiment", config, paths.datasets(paths.EXPERIMENT), paths.experiment_labels()
     )
     outcomes, device = executors.train_or_load(todo, "experiment")
-    report = summaries.report_experiment(config, todo, outcomes)
-    times = summaries.time_experiment(todo, outcomes, device)
+    report = experiment.report(config, todo, outcomes)
+    times = experiment.times(todo, outcomes, device)
     files.write_json(paths.EXPERIMENT_METRICS, report)
     files.write_json(paths.EXPERIMENT_TIMES, times)
 

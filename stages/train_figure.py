@@ -18,9 +18,8 @@ def main() -> None:
         print("\n".join(estimates.show(key, scale, estimates.make(key, scale))))
         return
     scale, key = figure_arguments()
-    grid = grids.read_grid(scale, key)
-    labels = paths.figure_labels(scale, key)
-    report, times = computing.compute(key, scale, grid, paths.datasets(scale), labels)
+    grid, labels = grids.read_grid(scale, key), paths.figure_labels(scale, key)
+    report, times = computing.compute(grid, paths.datasets(scale), labels)
     files.write_json(paths.figure_metrics(scale, key), report)
     files.write_json(paths.figure_times(scale, key), times)
 

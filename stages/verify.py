@@ -43,11 +43,10 @@ def recorded(scale: str, key: str) -> Iterator[Recorded]:
         DamagedError: they are not what was written.
     """
     file = paths.figure_metrics(scale, key)
-    expanded = computing.expand(
-        key, grids.read_grid(scale, key), paths.datasets(scale), paths.figure_labels(scale, key)
-    )
+    grid, labels = grids.read_grid(scale, key), paths.figure_labels(scale, key)
+    expanded = computing.expand(grid, paths.datasets(scale), labels)
     points = files.read_json(file)["points"]
-    if registry.FIGURES[key].top5:  # where each stands for top-1, then for top-5
+    if grid.study.top5:  # where each stands for top-1, then for top-5
         points = points[::2]
     recorded = [parse_config(point["config"], file) for point in points]
     if recorded != [runs[0].config for runs in expanded]:
@@ -99,7 +98,7 @@ def main() -> None:
     parser.add_argument("seed", type=int, nargs="?", default=secrets.randbelow(10**6))
     arguments = parser.parse_args()
     params = read_params()
-    trained = [key for key in params.figures if registry.FIGURES[key].kind == "trained"]
+    trained = [key for key in params.figures if registry.read_study(key).kind == "trained"]
     every = [each for key in trained for each in recorded(params.scale, key)]
     if not 1 <= arguments.runs <= len(every):
         raise UserError(f"got {arguments.runs} runs; accepted: 1 to {len(every)}")

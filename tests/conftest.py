@@ -102,8 +102,9 @@ def make_dataset() -> Callable[..., Dataset]:
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Change to an empty folder, as if it were the root of the repository."""
+    """Change to a folder with nothing but the studies, as if it were the repository's root."""
     monkeypatch.delenv("DVC_ROOT", raising=False)
+    (tmp_path / "studies").symlink_to(Path(__file__).parents[1] / "studies")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

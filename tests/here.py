@@ -82,6 +82,7 @@ def run(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Callable[[int], in
 
 def write_params(folder: Path) -> None:
     (folder / "scales").mkdir(parents=True)
+    shutil.copytree(Path(__file__).parents[1] / "studies", folder / "studies")
     for name, content in (
         ("scales/tiny.yaml", tiny_scale()),
         ("params.yaml", tiny_params(FIGURES)),

@@ -1,6 +1,7 @@
-"""Figures: points from outcomes, label distributions and thresholds, with inputs made by hand."""
+"""Studies: points from outcomes, label distributions and thresholds, with inputs made by hand."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,70 +16,75 @@ from stages.lib.data import datasets
 from stages.lib.execution import executors, packing, runs
 from stages.lib.labels import dilution
 from stages.lib.noise import transitions
-from stages.lib.studies import computing, grids, registry
+from stages.lib.studies import computing, grids, thresholds
 from stages.lib.studies.grids import Grid
+from stages.lib.studies.registry import read_study
 
 CONFUSION = np.random.default_rng(0).integers(0, 50, (10, 10))
 KEYS = {
     "figure", "title", "subtitle", "caption", "scale", "kind", "paper", "series_title", "x",
-    "x_title",
-    "x_scale", "y", "y_title", "y_scale", "band", "points",
+    "x_title", "x_scale", "y", "y_title", "y_scale", "band", "points",
 }  # fmt: skip
 TIMES = {"figure", "scale", "hardware", "versions", "wall_seconds", "points"}
+UNIFORM, DRAWN, CRITICAL = "fig1_uniform_mnist", "fig4_noise_models", "fig9_critical_size"
+TOP5 = "fig3_uniform_imagenet"
+
+Prepared = tuple[Grid, Path, Path]
 
 
 @pytest.fixture
 def prepare(
     workspace: Path, make_dataset: Callable[..., Any], make_config: Callable[..., Config]
-) -> Callable[..., tuple[Grid, Path, Path]]:
+) -> Callable[..., Prepared]:
     """Return a function that writes data and labels of a grid, and gives both folders."""
     data, labels = workspace / "data", workspace / "labels"
-    files.write_json(
-        workspace / "confusion.json", {"dataset": "digits", "counts": CONFUSION.tolist()}
-    )
+    confusion = workspace / "confusion.json"
+    files.write_json(confusion, {"dataset": "digits", "counts": CONFUSION.tolist()})
 
-    def write(
-        changes: list[dict[str, Any]], targets: tuple[float, ...] = (), train: int = 400
-    ) -> Any:
-        datasets.save(make_dataset("digits", train=train), data / "digits")
-        grid = Grid(tuple(make_config(change) for change in changes), targets)
-        for config in grid.points:
+    def write(key: str, *changes: dict[str, Any], targets: tuple[float, ...] = ()) -> Prepared:
+        datasets.save(make_dataset("digits", train=400), data / "digits")
+        points = tuple(make_config(change) for change in changes)
+        for config in points:
             dilution.materialise(
                 config.data, config.noise, config.train.seeds, data_folder=data,
-                out=labels / dilution.name_of(config.data, config.noise),
-                confusion_file=workspace / "confusion.json",
+                out=labels / dilution.name_of(config.data, config.noise), confusion_file=confusion,
             )  # fmt: skip
-        return grid, data, labels
+        return Grid("tiny", key, read_study(key), points, targets), data, labels
 
     return write
 
 
-def pretend(
-    monkeypatch: pytest.MonkeyPatch,
-    accuracy: Callable[[runs.Run], float | None],
-    seconds: Callable[[runs.Run], float] = lambda _: 1.0,
-) -> None:
-    """Give every run a made-up outcome in place of a training; without an accuracy it diverged."""
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return how to make up every run's outcome; without an accuracy it diverged."""
 
-    def made(run: runs.Run) -> dict[str, Any]:
-        value = accuracy(run)
-        share = 0.1 if value is None else value  # what a network of NaNs is credited with
-        return {
-            "val_accuracy": share, "noisy_val_accuracy": share, "test_accuracy": share,
-            "test_top5_accuracy": None, "diverged": value is None, "wall_seconds": seconds(run),
-        }  # fmt: skip
+    def outcomes(
+        accuracy: Callable[[runs.Run], float | None],
+        seconds: Callable[[runs.Run], float] = lambda _: 1.0,
+        **more: Any,
+    ) -> None:
+        def made(run: runs.Run) -> dict[str, Any]:
+            value = accuracy(run)
+            share = 0.1 if value is None else value  # what a network of NaNs is credited with
+            return {
+                "val_accuracy": share, "noisy_val_accuracy": share, "test_accuracy": share,
+                "test_top5_accuracy": None, "diverged": value is None,
+                "wall_seconds": seconds(run), **more,
+            }  # fmt: skip
 
-    def complete(todo: list[runs.Run], title: str) -> tuple[list[dict[str, Any]], str]:
-        return [made(run) for run in todo], "cpu"
+        monkeypatch.setattr(
+            executors, "train_or_load", lambda todo, _: ([made(run) for run in todo], "cpu")
+        )
 
-    monkeypatch.setattr(executors, "train_or_load", complete)
+    return outcomes
 
 
-def compute(key: str, prepared: tuple[Grid, Path, Path]) -> dict[str, Any]:
-    """Return a figure's report, its times aside."""
-    report, _ = computing.compute(key, "tiny", *prepared)
-    files.to_json(report)  # and holds no NaN
+def compute(prepared: Prepared) -> dict[str, Any]:
+    """Return a study's report, its times aside."""
+    report, times = computing.compute(*prepared)
+    files.to_json([report, times])  # and hold no NaN
     assert set(report) == KEYS
+    assert set(times) == TIMES
     return report
 
 
@@ -86,12 +92,9 @@ def compute(key: str, prepared: tuple[Grid, Path, Path]) -> dict[str, Any]:
 
 
 def test_transitions_are_the_diluted_distributions(prepare: Any) -> None:
-    structured = {"noise.kind": "structured", "noise.alpha": 10, "noise.order": "confusing"}
-    prepared = prepare([
-        {"noise.alpha": 10, "data.originals": 200},
-        {**structured, "noise.delta": 1.0, "data.originals": 200},
-    ])  # fmt: skip
-    got = compute("fig4_noise_models", prepared)
+    structured = {"noise.kind": "structured", "noise.order": "confusing", "noise.delta": 1.0}
+    shared = {"noise.alpha": 10, "data.originals": 200}
+    got = compute(prepare(DRAWN, shared, {**shared, **structured}))
     assert got["kind"] == "heatmap"
     assert len(got["points"]) == 2 * 100
     uniform, confusing = (
@@ -113,8 +116,8 @@ def test_transitions_are_the_diluted_distributions(prepare: Any) -> None:
 
 
 def test_drawn_frequencies_are_those_of_the_labels(prepare: Any, make_dataset: Any) -> None:
-    grid, data, labels = prepare([{"noise.alpha": 10, "data.originals": 200}])
-    points = compute("fig4_noise_models", (grid, data, labels))["points"]
+    grid, data, labels = prepare(DRAWN, {"noise.alpha": 10, "data.originals": 200})
+    points = compute((grid, data, labels))["points"]
     config = grid.points[0]
     drawn = dilution.load(labels / dilution.name_of(config.data, config.noise) / "seed-0")
     true = make_dataset("digits", train=400).train_labels[np.tile(drawn.images, 11)]
@@ -125,26 +128,32 @@ def test_drawn_frequencies_are_those_of_the_labels(prepare: Any, make_dataset: A
 
 def test_a_class_without_originals_draws_nothing(prepare: Any) -> None:
     """Of five originals, five classes have none: no frequency, and no division by zero."""
-    compute("fig4_noise_models", prepare([{"data.originals": 5, "train.batch_size": 4}]))
+    compute(prepare(DRAWN, {"data.originals": 5, "train.batch_size": 4}))
 
 
-def test_a_figure_that_trains_nothing_took_no_time(prepare: Any) -> None:
-    _, times = computing.compute("fig4_noise_models", "tiny", *prepare([{"noise.alpha": 10}]))
-    assert set(times) == TIMES
-    assert times["wall_seconds"] == 0.0
-    assert times["points"] == []
+def test_what_trains_nothing_took_no_time(prepare: Any) -> None:
+    _, times = computing.compute(*prepare(DRAWN, {"noise.alpha": 10}))
+    assert (times["wall_seconds"], times["points"]) == (0.0, [])
     assert times["hardware"] == [machine.hardware("cpu")]
 
 
-# --- trained figures
-
-
-def test_points_are_reported_with_what_decides_them(
+def test_transitions_of_many_classes_are_refused(
     prepare: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretend(monkeypatch, lambda run: 0.9 / (1 + run.config.noise.alpha) - 0.1 * run.seed)
-    both = {"train.seeds": [0, 1], "train.learning_rates": [0.5, 1.0]}
-    got = compute("fig1_uniform_mnist", prepare([{**both, "noise.alpha": a} for a in (0, 2)]))
+    prepared = prepare(DRAWN, {"noise.alpha": 2})
+    monkeypatch.setattr(dilution, "read_facts", lambda _: {"transition": None})
+    with pytest.raises(UserError, match="got more than 100 classes"):
+        computing.compute(*prepared)
+
+
+# --- trained points
+
+BOTH: dict[str, Any] = {"train.seeds": [0, 1], "train.learning_rates": [0.5, 1.0]}
+
+
+def test_points_are_reported_with_what_decides_them(prepare: Any, pretend: Any) -> None:
+    pretend(lambda run: 0.9 / (1 + run.config.noise.alpha) - 0.1 * run.seed)
+    got = compute(prepare(UNIFORM, *({**BOTH, "noise.alpha": a} for a in (0, 2))))
     clean, noisy = got["points"]
     assert clean["series"] == noisy["series"] == "perceptron"
     assert (clean["alpha"], noisy["alpha"]) == (0, 2)
@@ -153,23 +162,30 @@ def test_points_are_reported_with_what_decides_them(
     assert noisy["values"] == pytest.approx([0.3, 0.2])
     assert (clean["examples"], noisy["examples"]) == (60, 180)
     assert clean["label_accuracy"] == 1
-    assert noisy["paper_x"] == 100
-    assert noisy["paper_y"] == 0.40
+    assert (noisy["paper_x"], noisy["paper_y"]) == (100, 0.40)
     assert noisy["config"]["noise"]["alpha"] == 2
-    assert noisy["seeds_text"] == "2 seeds"
-    assert noisy["diverged_runs"] == []
+    assert (noisy["seeds_text"], noisy["diverged_runs"]) == ("2 seeds", [])
 
 
-def test_times_stand_apart_with_what_they_were_taken_on(
-    prepare: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pretend(monkeypatch, lambda _: 0.5, lambda run: run.config.noise.alpha + 0.5 * run.seed)
-    prepared = prepare([{"noise.alpha": alpha, "train.seeds": [0, 1]} for alpha in (0, 2)])
-    report, times = computing.compute("fig1_uniform_mnist", "tiny", *prepared)
-    files.to_json(times)
+def test_any_number_of_the_config_is_an_abscissa(prepare: Any, pretend: Any) -> None:
+    pretend(lambda run: run.config.model.width)
+    mine = [{"model.name": "mlp1", "model.width": width} for width in (0.5, 0.25)]
+    grid, *folders = prepare(UNIFORM, *mine)
+    grid = replace(grid, study=replace(grid.study, x="model.width"))
+    points = compute((grid, *folders))["points"]
+    assert [(p["width"], p["test_accuracy"], p["alpha"]) for p in points] == [
+        (0.5, 0.5, 2), (0.25, 0.25, 2),
+    ]  # fmt: skip
+    assert "mlp1, width=0.5 " in computing.expand(grid, *folders)[0][0].name
+
+
+def test_times_stand_apart_with_what_they_were_taken_on(prepare: Any, pretend: Any) -> None:
+    pretend(lambda _: 0.5, lambda run: run.config.noise.alpha + 0.5 * run.seed)
+    prepared = prepare(UNIFORM, *({"noise.alpha": a, "train.seeds": [0, 1]} for a in (0, 2)))
+    report, times = computing.compute(*prepared)
     place = {"series": "perceptron", "delta": 0.0, "originals": 60, "batch_size": 16}
     assert times == {
-        "figure": "fig1_uniform_mnist",
+        "figure": UNIFORM,
         "scale": "tiny",
         "wall_seconds": 5.0,
         "hardware": [machine.hardware("cpu")],
@@ -179,100 +195,123 @@ def test_times_stand_apart_with_what_they_were_taken_on(
             {**place, "alpha": 2, "wall_seconds": 4.5},
         ],
     }
-    pretend(monkeypatch, lambda _: 0.5, lambda _: 7.0)
-    again, _ = computing.compute("fig1_uniform_mnist", "tiny", *prepared)
-    assert files.to_json(again) == files.to_json(report)
+    pretend(lambda _: 0.5, lambda _: 7.0)
+    assert files.to_json(computing.compute(*prepared)[0]) == files.to_json(report)
 
 
-def test_the_stage_writes_points_and_times(prepare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, lambda _: 0.5)
-    grid, data, labels = prepare([{"noise.alpha": 2}])
+def test_the_stage_writes_points_and_times(
+    prepare: Any, pretend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(lambda _: 0.5)
+    grid, data, labels = prepare(UNIFORM, {"noise.alpha": 2})
     monkeypatch.setattr(grids, "read_grid", lambda *_: grid)
     monkeypatch.setattr(paths, "datasets", lambda _: data)
     monkeypatch.setattr(paths, "figure_labels", lambda *_: labels)
-    monkeypatch.setattr("sys.argv", ["train_figure", "tiny", "fig1_uniform_mnist"])
+    monkeypatch.setattr("sys.argv", ["train_figure", "tiny", UNIFORM])
     assert train_figure.main() == 0
-    report = files.read_json(Path("metrics/figures/tiny/fig1_uniform_mnist.json"))
-    times = files.read_json(Path("metrics/times/tiny/fig1_uniform_mnist.json"))
-    assert set(report) == KEYS
-    assert set(times) == TIMES
+    assert set(files.read_json(Path(f"metrics/figures/tiny/{UNIFORM}.json"))) == KEYS
+    assert set(files.read_json(Path(f"metrics/times/tiny/{UNIFORM}.json"))) == TIMES
 
 
 def test_a_point_of_which_every_run_diverged_stays_with_its_rates(
-    prepare: Any, monkeypatch: pytest.MonkeyPatch
+    prepare: Any, pretend: Any
 ) -> None:
-    pretend(monkeypatch, lambda run: None if run.config.noise.alpha else 0.5)
-    both = {"train.seeds": [0, 1], "train.learning_rates": [0.5, 1.0]}
-    got = compute("fig1_uniform_mnist", prepare([{**both, "noise.alpha": a} for a in (0, 2)]))
+    pretend(lambda run: None if run.config.noise.alpha else 0.5)
+    got = compute(prepare(UNIFORM, *({**BOTH, "noise.alpha": a} for a in (0, 2))))
     clean, noisy = got["points"]
     assert clean.keys() == noisy.keys()  # DVC's plots want rows of equal keys
     assert (clean["test_accuracy"], noisy["test_accuracy"]) == (0.5, None)
-    assert (noisy["sd"], noisy["lo"], noisy["hi"]) == (None, None, None)
     assert (noisy["learning_rate"], noisy["diverged"]) == (None, 2)
-    assert [(r["learning_rate"], r["seed"]) for r in noisy["diverged_runs"]] == [
-        (0.5, 0), (1.0, 0), (0.5, 1), (1.0, 1),
-    ]  # fmt: skip
 
 
 def test_a_series_that_the_paper_says_nothing_of_has_no_value_of_it(
+    prepare: Any, pretend: Any
+) -> None:
+    pretend(lambda _: 0.5)
+    (point,) = compute(prepare(UNIFORM, {"model.name": "mlp1"}))["points"]
+    assert (point["paper_x"], point["paper_y"], point["paper_text"]) == (None, None, None)
+
+
+def test_top_5_is_a_series_beside_top_1(prepare: Any, pretend: Any) -> None:
+    pretend(lambda _: 0.5, test_top5_accuracy=0.75)
+    report, times = computing.compute(*prepare(TOP5, {"noise.alpha": 2}))
+    found = {p["series"]: p["test_accuracy"] for p in report["points"]}
+    assert found == {"perceptron, top-1": 0.5, "perceptron, top-5": 0.75}
+    (_, top5) = report["points"]
+    assert (top5["values"], top5["top5_accuracy"]) == ([0.75], 0.75)
+    for way in ("paper", "noisy"):
+        assert top5[f"test_accuracy_{way}_selection"] == 0.75
+    assert "rates" not in top5
+    assert len(times["points"]) == 1
+
+
+def test_top_5_of_five_classes_is_refused_before_any_compute(
     prepare: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretend(monkeypatch, lambda _: 0.5)
-    (point,) = compute("fig1_uniform_mnist", prepare([{"model.name": "mlp1"}]))["points"]
-    assert (point["paper_x"], point["paper_y"], point["paper_text"]) == (None, None, None)
+    prepared = prepare(TOP5, {"noise.alpha": 2})
+    monkeypatch.setattr(packing, "fetched", lambda _: packing.ImageInfo((8, 8, 1), 5, 300))
+    monkeypatch.setattr(executors, "train_or_load", None)
+    with pytest.raises(UserError, match="got 5 classes; accepted: more than 5, for top-5"):
+        computing.compute(*prepared)
 
 
 # --- figure 9
 
+NO_BAND = (None, None, None)
+THREE = (30, 90, 270)
 
-def thresholds(
-    prepare: Any,
-    targets: tuple[float, ...],
-    sizes: tuple[int, ...] = (300, 30),  # unsorted on purpose
-    **train: Any,
-) -> dict[tuple[float, float], Any]:
-    prepared = prepare(
-        [
-            {"noise.alpha": alpha, "data.originals": n, "train.seeds": [0, 1]}
-            | {f"train.{key}": value for key, value in train.items()}
-            for alpha in (5, 2)
-            for n in sizes
-        ],
-        targets,
-    )
-    got = compute("fig9_critical_size", prepared)
-    assert "own thresholds" in got["band"]
-    return {(p["alpha"], p["target"]): p for p in got["points"]}
+
+@pytest.fixture
+def critical(prepare: Any) -> Callable[..., dict[tuple[float, float], Any]]:
+    """Return what computes thresholds of two alphas: points by alpha and target."""
+
+    def points(
+        targets: tuple[float, ...], sizes: tuple[int, ...] = THREE, **train: Any
+    ) -> dict[tuple[float, float], Any]:
+        trained = {f"train.{key}": value for key, value in ({"seeds": [0, 1]} | train).items()}
+        changes = [
+            {"noise.alpha": alpha, "data.originals": n, **trained}
+            for alpha in (5, 2)  # unsorted on purpose
+            for n in reversed(sizes)
+        ]
+        got = compute(prepare(CRITICAL, *changes, targets=targets))
+        assert "own thresholds" in got["band"]
+        return {(p["alpha"], p["target"]): p for p in got["points"]}
+
+    return points
+
+
+def band(point: dict[str, Any]) -> tuple[float | None, ...]:
+    return point["lo"], point["hi"], point["sd"]
 
 
 def test_thresholds_are_interpolated_for_the_mean_and_each_seed(
-    prepare: Any, monkeypatch: pytest.MonkeyPatch
+    critical: Any, pretend: Any
 ) -> None:
     # Accuracy 0.2 at 30 originals and 0.8 at 300, a twentieth of that less with alpha; seeds +-0.1
     def accuracy(run: runs.Run) -> float:
         base = 0.2 if run.config.data.originals == 30 else 0.8
         return base - 0.01 * run.config.noise.alpha + (0.1 if run.seed else -0.1)
 
-    pretend(monkeypatch, accuracy)
-    points = thresholds(prepare, (0.5, 0.75, 0.05, 0.99))
-    middle = points[2, 0.5]
+    pretend(accuracy)
+    points = critical((0.5, 0.75, 0.05, 0.99), (30, 300))
+    middle, high = points[2, 0.5], points[2, 0.75]
 
     def by_hand(low: float, high: float, target: float) -> float:
         return 30 * 10 ** ((target - low) / (high - low))
 
-    assert middle["series"] == "0.50"
-    assert middle["sizes"] == [30, 300]
+    assert (middle["series"], middle["sizes"]) == ("0.50", [30, 300])
     assert middle["status"] == "reached"
     assert middle["critical_size"] == pytest.approx(by_hand(0.18, 0.78, 0.5))
     seeds = [by_hand(0.08, 0.68, 0.5), by_hand(0.28, 0.88, 0.5)]
     assert middle["values"] == pytest.approx(seeds)
-    assert (middle["lo"], middle["hi"]) == pytest.approx((min(seeds), max(seeds)))
-    assert middle["sd"] == pytest.approx(abs(seeds[0] - seeds[1]) / np.sqrt(2))
+    sd = abs(seeds[0] - seeds[1]) / np.sqrt(2)
+    assert band(middle) == pytest.approx((min(seeds), max(seeds), sd))
     assert points[5, 0.5]["critical_size"] > middle["critical_size"]
-    high = points[2, 0.75]  # reached by the mean and by one seed of two: no band
+    # Reached by the mean and by one seed of two: no band.
     assert high["critical_size"] == pytest.approx(by_hand(0.18, 0.78, 0.75))
     assert high["values"] == [None, pytest.approx(by_hand(0.28, 0.88, 0.75))]
-    assert (high["lo"], high["hi"], high["sd"]) == (None, None, None)
+    assert band(high) == NO_BAND
     assert high["seeds_text"] == "1 of 2 seeds with a threshold of their own"
     assert (middle["seeds_text"], middle["diverged"]) == ("2 seeds", 0)
     assert (middle["diverged_sizes"], middle["diverged_runs"]) == ([], [])
@@ -293,7 +332,7 @@ def test_a_threshold_is_of_one_seed_at_every_size() -> None:
 
     plain = [point(10, {0: 0.1, 1: 0.3}), point(1000, {0: 0.7, 1: 0.9})]
     turned = [point(10, {0: 0.1, 1: 0.3, 2: 0.2}), point(1000, {1: 0.9, 0: 0.7})]
-    (one,), (other,) = (computing._thresholds(points, (0.6,)) for points in (plain, turned))
+    (one,), (other,) = (thresholds.critical_sizes(p, (0.6,), "alpha") for p in (plain, turned))
     assert (other["seeds"], other["values"]) == ([0, 1], one["values"])
     assert other["values"] == pytest.approx([10 * 100 ** (5 / 6), 10 * 100 ** (3 / 6)])
 
@@ -303,21 +342,16 @@ def by_size(run: runs.Run) -> float:
     return {30: 0.2, 90: 0.5, 270: 0.8}[run.config.data.originals] + 0.1 * run.seed
 
 
-THREE = (30, 90, 270)
-
-
 def test_a_size_at_which_every_seed_diverged_is_no_part_of_a_threshold(
-    prepare: Any, monkeypatch: pytest.MonkeyPatch
+    critical: Any, pretend: Any
 ) -> None:
-    pretend(
-        monkeypatch,
-        lambda run: (
-            None
-            if (run.config.noise.alpha, run.config.data.originals) == (5, 90)
-            else by_size(run) + (0.1 if run.config.data.originals == 90 else 0)
-        ),
-    )
-    points = thresholds(prepare, (0.55,), THREE)
+    def accuracy(run: runs.Run) -> float | None:
+        if run.config.data.originals != 90:
+            return by_size(run)
+        return None if run.config.noise.alpha == 5 else by_size(run) + 0.1
+
+    pretend(accuracy)
+    points = critical((0.55,))
     lost, whole = points[5, 0.55], points[2, 0.55]
     assert lost.keys() == whole.keys()
     # From 0.25 at 30 to 0.85 at 270, 0.55 is half way; with 0.65 at 90 it is met before.
@@ -328,40 +362,29 @@ def test_a_size_at_which_every_seed_diverged_is_no_part_of_a_threshold(
     assert (lost["sizes"], lost["diverged_sizes"]) == ([30, 270], [90])
     assert lost["diverged"] == 2
     assert lost["diverged_runs"] == [
-        {"originals": 90, "learning_rate": 0.5, "seed": 0},
-        {"originals": 90, "learning_rate": 0.5, "seed": 1},
+        {"originals": 90, "learning_rate": 0.5, "seed": seed} for seed in (0, 1)
     ]
     assert lost["seeds_text"] == "2 seeds; diverged: all at n = 90 (lr 0.5)"
-    assert (whole["diverged"], whole["diverged_sizes"], whole["sizes"]) == (0, [], [30, 90, 270])
+    assert (whole["diverged"], whole["diverged_sizes"], whole["sizes"]) == (0, [], [*THREE])
 
 
 def test_a_seed_that_diverged_at_a_size_is_left_out_there_and_named(
-    prepare: Any, monkeypatch: pytest.MonkeyPatch
+    critical: Any, pretend: Any
 ) -> None:
     """The mean is the other seed's there; its own threshold is of the other sizes."""
-
-    def accuracy(run: runs.Run) -> float | None:
-        return None if (run.config.data.originals, run.seed) == (90, 1) else by_size(run)
-
-    pretend(monkeypatch, accuracy)
-    point = thresholds(prepare, (0.45,), THREE)[5, 0.45]
+    pretend(lambda run: None if (run.config.data.originals, run.seed) == (90, 1) else by_size(run))
+    point = critical((0.45,))[5, 0.45]
     assert point["critical_size"] == pytest.approx(30 * 3 ** (0.20 / 0.25))  # 0.25, 0.5, 0.85
     assert point["values"] == pytest.approx([30 * 3 ** (0.25 / 0.3), 30 * 9 ** (0.15 / 0.6)])
-    assert (point["sizes"], point["diverged_sizes"]) == ([30, 90, 270], [])
-    assert point["diverged"] == 1
+    assert (point["sizes"], point["diverged_sizes"], point["diverged"]) == ([*THREE], [], 1)
     assert point["diverged_runs"] == [{"originals": 90, "learning_rate": 0.5, "seed": 1}]
     assert point["seeds_text"] == "2 seeds; diverged: 1 at n = 90 (lr 0.5)"
     assert (point["lo"], point["hi"]) == (min(point["values"]), max(point["values"]))
 
 
-def test_a_seed_that_diverged_at_two_sizes_is_one_seed(
-    prepare: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def accuracy(run: runs.Run) -> float | None:
-        return None if run.seed == 1 and run.config.data.originals > 30 else by_size(run)
-
-    pretend(monkeypatch, accuracy)
-    point = thresholds(prepare, (0.45,), THREE)[5, 0.45]
+def test_a_seed_that_diverged_at_two_sizes_is_one_seed(critical: Any, pretend: Any) -> None:
+    pretend(lambda r: None if r.seed == 1 and r.config.data.originals > 30 else by_size(r))
+    point = critical((0.45,))[5, 0.45]
     assert point["diverged"] == 1
     assert [run["originals"] for run in point["diverged_runs"]] == [90, 270]
     assert point["values"][1] is None  # a single size tells nothing
@@ -371,86 +394,36 @@ def test_a_seed_that_diverged_at_two_sizes_is_one_seed(
     )
 
 
-def test_a_rate_that_was_not_chosen_is_no_part_of_a_threshold(
-    prepare: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pretend(monkeypatch, lambda run: None if run.learning_rate == 1.0 else by_size(run))
-    point = thresholds(prepare, (0.45,), THREE, learning_rates=[0.5, 1.0])[5, 0.45]
+def test_a_rate_that_was_not_chosen_is_no_part_of_a_threshold(critical: Any, pretend: Any) -> None:
+    pretend(lambda run: None if run.learning_rate == 1.0 else by_size(run))
+    point = critical((0.45,), learning_rates=[0.5, 1.0])[5, 0.45]
     assert (point["diverged"], point["diverged_runs"]) == (0, [])
     assert point["seeds_text"] == "2 seeds"
 
 
 @pytest.mark.parametrize("kept", [(), (30,), (270,)])
 def test_with_fewer_than_two_sizes_left_a_threshold_has_diverged(
-    prepare: Any, monkeypatch: pytest.MonkeyPatch, kept: tuple[int, ...]
+    critical: Any, pretend: Any, kept: tuple[int, ...]
 ) -> None:
-    pretend(monkeypatch, lambda run: by_size(run) if run.config.data.originals in kept else None)
-    for point in thresholds(prepare, (0.1, 0.5, 0.95), THREE).values():
+    pretend(lambda run: by_size(run) if run.config.data.originals in kept else None)
+    for point in critical((0.1, 0.5, 0.95)).values():
         assert (point["critical_size"], point["status"]) == (None, "diverged")
         assert point["values"] == [None, None]
-        assert (point["sd"], point["lo"], point["hi"]) == (None, None, None)
+        assert band(point) == NO_BAND
         assert point["sizes"] == list(kept)
         assert point["diverged_sizes"] == [n for n in THREE if n not in kept]
 
 
-def test_a_single_seed_has_a_threshold_and_no_band(
-    prepare: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pretend(monkeypatch, by_size)
-    point = thresholds(prepare, (0.35,), THREE, seeds=[0])[5, 0.35]
+def test_a_single_seed_has_a_threshold_and_no_band(critical: Any, pretend: Any) -> None:
+    pretend(by_size)
+    point = critical((0.35,), seeds=[0])[5, 0.35]
     assert point["critical_size"] == pytest.approx(30 * 3**0.5)
-    assert (point["sd"], point["lo"], point["hi"]) == (None, None, None)
-    assert point["seeds_text"] == "1 seed"
+    assert (band(point), point["seeds_text"]) == (NO_BAND, "1 seed")
 
 
-def test_the_papers_value_stands_beside_its_target(
-    prepare: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pretend(monkeypatch, lambda run: run.config.data.originals / 320)
-    points = thresholds(prepare, (0.9, 0.8))
-    stated = registry.FIGURES["fig9_critical_size"].stated["0.90"]
-    marked = [p for p in points.values() if p["paper_y"] is not None]
-    assert {p["series"] for p in marked} == {"0.90"}
-    assert {(p["paper_x"], p["paper_y"]) for p in marked} == {(v.x, v.y) for v in stated}
-    assert (marked[0]["paper_x"], marked[0]["paper_y"]) == (10, 2000)
+def test_the_papers_values_stand_beside_their_target(critical: Any, pretend: Any) -> None:
+    pretend(lambda run: run.config.data.originals / 320)
+    points = critical((0.9, 0.8))
+    stated = [(points[alpha, 0.9]["paper_x"], points[alpha, 0.9]["paper_y"]) for alpha in (2, 5)]
+    assert stated == [(10, 2000), (50, 10000)]
     assert points[2, 0.8]["paper_y"] is None
-
-
-def test_top_5_is_a_series_beside_top_1(prepare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    grid, data, labels = prepare([{"noise.alpha": 2}])
-    counted = {"test_accuracy": 0.5, "test_top5_accuracy": 0.75, "val_accuracy": 0.4}
-
-    def complete(todo: Any, *_: Any) -> Any:
-        other = {"noisy_val_accuracy": 0.4, "diverged": False, "wall_seconds": 1.0}
-        return [counted | other | {"curve": [], "test_confusion": None} for _ in todo], "cpu"
-
-    monkeypatch.setattr(executors, "train_or_load", complete)
-    report, times = computing.compute("fig3_uniform_imagenet", "tiny", grid, data, labels)
-    found = {p["series"]: p["test_accuracy"] for p in report["points"]}
-    assert found == {"perceptron, top-1": 0.5, "perceptron, top-5": 0.75}
-    (_, top5) = report["points"]
-    assert (top5["values"], top5["top5_accuracy"]) == ([0.75] * len(top5["seeds"]), 0.75)
-    for way in ("paper", "noisy"):
-        assert top5[f"test_accuracy_{way}_selection"] == 0.75
-    assert "rates" not in top5
-    assert len(times["points"]) == 1
-
-
-def test_top_5_of_five_classes_is_refused_before_any_compute(
-    prepare: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prepared = prepare([{"noise.alpha": 2}])
-    seen = packing.ImageInfo((8, 8, 1), 5, 300)
-    monkeypatch.setattr(packing, "fetched", lambda _: seen)
-    monkeypatch.setattr(executors, "train_or_load", None)
-    with pytest.raises(UserError, match="got 5 classes; accepted: more than 5, for top-5"):
-        computing.compute("fig3_uniform_imagenet", "tiny", *prepared)
-
-
-def test_transitions_of_many_classes_are_refused(
-    prepare: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prepared = prepare([{"noise.alpha": 2}])
-    monkeypatch.setattr(dilution, "read_facts", lambda _: {"transition": None})
-    with pytest.raises(UserError, match="got more than 100 classes"):
-        computing.compute("fig4_noise_models", "tiny", *prepared)

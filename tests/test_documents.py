@@ -23,7 +23,7 @@ def committed(scale: str, key: str) -> dict[str, Any] | None:
 
 
 def test_every_figure_has_a_row_with_a_verdict() -> None:
-    assert list(TEXTS) == list(registry.FIGURES)
+    assert list(TEXTS) == [key for key in registry.known() if registry.read_study(key).number]
     for key, row in TEXTS.items():
         assert row["verdict"].startswith(VERDICTS), key
         for scale in tables.SCALES:

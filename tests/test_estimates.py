@@ -175,7 +175,7 @@ def test_a_real_measurement(
 
 def stacks_of(key: str) -> list[list[Any]]:
     grid = grids.read_grid("tiny", key)
-    expanded = estimates.computing.expand(key, grid, Path("none"), Path("none"))
+    expanded = estimates.computing.expand(grid, Path("none"), Path("none"))
     return packing.form([r for point in expanded for r in point], "cpu", seen=estimates.known)
 
 

@@ -664,14 +664,14 @@ def test_an_unknown_key_is_shown_in_one_short_line(key: Any, shown: str, content
 def test_the_shipped_params_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     for key in read_params().figures:
-        registry.check_key(key)
+        registry.read_study(key)
 
 
 SHIPPED = [
     (file.stem, key)
     for file in sorted((ROOT / "scales").glob("*.yaml"))
     for key in read_yaml(file)
-    if key in registry.FIGURES
+    if key != "confusion"
 ]
 
 
@@ -682,7 +682,7 @@ def test_every_shipped_grid_is_accepted(
     monkeypatch.chdir(ROOT)
     grid = grids.read_grid(scale, key)
     assert grid.points
-    assert grids.describe(key, scale, grid)["title"]
+    assert grids.describe(grid)["title"]
     grids.read_confusion(scale)
 
 

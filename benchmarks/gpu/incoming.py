@@ -37,7 +37,7 @@ def take_over(folder: Path) -> None:
     # Everything is looked at before anything is written.
     archive = folder / bundle.STORE
     rehearsed = any(content["device"] == "cpu" for content in found.values())
-    keys = [key for key in registry.FIGURES if (folder / f"{key}.json").exists()]
+    keys = [key for key in registry.known() if (folder / f"{key}.json").exists()]
     figures = [] if rehearsed else [(key, *_figure(folder, key)) for key in keys]
     if archive.exists() and not rehearsed:
         points = bundle.restore(archive, paths.run_store())

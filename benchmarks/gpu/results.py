@@ -22,7 +22,7 @@ from stages.lib.execution import inputs, packing
 from stages.lib.execution.runs import Run
 from stages.lib.execution.store import RunStore
 from stages.lib.labels import dilution
-from stages.lib.studies import computing, estimates, grids
+from stages.lib.studies import computing, estimates, grids, registry
 from stages.lib.studies.grids import Grid
 
 KEY, SCALE = "fig1_uniform_mnist", "paper"
@@ -137,7 +137,11 @@ def _fitted(point: Config, told: Told, know: Know, started: float) -> Any:
 
 def _expand(points: Sequence[Config], told: Told) -> list[list[Run]]:
     folders = told.work / "datasets", told.work / "labels"
-    return computing.expand(KEY, Grid(tuple(points)), *folders)
+    return computing.expand(_grid_of(points), *folders)
+
+
+def _grid_of(points: Sequence[Config]) -> Grid:
+    return Grid(SCALE, KEY, registry.read_study(KEY), tuple(points))
 
 
 def train(points: Sequence[Config], told: Told, know: Know) -> None:
@@ -223,9 +227,8 @@ def finished(told: Told, know: Know) -> None:
             outcomes += found
     if points:
         expanded = _expand(points, told)
-        report, times = computing.report(
-            KEY, SCALE, Grid(tuple(points)), expanded, [o for o in outcomes if o], told.device
-        )
+        done = [outcome for outcome in outcomes if outcome]
+        report, times = computing.report(_grid_of(points), expanded, done, told.device)
         files.write_json(told.out / f"{KEY}.json", report)
         files.write_json(told.out / f"{KEY}.times.json", times)
     know("points", len(points), f"{len(points)} points of {KEY} are whole")

@@ -8,6 +8,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_]*")  # of a scale or figure: it reaches pat
 
 PARAMS = Path("params.yaml")
 
+STUDIES = Path("studies")  # what each study varies and shows, in KEY.yaml
+
 EXPERIMENT = "experiment"  # the name of the experiment's folders, beside the scales'
 
 EXPERIMENT_METRICS = Path("metrics/experiment.json")

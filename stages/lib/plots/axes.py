@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -39,11 +40,21 @@ def _set_symlog(axes: Axes, xs: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
 
 
+def _set_log(axes: Axes, xs: Sequence[float]) -> None:
+    """Make the x axis logarithmic, with ticks at the values: a sweep has few."""
+    margin = (max(xs) / min(xs)) ** 0.05 * 1.02
+    axes.set_xscale("log")
+    axes.set_xlim(min(xs) / margin, max(xs) * margin)
+    axes.xaxis.set_major_locator(FixedLocator(sorted(set(xs))[:: 1 + len(set(xs)) // 12]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+
+
 def set_scales(axes: Axes, picture: Picture) -> None:
     """Set both axes' scales; counts get separators of thousands.
 
     Raises:
-        ValueError: the figure asks for a scale that is neither linear nor symlog.
+        ValueError: the figure asks for a scale that is none of linear, symlog and log.
     """
     points = picture["points"]
     xs = [float(point[picture["x"]]) for point in points]
@@ -54,8 +65,10 @@ def set_scales(axes: Axes, picture: Picture) -> None:
     elif scale == "linear":
         margin = 0.05 * (max(xs) - min(xs)) or 0.5
         axes.set_xlim(min(xs) - margin, max(xs) + margin)  # of points without a value, too
+    elif scale == "log":
+        _set_log(axes, xs)
     else:
-        raise ValueError(f"x_scale must be linear or symlog, got {scale!r}")
+        raise ValueError(f"x_scale must be linear, symlog or log, got {scale!r}")
     if picture["y_scale"] != "linear":
         raise ValueError(f"y_scale must be linear, got {picture['y_scale']!r}")
     if "accuracy" in picture["y"]:
@@ -79,17 +92,8 @@ def add_legend(axes: Axes, beside: Axes, picture: Picture) -> None:
     """Put the legend of ``axes`` right of ``beside``, where it can hide nothing."""
     handles, _ = axes.get_legend_handles_labels()
     if paper_marks(picture["points"]):
-        star = Line2D(
-            [],
-            [],
-            linestyle="none",
-            marker="*",
-            markersize=11,
-            markerfacecolor="white",
-            markeredgecolor="0.3",
-            label=PAPER_LABEL,
-        )
-        handles.append(star)
+        star: dict[str, Any] = {"linestyle": "none", "marker": "*", "label": PAPER_LABEL}
+        handles.append(Line2D([], [], markersize=11, mfc="white", mec="0.3", **star))
     beside.legend(
         handles=handles,
         labels=[textwrap.fill(str(handle.get_label()), LABEL_CHARACTERS) for handle in handles],

@@ -50,6 +50,14 @@ STYLE = {
 }
 
 
+#: Marks of one point each, by what they say; the star is what the paper states.
+LINE: dict[str, Any] = {"markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6}
+ALONE: dict[str, Any] = {"linestyle": "none", "markeredgewidth": 1.4, "clip_on": False}
+HOLLOW = {**ALONE, "markersize": 7, "markerfacecolor": "none", "zorder": 2}
+STAR = {**ALONE, "marker": "*", "markersize": 13, "markerfacecolor": "white", "zorder": 4}
+CROSS = {**ALONE, "marker": "x", "markersize": 7, "markeredgewidth": 1.5, "zorder": 5}
+
+
 def _draw_series(
     axes: Axes, picture: Picture, rows: Sequence[Point], label: str, colour: str, marker: str
 ) -> None:
@@ -57,23 +65,10 @@ def _draw_series(
 
     Line and band are broken at rows that have no value for them.
     """
-    xs = [row[picture["x"]] for row in rows]
-    ys = _values(rows, picture["y"])
-    axes.plot(
-        xs,
-        ys,
-        color=colour,
-        marker=marker,
-        markersize=5,
-        markeredgecolor="white",
-        markeredgewidth=0.6,
-        linewidth=1.6,
-        label=label,
-        zorder=3,
-    )
-    axes.fill_between(
-        xs, _values(rows, "lo"), _values(rows, "hi"), color=colour, alpha=0.15, linewidth=0
-    )
+    xs, ys = [row[picture["x"]] for row in rows], _values(rows, picture["y"])
+    low, high = _values(rows, "lo"), _values(rows, "hi")
+    axes.plot(xs, ys, color=colour, marker=marker, linewidth=1.6, label=label, zorder=3, **LINE)
+    axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
     for x, y, row in zip(xs, ys, rows, strict=True):
         if row.get("diverged") and not math.isnan(y):
             _draw_cross(axes, x, y, colour, axes.transData)
@@ -86,19 +81,8 @@ def _values(rows: Sequence[Point], column: str) -> list[float]:
 
 def _draw_cross(axes: Axes, x: float, y: float, colour: str, transform: Transform) -> None:
     """Draw the mark of what diverged, edged in white to stand out from what it lies on."""
-    axes.plot(
-        [x],
-        [y],
-        transform=transform,
-        linestyle="none",
-        marker="x",
-        markersize=7,
-        markeredgecolor=colour,
-        markeredgewidth=1.5,
-        path_effects=[Stroke(linewidth=3, foreground="white"), Normal()],
-        clip_on=False,
-        zorder=5,
-    )
+    edged = [Stroke(linewidth=3, foreground="white"), Normal()]
+    axes.plot([x], [y], transform=transform, markeredgecolor=colour, path_effects=edged, **CROSS)
 
 
 def _draw_missing(axes: Axes, picture: Picture, colours: Mapping[str, str]) -> None:
@@ -128,19 +112,8 @@ def _draw_missing(axes: Axes, picture: Picture, colours: Mapping[str, str]) -> N
             if point in lost:
                 _draw_cross(axes, x, edge, colours[name], place)
             else:
-                axes.plot(
-                    [x],
-                    [edge],
-                    transform=place,
-                    linestyle="none",
-                    marker=marker,
-                    markersize=7,
-                    markerfacecolor="none",
-                    markeredgecolor=colours[name],
-                    markeredgewidth=1.4,
-                    clip_on=False,
-                    zorder=2,
-                )
+                hollow = {**HOLLOW, "marker": marker, "markeredgecolor": colours[name]}
+                axes.plot([x], [edge], transform=place, **hollow)
                 if point.get("diverged"):
                     beside = offset_copy(place, root, 0, inward, "points")
                     _draw_cross(axes, x, edge, colours[name], beside)
@@ -156,15 +129,9 @@ def _draw_paper_marks(
         (strip if strip is not None and outside else axes).plot(
             [beyond.index(x) if outside else x],
             [y],
-            linestyle="none",
-            marker="*",
-            markersize=13,
-            markerfacecolor="white",
             markeredgecolor=colours[series],
-            markeredgewidth=1.4,
-            zorder=4,
-            clip_on=False,
             gid=f"paper-{series}",
+            **STAR,
         )
 
 

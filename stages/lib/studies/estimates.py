@@ -20,7 +20,8 @@ from stages.lib.execution.packing import ImageInfo
 from stages.lib.execution.runs import Run
 from stages.lib.labels import dilution
 from stages.lib.noise import sampling
-from stages.lib.studies import computing, grids, registry
+from stages.lib.studies import computing, grids
+from stages.lib.studies.kinds import KINDS
 
 SECONDS = 2.0  # of a measurement, about
 
@@ -120,9 +121,9 @@ def make(key: str, scale: str) -> Plan:
     grid = grids.read_grid(scale, key)
     device = resolve_device(grid.points[0].train.device)
     expanded: list[list[Run]] = []
-    if registry.FIGURES[key].kind != "transitions":  # whose label sets nothing is trained on
+    if KINDS[grid.study.kind].from_labels is None:  # else nothing is trained
         folders = paths.datasets(scale), paths.figure_labels(scale, key)
-        expanded = computing.expand(key, grid, *folders)
+        expanded = computing.expand(grid, *folders)
     every = list({_outcome(run): run for point in expanded for run in point}.values())
     free = machine.free_gpu_memory() if device == "cuda" else 0
     queue = packing.form(every, device, seen=known, free=free)

@@ -1,12 +1,12 @@
-"""The paper's figures: what each varies and shows, what the paper states, its grid at a scale.
+"""A study's grid: its points at a scale.
 
 A grid is written in ``scales/SCALE.yaml`` as the sections of one config and blocks of values that
-replace some of them: the figure's points are all combinations within each block.
+replace some of them: the study's points are all combinations within each block.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from stages.lib.core import paths
 from stages.lib.core.errors import UserError
 from stages.lib.core.text import show_key
 from stages.lib.data import datasets
-from stages.lib.studies.registry import DISPLAY, FIGURES, check_key, coordinates
+from stages.lib.studies import registry
+from stages.lib.studies.kinds import KINDS
+from stages.lib.studies.registry import TITLES, Study, flat
 
 SECTIONS = ("data", "noise", "model", "train")
 
@@ -27,8 +29,11 @@ MOST_POINTS = 10_000  # of a block of a grid
 
 @dataclass(frozen=True)
 class Grid:
-    """A figure's points at one scale; ``targets`` are figure 9's accuracies."""
+    """A study's points at one scale; ``targets`` are the accuracies of thresholds."""
 
+    scale: str
+    key: str
+    study: Study
     points: tuple[Config, ...]
     targets: tuple[float, ...] = ()
 
@@ -43,7 +48,7 @@ def read_scale(scale: str) -> tuple[Path, dict[str, Any]]:
         fail(paths.PARAMS, "", "scale", scale, "a file scales/SCALE.yaml")
     file = paths.scale_file(scale)
     content = read_yaml(file)
-    known = ("defaults", "confusion", *FIGURES)
+    known = ["defaults", "confusion", *registry.known()]
     for key in content:
         if key not in known:
             fail(file, "", show_key(key), content[key], f"only the keys {', '.join(known)}")
@@ -51,26 +56,27 @@ def read_scale(scale: str) -> tuple[Path, dict[str, Any]]:
 
 
 def read_confusion(scale: str) -> ConfusionParams:
-    """Return how a scale estimates confusion for its figures of structured noise."""
+    """Return how a scale estimates confusion for its studies of structured noise."""
     file, content = read_scale(scale)
     return parse_section(ConfusionParams, content.get("confusion", {}), file, "confusion")
 
 
 def read_grid(scale: str, key: str) -> Grid:
-    """Return a figure's points at a scale, each a whole and checked config.
+    """Return a study's points at a scale, each a whole and checked config.
 
     Raises:
-        UserError: an unknown figure.
-        ParamsError: the grid is missing, has unknown keys, values out of range, no points, or two
-            at one place of a curve.
+        UserError: an unknown study.
+        ParamsError: the study or its grid has unknown or missing keys or values that cannot be
+            used, or two points at one place of a curve.
     """
-    figure = check_key(key)
+    study = registry.read_study(key)
     file, content = read_scale(scale)
     check_keys(file, "defaults", content.get("defaults", {}), SECTIONS, ())
-    needed = ["grids", *(["targets"] if figure.kind == "thresholds" else [])]
+    swept = KINDS[study.kind].swept is not None
+    needed = ["grids", *(["targets"] if swept else [])]
     entry: Any = content.get(key)
     check_keys(file, key, entry, [*SECTIONS, *needed], needed)
-    blocks = entry["grids"]
+    blocks, targets = entry["grids"], entry.get("targets", [])
     if not isinstance(blocks, list) or not blocks:
         fail(file, key, "grids", blocks, "a list of one or more blocks of values")
     points = [
@@ -78,8 +84,7 @@ def read_grid(scale: str, key: str) -> Grid:
         for block in blocks
         for values in _combinations(block, file, key)
     ]
-    targets = entry.get("targets", [])
-    if figure.kind == "thresholds" and not (
+    if swept and not (
         isinstance(targets, list)
         and targets
         and all(isinstance(t, float) and 0 < t < 1 for t in targets)
@@ -87,33 +92,32 @@ def read_grid(scale: str, key: str) -> Grid:
     ):
         wanted = "a list of one or more accuracies between 0 and 1, none twice"
         fail(file, key, "targets", targets, wanted)
-    grid = Grid(tuple(dict.fromkeys(points)), tuple(targets))
-    if figure.kind != "transitions":
-        _check_places(grid, key, file)
+    grid = Grid(scale, key, study, tuple(dict.fromkeys(points)), tuple(targets))
+    _check_places(grid, file)
     return grid
 
 
-def _check_places(grid: Grid, key: str, file: Path) -> None:
-    """Require that no two points would stand at one place of a curve."""
-    figure = FIGURES[key]
-    seen: dict[tuple[str, float, int], Config] = {}
+def _check_places(grid: Grid, file: Path) -> None:
+    """Require that no two trained points would stand at one place of a curve."""
+    study, kind = grid.study, KINDS[grid.study.kind]
+    if kind.from_labels is not None:
+        return
+    seen: dict[Any, Config] = {}
     for point in grid.points:
-        name, x = figure.series(point), coordinates(point)[figure.x]
-        size = point.data.originals if figure.kind == "thresholds" else 0
-        other = seen.setdefault((name, x, size), point)
+        series, values = study.series_of(point), flat(point)
+        if study.x_scale == "log" and values[study.x] <= 0:
+            fail(file, f"{grid.key}.{study.x}", "", values[study.x], "above 0 on a log scale")
+        # What is swept along a curve makes one threshold, whatever its points are called.
+        place = (values[study.x], values[kind.swept] if kind.swept else series)
+        other = seen.setdefault(place, point)
         if other is not point:
-            one, two = (_flat(each) for each in (other, point))
-            differ = ", ".join(name for name in one if one[name] != two[name])
+            before = flat(other)
+            differ = ", ".join(name for name in values if values[name] != before[name])
             raise ParamsError(
-                f"{file}: {key}.grids: got two points of series {name!r} at {figure.x} = {x:g}, "
-                f"which differ in {differ}; accepted: one, or a series for each"
+                f"{file}: {grid.key}.grids: got two points of series {series!r} at {study.column} "
+                f"= {values[study.x]:g}, which differ in {differ}; accepted: one, or a series for "
+                "each"
             )
-
-
-def _flat(config: Config) -> dict[str, Any]:
-    """Return a config's values by ``section.key``."""
-    sections = asdict(config).items()
-    return {f"{name}.{key}": value for name, values in sections for key, value in values.items()}
 
 
 def _combinations(block: Any, file: Path, key: str) -> list[dict[str, Any]]:
@@ -170,29 +174,33 @@ def needed_datasets(points: Sequence[Config]) -> dict[str, datasets.DatasetReque
     return needed
 
 
-def describe(key: str, scale: str, grid: Grid) -> dict[str, Any]:
-    """Return what a figure's JSON says besides its points: titles, axes, claim, substitutions."""
-    figure = FIGURES[key]
-    names = sorted({DISPLAY[point.data.name] for point in grid.points})
-    title = f"Figure {figure.number}: {figure.topic}, {' and '.join(names)}"
-    if names != [figure.dataset]:
-        title += f" (paper: {figure.dataset})"
-    subtitle = _noise_only(grid) if figure.kind == "transitions" else _subtitle(grid)
+def describe(grid: Grid) -> dict[str, Any]:
+    """Return what a study's JSON says besides its points: titles, axes, claim, substitutions."""
+    study, kind = grid.study, KINDS[grid.study.kind]
+    names = " and ".join(sorted({TITLES[point.data.name] for point in grid.points}))
+    title = f"{study.topic}, {names}"
+    if study.number is not None:
+        title = f"Figure {study.number}: {title}"
+    if study.dataset not in (None, names):
+        title += f" (paper: {study.dataset})"
+    subtitle = _subtitle(grid) if kind.from_labels is None else _label_sets_only(grid)
+    caption = [names, subtitle, *([f"paper: {study.dataset}"] if study.dataset else [])]
     return {
-        "figure": key,
+        "figure": grid.key,
         "title": title,
         "subtitle": subtitle,
-        "caption": f"{' and '.join(names)}; {subtitle}; paper: {figure.dataset}",
-        "scale": scale,
-        "kind": "heatmap" if figure.kind == "transitions" else "curves",
-        "paper": figure.claim,
-        "series_title": figure.series_title,
-        "x": figure.x,
-        "x_title": figure.x_title,
-        "x_scale": figure.x_scale,
-        "y": figure.y,
-        "y_title": figure.y_title,
+        "caption": "; ".join(caption),
+        "scale": grid.scale,
+        "kind": kind.drawing,
+        "paper": study.claim,
+        "series_title": study.series_title,
+        "x": study.column,
+        "x_title": study.x_title,
+        "x_scale": study.x_scale,
+        "y": study.y,
+        "y_title": study.y_title,
         "y_scale": "linear",
+        "band": kind.band,
     }
 
 
@@ -200,13 +208,13 @@ def _subtitle(grid: Grid) -> str:
     """Say what all points share: images, clean labels, noise where it is one, networks, seeds."""
     points = grid.points
     sizes = {f"{p.data.size}x{p.data.size}" for p in points if p.data.size is not None}
-    alphas, deltas = {p.noise.alpha for p in points}, {p.noise.delta for p in points}
+    alphas = {p.noise.alpha for p in points}
     networks = dict.fromkeys(p.model.name for p in points)
     widths = {p.model.width for p in points if p.model.name != "perceptron"}
     parts = [
         *([f"images of {' or '.join(sorted(sizes))}"] if sizes else []),
         f"n = {_range({p.data.originals for p in points})} clean labels",
-        *([f"α = {_range(alphas)}"] if len(alphas) == 1 and len(deltas) > 1 else []),
+        *([f"α = {_range(alphas)}"] if len(alphas) == 1 else []),
         f"{', '.join(networks)} at {_range(widths or {1.0})} of full width",
         f"{_range({len(p.train.seeds) for p in points})} seeds",
     ]
@@ -220,7 +228,7 @@ def _range(values: set[Any]) -> str:
     return f"{ordered[0]:,g} to {ordered[-1]:,g}"
 
 
-def _noise_only(grid: Grid) -> str:
-    """Say what figure 4's distributions hold for: nothing is trained."""
+def _label_sets_only(grid: Grid) -> str:
+    """Say what label distributions hold for: nothing is trained."""
     alphas = _range({point.noise.alpha for point in grid.points})
     return f"label distributions over the whole diluted sets, α = {alphas}"

@@ -1,13 +1,24 @@
-"""The paper's figures: what each varies and shows, and what the paper states."""
+"""Studies: what each varies and shows, and what the paper states of it.
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+A study is data: ``studies/KEY.yaml`` describes it, ``scales/SCALE.yaml`` has its grid. What can be
+made of a grid's points is code: `stages.lib.studies.kinds`.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from string import Formatter
+from typing import Any, get_origin, get_type_hints
 
 from stages.lib.config.params import Config
+from stages.lib.config.yaml_files import fail, read_yaml
+from stages.lib.core import paths
 from stages.lib.core.errors import UserError
+from stages.lib.core.text import is_plain, show_key
+from stages.lib.studies.kinds import KINDS
 
 #: How data sets are called in titles.
-DISPLAY = {
+TITLES = {
     "mnist5k": "5,000 MNIST images",
     "digits": "scikit-learn's digits",
     "mnist": "MNIST",
@@ -19,247 +30,201 @@ DISPLAY = {
     "imagenet": "ImageNet",
 }
 
-ALPHA = "noisy labels per clean label, α"
+#: ``section.key`` of a config -> its type.
+KEYS: dict[str, Any] = {
+    f"{section}.{key}": kind
+    for section, params in get_type_hints(Config).items()
+    for key, kind in get_type_hints(params).items()
+}
 
-ACCURACY = "test accuracy"
+NUMERIC = tuple(key for key, kind in KEYS.items() if kind in (int, float))
+
+#: Columns that every point has, whatever its study's abscissa.
+COLUMNS = ("noise.alpha", "noise.delta", "data.originals", "train.batch_size")
+
+SCALES = ("linear", "symlog", "log")
+
+FORMAT = re.compile(r",?(\.\d)?[fg%]|,|")  # of numbers, or each of several
+
+TEMPLATE = "a text in which {section.key}, as in 'α = {noise.alpha:g}', is a value of the config"
 
 
 @dataclass(frozen=True)
-class Stated:
-    """A value that the paper states for a series: where it stands and in which words."""
-
-    x: float
-    y: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Figure:
-    """What a figure shows.
+class Study:
+    """What is varied and shown; the keys of ``studies/KEY.yaml``.
 
     Attributes:
-        number: its number in the paper.
         topic: its title, before the data set.
-        dataset: the paper's data set, as `DISPLAY` calls it.
-        claim: what the paper states, in a sentence.
-        series: label of the curve that a config belongs to.
+        series: label of the curve that a config belongs to: a text in which ``{section.key}`` or
+            ``{section.key:format}`` is the config's value, ``{data.title}`` and ``{noise.title}``
+            how the data sets of originals and of noisy images are called.
         series_title: what the labels are.
-        x: key of a point that is the abscissa.
+        x: the abscissa, ``section.key`` of a number in the config, or its kind's own.
         x_title: its axis title.
-        x_scale: ``linear`` or ``symlog``.
-        y: key of a point that is the ordinate.
+        x_scale: one of `SCALES`.
+        kind: what is made of the grid's points, one of `KINDS`.
+        y: column of a point that is the ordinate, its kind's.
         y_title: its axis title.
-        kind: ``trained`` points, ``transitions`` (figure 4) or ``thresholds`` (figure 9).
+        series_where: ``section.key`` -> a value -> the label's text where the config has it.
         top5: whether top-5 accuracy is shown beside top-1, as a series of its own.
-        stated: series -> the paper's values.
+        number: of the paper's figure; none of a study of one's own, nor the next three.
+        dataset: the paper's data set, as `TITLES` calls it.
+        claim: what the paper states, in a sentence.
+        stated: series -> the paper's values, each with ``x``, ``y`` and ``text``, its words.
     """
 
-    number: int
     topic: str
-    dataset: str
-    claim: str
-    series: Callable[[Config], str]
+    series: str
     series_title: str
-    x: str = "alpha"
-    x_title: str = ALPHA
-    x_scale: str = "symlog"
-    y: str = "test_accuracy"
-    y_title: str = ACCURACY
+    x: str
+    x_title: str
+    x_scale: str
     kind: str = "trained"
+    y: str = "test_accuracy"
+    y_title: str = "test accuracy"
+    series_where: Mapping[str, Mapping[Any, str]] = field(default_factory=dict)
     top5: bool = False
-    stated: Mapping[str, tuple[Stated, ...]] = field(default_factory=dict)
+    number: int | None = None
+    dataset: str | None = None
+    claim: str | None = None
+    stated: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def column(self) -> str:
+        """The key of a point that holds its abscissa."""
+        return self.x.rpartition(".")[2]
+
+    def series_of(self, config: Config) -> str:
+        """Return the label of the curve that a config belongs to."""
+        values = flat(config)
+        images = config.noise.images
+        values["data.title"] = TITLES[config.data.name]
+        values["noise.title"] = TITLES.get(images, f"{images} images")
+        where = self.series_where.items()
+        special = [cases[values[key]] for key, cases in where if values[key] in cases]
+        return _Filled().vformat([*special, self.series][0], (), values)
+
+    def place_of(self, config: Config) -> dict[str, float]:
+        """Return the numbers of a config that a point has as columns."""
+        values = flat(config)
+        shown = dict.fromkeys([*COLUMNS, *([self.x] if self.x in values else [])])
+        return {key.rpartition(".")[2]: values[key] for key in shown}
 
 
-def _network(config: Config) -> str:
-    return config.model.name
+class _Filled(Formatter):
+    """Fills in values by ``section.key``; several stand in a row, each in the format."""
+
+    def get_field(self, name: str, _: Any, kwargs: Any) -> Any:
+        return kwargs[name], name
+
+    def format_field(self, value: Any, spec: str) -> str:
+        return ", ".join(format(v, spec) for v in (value if isinstance(value, tuple) else [value]))
 
 
-def _alpha(config: Config) -> str:
-    return f"α = {config.noise.alpha:g}"
+def flat(config: Config) -> dict[str, Any]:
+    """Return a config's values by ``section.key``."""
+    sections = asdict(config).items()
+    return {f"{name}.{key}": value for name, values in sections for key, value in values.items()}
 
 
-def _noise_model(config: Config) -> str:
-    if config.noise.kind == "uniform":
-        return "uniform"
-    return f"{config.noise.order}, δ = {config.noise.delta:g}"
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and is_plain(value)
 
 
-def _order(config: Config) -> str:
-    return config.noise.order
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < float("inf")
 
 
-def _source(config: Config) -> str:
-    images = config.noise.images
-    if images == "same":
-        return f"{DISPLAY[config.data.name]}, mislabeled"
-    return "white noise" if images == "white" else DISPLAY.get(images, f"{images} images")
+def _is_template(value: Any) -> bool:
+    try:
+        parts = list(Formatter().parse(value)) if _is_text(value) else [("", "", "", None)]
+    except ValueError:  # a brace alone
+        return False
+    return all(name is None or _is_field(name, spec, how) for _, name, spec, how in parts)
 
 
-def _repetition(config: Config) -> str:
-    return {"same": "repeated images"}.get(config.noise.images, f"{config.noise.images} images")
+def _is_field(name: str, spec: str | None, conversion: str | None) -> bool:
+    if name not in (*KEYS, "data.title", "noise.title") or conversion:
+        return False
+    numbers = name in NUMERIC or get_origin(KEYS.get(name)) is tuple
+    return not spec or (numbers and FORMAT.fullmatch(spec) is not None)
 
 
-def _batch(config: Config) -> str:
-    if config.train.loss == "expected_noisy_cross_entropy":
-        return "H_α (infinite batch)"
-    return f"batch {config.train.batch_size}"
+def _are_cases(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        key in KEYS and isinstance(cases, dict) and all(map(_is_template, cases.values()))
+        for key, cases in value.items()
+    )
 
 
-def _rate(config: Config) -> str:
-    return ", ".join(f"{rate:g}" for rate in config.train.learning_rates)
+def _are_stated(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        _is_text(series) and isinstance(stated, list) and all(map(_is_stated, stated))
+        for series, stated in value.items()
+    )
 
 
-FIGURES: dict[str, Figure] = {
-    "fig1_uniform_mnist": Figure(
-        1,
-        "uniform label noise",
-        "MNIST",
-        "At α = 100 the ConvNet stays above 0.90 and the perceptron reaches 0.40; "
-        "perceptron < MLP < ConvNet.",
-        _network,
-        "network",
-        stated={
-            "conv4": (Stated(100, 0.90, "paper: > 0.90 at α = 100"),),
-            "perceptron": (Stated(100, 0.40, "paper: 0.40 at α = 100"),),
-        },
+def _is_stated(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"x", "y", "text"}
+        and _is_number(value["x"])
+        and _is_number(value["y"])
+        and _is_text(value["text"])
+    )
+
+
+#: key of a study -> whether a value can be its, and which can, in words.
+CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(
+        ("topic", "series_title", "x", "x_title", "y", "y_title", "dataset", "claim"),
+        (_is_text, "a text in one line"),
     ),
-    "fig2_uniform_cifar10": Figure(
-        2,
-        "uniform label noise",
-        "CIFAR-10",
-        "The best network stays above 0.85 at α = 10; the ResNet's accuracy drops more slowly.",
-        _network,
-        "network",
-        stated={"resnet20": (Stated(10, 0.85, "paper: best > 0.85 at α = 10"),)},
-    ),
-    "fig3_uniform_imagenet": Figure(
-        3,
-        "uniform label noise",
-        "ImageNet",
-        "At α = 5 top-5 accuracy stays above 0.70.",
-        _network,
-        "network",
-        y_title="test accuracy, top-1 and top-5",
-        top5=True,
-        stated={"resnet50, top-5": (Stated(5, 0.70, "paper: top-5 > 0.70 at α = 5"),)},
-    ),
-    "fig4_noise_models": Figure(
-        4,
-        "noise models",
-        "MNIST",
-        "Uniform noise, and noise in which δ says how much more likely than chance the second most "
-        "likely class is, in three orders of the false classes.",
-        _noise_model,
-        "noise model",
-        x="label",
-        x_title="given label",
-        x_scale="linear",
-        y="true_class",
-        y_title="true class",
-        kind="transitions",
-    ),
-    "fig5_structured": Figure(
-        5,
-        "structured label noise",
-        "MNIST",
-        "Flat until δ is near 1; random order hurts a little more than confusing order.",
-        _order,
-        "order of false classes",
-        x="delta",
-        x_title="structure of the noise, δ",
-        x_scale="linear",
-    ),
-    "fig6_sources": Figure(
-        6,
-        "sources of noisy images",
-        "CIFAR-10",
-        "Noisy images of another data set cost half the drop, white noise almost nothing.",
-        _source,
-        "images with noisy labels",
-    ),
-    "fig7_unique_images": Figure(
-        7,
-        "repeated or unique noisy images",
-        "MNIST",
-        "Essentially no difference between repeated and unique images.",
-        _repetition,
-        "noisy labels on",
-    ),
-    "fig8_training_size": Figure(
-        8,
-        "number of clean labels",
-        "MNIST",
-        "Every noise level is learnt from enough clean labels; noise shifts how many are needed.",
-        _alpha,
-        "noise level",
-        x="originals",
-        x_title="clean training labels, n",
-    ),
-    "fig9_critical_size": Figure(
-        9,
-        "clean labels needed for a target accuracy",
-        "MNIST",
-        "0.90 needs 2,000 clean labels at α = 10 and 10,000 at α = 50: slightly more than linear.",
-        _alpha,
-        "target accuracy",
-        x_scale="linear",
-        y="critical_size",
-        y_title="clean training labels needed",
-        kind="thresholds",
-        stated={
-            "0.90": (
-                Stated(10, 2000, "paper: 2,000 at α = 10"),
-                Stated(50, 10000, "paper: 10,000 at α = 50"),
-            )
-        },
-    ),
-    "fig10_training_size_imagenet": Figure(
-        10,
-        "number of clean labels",
-        "ImageNet",
-        "As on MNIST: every noise level is learnt from enough clean labels.",
-        _alpha,
-        "noise level",
-        x="originals",
-        x_title="clean training labels, n",
-        y_title="test accuracy, top-1 and top-5",
-        top5=True,
-    ),
-    "fig11_batch_size": Figure(
-        11,
-        "batch size and the noisy loss",
-        "MNIST",
-        "Larger batches hold up longer; H_α, an infinite batch, stays flat.",
-        _batch,
-        "training",
-    ),
-    "fig12_learning_rate": Figure(
-        12,
-        "learning rate",
-        "CIFAR-10",
-        "The best rate falls as α grows; 1 is best without noise and unstable with it.",
-        _rate,
-        "learning rate",
-    ),
+    "series": (_is_template, TEMPLATE),
+    "series_where": (_are_cases, f"section.key: {{value: text, ...}}, each {TEMPLATE}"),
+    "x_scale": (lambda value: value in SCALES, ", ".join(SCALES)),
+    "kind": (lambda value: value in list(KINDS), ", ".join(KINDS)),
+    "top5": (lambda value: isinstance(value, bool), "true or false"),
+    "number": (lambda value: type(value) is int and value > 0, "a whole number above 0"),
+    "stated": (_are_stated, "series: [{x: number, y: number, text: the paper's words}, ...]"),
 }
 
 
-def coordinates(config: Config) -> dict[str, float]:
-    """Return the numbers that some figure has on its axis."""
-    return {
-        "alpha": config.noise.alpha,
-        "delta": config.noise.delta,
-        "originals": config.data.originals,
-        "batch_size": config.train.batch_size,
-    }
+def known() -> list[str]:
+    """Return the keys of the studies that there are, the paper's by their numbers."""
+    stems = [file.stem for file in paths.STUDIES.glob("*.yaml")]
+
+    def order(stem: str) -> list[str | int]:
+        return [int(part) if part.isdigit() else part for part in re.split("([0-9]+)", stem)]
+
+    return sorted(filter(paths.NAME.fullmatch, stems), key=order)
 
 
-def check_key(key: str) -> Figure:
-    """Return a figure by its key.
+def read_study(key: str) -> Study:
+    """Return a study by its key.
 
     Raises:
-        UserError: no figure has this key.
+        UserError: there is none of this key.
+        ParamsError: its file lacks a key, has an unknown one, or a value that cannot be used.
     """
-    if key not in FIGURES:
-        raise UserError(f"figures: got {key!r}; accepted: {', '.join(FIGURES)}")
-    return FIGURES[key]
+    if key not in known():
+        raise UserError(f"figures: got {key!r}; accepted: {', '.join(known())}")
+    file = paths.STUDIES / f"{key}.yaml"
+    content = read_yaml(file)
+    for name, value in content.items():
+        if name not in CHECKS:
+            fail(file, "", show_key(name), value, f"only the keys {', '.join(CHECKS)}")
+        fits, accepted = CHECKS[name]
+        if not fits(value):
+            fail(file, "", name, value, accepted)
+    for one in fields(Study):
+        if one.name not in content and one.default is one.default_factory is MISSING:
+            fail(file, "", one.name, "nothing", CHECKS[one.name][1])
+    study = Study(**content)
+    kind = KINDS[study.kind]
+    xs = [kind.x] if kind.x else [key for key in NUMERIC if key != kind.swept]
+    if study.x not in xs:
+        fail(file, "", "x", study.x, f"one of {', '.join(xs)}")
+    if study.y != kind.y:
+        fail(file, "", "y", study.y, f"{kind.y} where kind is {study.kind}")
+    return study

@@ -9,20 +9,14 @@ repeats to the byte; how long it took, and on what, is told apart from it.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.lib.components.losses import LOSSES
-from stages.lib.config.params import Config, TrainParams
-from stages.lib.core import files, machine
-from stages.lib.labels import dilution
-
-if TYPE_CHECKING:
-    from stages.lib.execution.runs import Run
+from stages.lib.config.params import TrainParams
+from stages.lib.core import machine
 
 #: suffix of the reported keys -> the column that the rate is chosen on
 SELECTIONS = {
@@ -54,21 +48,22 @@ def summarise_rate(rate: float, outcomes: list[Outcome]) -> dict[str, Any]:
     ``stopped_at`` is there with early stopping alone: the examples that each seed had seen.
     """
     finite = [outcome for outcome in outcomes if not outcome["diverged"]]
-    more: dict[str, Any] = {}
-    if outcomes[0]["test_top5_accuracy"] is not None:
-        values = [outcome["test_top5_accuracy"] for outcome in finite]
-        more = {"top5_accuracy": _mean(values), "top5_accuracy_sd": spread(values)}
-        more["top5_values"] = [None if o["diverged"] else o["test_top5_accuracy"] for o in outcomes]
-    if "stopped_at" in outcomes[0]:
-        more["stopped_at"] = [outcome["stopped_at"] for outcome in outcomes]
-    return {
-        **more,
+    report = {
         "learning_rate": rate,
         **{column: _mean([o[column] for o in finite]) for column in SELECTIONS.values()},
         "test_accuracy_sd": spread([outcome["test_accuracy"] for outcome in finite]),
         "values": [None if o["diverged"] else o["test_accuracy"] for o in outcomes],
         "diverged": len(outcomes) - len(finite),
     }
+    if outcomes[0]["test_top5_accuracy"] is not None:
+        values = [outcome["test_top5_accuracy"] for outcome in finite]
+        report |= {"top5_accuracy": _mean(values), "top5_accuracy_sd": spread(values)}
+        report["top5_values"] = [
+            None if o["diverged"] else o["test_top5_accuracy"] for o in outcomes
+        ]
+    if "stopped_at" in outcomes[0]:
+        report["stopped_at"] = [outcome["stopped_at"] for outcome in outcomes]
+    return report
 
 
 def choose(rates: list[dict[str, Any]], column: str) -> dict[str, Any] | None:
@@ -188,105 +183,8 @@ def host(device: str) -> dict[str, Any]:
 
 def table(counts: NDArray[np.integer]) -> list[dict[str, Any]]:
     """Return ``(m, m)`` counts as rows for a heatmap; ``fraction`` is of the true class."""
-    totals = np.maximum(counts.sum(axis=1), 1)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     return [
-        {
-            "true_class": i,
-            "predicted": j,
-            "count": int(counts[i, j]),
-            "fraction": float(counts[i, j] / totals[i]),
-        }
-        for i in range(len(counts))
-        for j in range(len(counts))
+        {"true_class": i, "predicted": j, "count": int(count), "fraction": float(shares[i, j])}
+        for (i, j), count in np.ndenumerate(counts)
     ]
-
-
-def describe_set(todo: "list[Run]") -> dict[str, Any]:
-    """Return size and realised label accuracy (mean over seeds) of a point's diluted sets."""
-    facts = [dilution.read_facts(folder) for folder in dict.fromkeys(r.labels for r in todo)]
-    clean_only = LOSSES[todo[0].config.train.loss].originals_only
-    accuracies = [1.0 if clean_only else f["label_accuracy"] for f in facts]
-    return {
-        "label_accuracy": float(np.mean(accuracies)),
-        "examples": facts[0]["originals" if clean_only else "examples"],
-        "examples_seen": todo[0].steps * todo[0].config.train.batch_size,
-    }
-
-
-def report_experiment(config: Config, todo: "list[Run]", outcomes: list[Outcome]) -> dict[str, Any]:
-    """Return the content of ``metrics/experiment.json``: scalars, and lists for the plots.
-
-    DVC joins all lists of dictionaries in a file row by row, and fails on an empty list: what is no
-    plot's stands in lists of one text. There is no confusion of more classes than it is counted of.
-
-    Args:
-        config: the experiment.
-        todo: its runs, from `runs.expand`.
-        outcomes: their outcomes, in the same order.
-    """
-    summary = summarise(config.train, outcomes)
-    chosen = [
-        outcome["test_confusion"]
-        for run, outcome in zip(todo, outcomes, strict=True)
-        if run.learning_rate == summary["learning_rate"] and not outcome["diverged"]
-    ]
-    confusion = {}
-    if outcomes[0]["test_confusion"] is not None:
-        nothing = np.zeros_like(outcomes[0]["test_confusion"])
-        confusion = {"confusion": table(np.sum([nothing, *chosen], axis=0))}
-    lists = {"values", "top5_values", "seeds", "rates", "lo", "hi", "sd", "diverged_runs"}
-    return {
-        **{key: value for key, value in summary.items() if key not in {*lists, "seeds_text"}},
-        **describe_set(todo),
-        "test_accuracy_sd": summary["sd"],
-        "values": summary["values"],
-        "seeds_text": [summary["seeds_text"]],
-        "diverged_runs": [files.to_json(summary["diverged_runs"], indent=None)],
-        "curves": [
-            row for run, outcome in zip(todo, outcomes, strict=True) for row in _curve(run, outcome)
-        ],
-        **confusion,
-        "config": [files.to_json(asdict(config), indent=None)],
-    }
-
-
-def _curve(run: "Run", outcome: Outcome) -> list[dict[str, Any]]:
-    """Return a run's learning curve; a run that diverged is a series of its own.
-
-    From the evaluation on at which its loss was not finite, at the latest the last, each row says
-    so and has no accuracy: what a network of NaNs answers is none.
-    """
-    curve, name = outcome["curve"], f"lr {run.learning_rate:g}"
-    first = len(curve)
-    if outcome["diverged"]:
-        name += " (diverged)"
-        lost = (i for i, row in enumerate(curve) if row["train_loss"] is None)
-        first = next(lost, len(curve) - 1)
-    return [
-        {
-            **row,
-            "val_accuracy": None if i >= first else row["val_accuracy"],
-            "series": name,
-            "learning_rate": run.learning_rate,
-            "seed": run.seed,
-            "diverged": i >= first,
-        }
-        for i, row in enumerate(curve)
-    ]
-
-
-def time_experiment(todo: "list[Run]", outcomes: list[Outcome], device: str) -> dict[str, Any]:
-    """Return the content of ``metrics/times/experiment.json``: what no two runs share.
-
-    Args:
-        todo: the experiment's runs.
-        outcomes: their outcomes, in the same order.
-        device: where they were trained.
-    """
-    seen = sum(run.steps * run.config.train.batch_size for run in todo)
-    wall_seconds = seconds(outcomes)
-    return {
-        "wall_seconds": wall_seconds,
-        "examples_per_second": seen / wall_seconds,
-        **host(device),
-    }

@@ -1,18 +1,19 @@
-"""Critical sizes: how many clean labels reach a target accuracy."""
+"""Critical sizes: how many clean labels reach a target accuracy (figure 9)."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    pass
+from stages.lib.studies import summaries
+
+Point = dict[str, Any]
 
 
 def critical_size(
     sizes: Sequence[int], accuracies: Sequence[float | None], target: float
 ) -> tuple[float | None, str]:
-    """Return the number of originals at which accuracy reaches a target (figure 9).
+    """Return the number of originals at which accuracy reaches a target.
 
     Accuracy is made monotone in size by isotonic regression and interpolated linearly over log n.
 
@@ -40,3 +41,75 @@ def critical_size(
     i = int(np.searchsorted(monotone, target))  # monotone[i - 1] < target <= monotone[i]
     part = (target - monotone[i - 1]) / (monotone[i] - monotone[i - 1])
     return float(np.exp(log_n[i - 1] + part * (log_n[i] - log_n[i - 1]))), "reached"
+
+
+def critical_sizes(points: Sequence[Point], targets: Sequence[float], x: str) -> list[Point]:
+    """Return the originals needed for each target at each place of the abscissa.
+
+    A size at which every seed diverged is no part of a threshold; nor of a seed's own one at which
+    that seed did.
+
+    Args:
+        points: trained ones, that differ in ``originals`` and in ``x`` alone.
+        targets: accuracies.
+        x: the column of the abscissa.
+    """
+    found = []
+    for place in sorted({point[x] for point in points}):
+        curve = sorted((p for p in points if p[x] == place), key=lambda p: p["originals"])
+        sizes = [point["originals"] for point in curve]
+        known = [point["originals"] for point in curve if point["test_accuracy"] is not None]
+        lost = _diverged_runs(curve)
+        # A curve is one seed's: of those that every size has.
+        seeds = [s for s in curve[0]["seeds"] if all(s in point["seeds"] for point in curve)]
+        own_curves = [[p["values"][p["seeds"].index(seed)] for p in curve] for seed in seeds]
+        for target in targets:
+            size, status = critical_size(sizes, [p["test_accuracy"] for p in curve], target)
+            values = [critical_size(sizes, accuracies, target)[0] for accuracies in own_curves]
+            own = [value for value in values if value is not None]
+            whole = size is not None and len(own) == len(values) > 1
+            found.append(
+                {
+                    "series": f"{target:.2f}",
+                    x: place,
+                    "target": target,
+                    "critical_size": size,
+                    "status": status,
+                    "values": values,
+                    "seeds": seeds,
+                    "sd": summaries.spread(own) if whole else None,
+                    "lo": min(own) if whole else None,
+                    "hi": max(own) if whole else None,
+                    "sizes": known,
+                    "diverged": len({run["seed"] for run in lost}),
+                    "diverged_runs": lost,
+                    "diverged_sizes": [n for n in sizes if n not in known],
+                    "seeds_text": _seeds_text(len(own), len(values), lost),
+                    "config": curve[-1]["config"],
+                }
+            )
+    return found
+
+
+def _diverged_runs(curve: list[Point]) -> list[dict[str, Any]]:
+    """Return which runs a threshold lacks: those that diverged at the rates that it is made of."""
+    return [
+        {"originals": point["originals"], **run}
+        for point in curve
+        for run in point["diverged_runs"]
+        if point["learning_rate"] in (None, run["learning_rate"])
+    ]
+
+
+def _seeds_text(own: int, seeds: int, lost: list[dict[str, Any]]) -> str:
+    """Return ``3 seeds; diverged: 1 at n = 30 (lr 1)``: of how many seeds a threshold is."""
+    text = summaries.number_of_seeds(own, seeds)
+    if own < seeds:
+        text += " with a threshold of their own"
+    parts = []
+    for n in dict.fromkeys(run["originals"] for run in lost):
+        here = [run for run in lost if run["originals"] == n]
+        number = len({run["seed"] for run in here})
+        rates = summaries.listed(run["learning_rate"] for run in here)
+        parts.append(f"{'all' if number == seeds else number} at n = {n:,} (lr {rates})")
+    return f"{text}; diverged: {', '.join(parts)}" if parts else text

@@ -1,0 +1,105 @@
+"""What is reported of the experiment, and of the label sets that any runs were trained on."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from stages.lib.components.losses import LOSSES
+from stages.lib.config.params import Config
+from stages.lib.core import files
+from stages.lib.execution.runs import Run
+from stages.lib.labels import dilution
+from stages.lib.studies import summaries
+
+
+def describe_set(todo: list[Run]) -> dict[str, Any]:
+    """Return size and realised label accuracy (mean over seeds) of a point's diluted sets."""
+    facts = [dilution.read_facts(folder) for folder in dict.fromkeys(r.labels for r in todo)]
+    train = todo[0].config.train
+    clean_only = LOSSES[train.loss].originals_only
+    accuracies = [1.0 if clean_only else f["label_accuracy"] for f in facts]
+    return {
+        "label_accuracy": float(np.mean(accuracies)),
+        "examples": facts[0]["originals" if clean_only else "examples"],
+        "examples_seen": todo[0].steps * train.batch_size,
+    }
+
+
+def report(config: Config, todo: list[Run], outcomes: list[summaries.Outcome]) -> dict[str, Any]:
+    """Return the content of ``metrics/experiment.json``: scalars, and lists for the plots.
+
+    DVC joins all lists of dictionaries in a file row by row, and fails on an empty list: what is no
+    plot's stands in lists of one text. There is no confusion of more classes than it is counted of.
+
+    Args:
+        config: the experiment.
+        todo: its runs, from `runs.expand`.
+        outcomes: their outcomes, in the same order.
+    """
+    summary = summaries.summarise(config.train, outcomes)
+    chosen = [
+        outcome["test_confusion"]
+        for run, outcome in zip(todo, outcomes, strict=True)
+        if run.learning_rate == summary["learning_rate"] and not outcome["diverged"]
+    ]
+    confusion = {}
+    if outcomes[0]["test_confusion"] is not None:
+        nothing = np.zeros_like(outcomes[0]["test_confusion"])
+        confusion = {"confusion": summaries.table(np.sum([nothing, *chosen], axis=0))}
+    lists = {"values", "top5_values", "seeds", "rates", "lo", "hi", "sd", "diverged_runs"}
+    return {
+        **{key: value for key, value in summary.items() if key not in {*lists, "seeds_text"}},
+        **describe_set(todo),
+        "test_accuracy_sd": summary["sd"],
+        "values": summary["values"],
+        "seeds_text": [summary["seeds_text"]],
+        "diverged_runs": [files.to_json(summary["diverged_runs"], indent=None)],
+        "curves": [
+            row for run, outcome in zip(todo, outcomes, strict=True) for row in _curve(run, outcome)
+        ],
+        **confusion,
+        "config": [files.to_json(asdict(config), indent=None)],
+    }
+
+
+def _curve(run: Run, outcome: summaries.Outcome) -> list[dict[str, Any]]:
+    """Return a run's learning curve; a run that diverged is a series of its own.
+
+    From the evaluation on at which its loss was not finite, at the latest the last, each row says
+    so and has no accuracy: what a network of NaNs answers is none.
+    """
+    curve, name = outcome["curve"], f"lr {run.learning_rate:g}"
+    first = len(curve)
+    if outcome["diverged"]:
+        name += " (diverged)"
+        lost = (i for i, row in enumerate(curve) if row["train_loss"] is None)
+        first = next(lost, len(curve) - 1)
+    return [
+        {
+            **row,
+            "val_accuracy": None if i >= first else row["val_accuracy"],
+            "series": name,
+            "learning_rate": run.learning_rate,
+            "seed": run.seed,
+            "diverged": i >= first,
+        }
+        for i, row in enumerate(curve)
+    ]
+
+
+def times(todo: list[Run], outcomes: list[summaries.Outcome], device: str) -> dict[str, Any]:
+    """Return the content of ``metrics/times/experiment.json``: what no two runs share.
+
+    Args:
+        todo: the experiment's runs.
+        outcomes: their outcomes, in the same order.
+        device: where they were trained.
+    """
+    seen = sum(run.steps * run.config.train.batch_size for run in todo)
+    wall_seconds = summaries.seconds(outcomes)
+    return {
+        "wall_seconds": wall_seconds,
+        "examples_per_second": seen / wall_seconds,
+        **summaries.host(device),
+    }
