@@ -155,8 +155,9 @@ def run_that_raises(error: Exception) -> int:
 # --- ends
 
 STAGE = """
-    import sys, time
+    import os, sys, time
     from pathlib import Path
+    time.sleep(float(os.environ["LATE"]))
     from stages.lib.core import files
     from stages.command import run
 
@@ -180,16 +181,16 @@ def start(tmp_path: Path) -> Iterator[Start]:
     script.write_text(textwrap.dedent(STAGE), encoding="utf-8")
     with ExitStack() as stack:
 
-        def begin(*wrapper: str, **variables: str) -> subprocess.Popen[str]:
+        def begin(*wrapper: str, late: int = 0, **variables: str) -> subprocess.Popen[str]:
             process = stack.enter_context(
                 subprocess.Popen(
                     [*wrapper, sys.executable, str(script), str(tmp_path)],
-                    env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+                    env={**os.environ, "PYTHONPATH": str(ROOT), "LATE": str(late), **variables},
                     stderr=subprocess.PIPE, encoding="utf-8",
                 )
             )  # fmt: skip
             stack.callback(process.kill)  # before it is waited for, where a test has failed
-            wait_until(lambda: (tmp_path / "ready").exists())
+            wait_until(lambda: stages_below(process) if late else (tmp_path / "ready").exists())
             return process
 
         yield begin
@@ -227,55 +228,28 @@ def test_a_stage_under_nohup_ignores_what_nohup_ignores(start: Start) -> None:
     assert process.returncode == 128 + signal.SIGTERM
 
 
-def stage_below(process: subprocess.Popen[str]) -> psutil.Process:
-    """Return the stage's process, below what stands for DVC and perhaps a shell."""
-    (stage,) = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "".join(words(child)[1:2]).endswith("script.py")
-    ]
-    return stage
+def stages_below(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Return the stage's process, if it is there, below what stands for DVC and perhaps a shell."""
+    below = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in below if "".join(words(child)[1:2]).endswith("script.py")]
 
 
 STAND_IN = "import subprocess, sys; subprocess.run(sys.argv[1:])"
 SHELL = ("sh", "-c", '"$0" "$@"; true')  # it waits for its command
 
 
+@pytest.mark.parametrize("late", [0, 2], ids=["at work", "importing"])
 @pytest.mark.parametrize("shell", [(), SHELL], ids=["directly", "below a shell"])
 def test_a_stage_ends_when_dvc_is_gone(
-    shell: tuple[str, ...], start: Start, tmp_path: Path
+    shell: tuple[str, ...], late: int, start: Start, tmp_path: Path
 ) -> None:
-    dvc = start(sys.executable, "-c", STAND_IN, *shell, DVC_STAGE="draw@x")
-    stage = stage_below(dvc)
+    """If it still imports then, its parent, or the shell's, is one that adopts orphans."""
+    dvc = start(sys.executable, "-c", STAND_IN, *shell, late=late, DVC_STAGE="draw@x")
+    (stage,) = stages_below(dvc)
     dvc.kill()
     wait_until(lambda: not runs(stage))
     dvc.communicate(timeout=SECONDS)
     assert written(tmp_path) == set()  # it has cleaned up, too
-
-
-@pytest.mark.parametrize("shell", [(), SHELL], ids=["directly", "below a shell"])
-def test_a_stage_ends_that_dvc_has_left_before_it_looks(
-    shell: tuple[str, ...], tmp_path: Path
-) -> None:
-    """It still imports when DVC dies: its parent, or the shell's, is one that adopts orphans."""
-    late = 'import time; time.sleep(2); exec(open("script.py").read())'
-    (tmp_path / "script.py").write_text(textwrap.dedent(STAGE), encoding="utf-8")
-    dvc = subprocess.Popen(
-        [sys.executable, "-c", STAND_IN, *shell, sys.executable, "-c", late, str(tmp_path)],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "DVC_STAGE": "draw@x"},
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    wait_until(lambda: any("time.sleep(2)" in " ".join(words(c)) for c in below(dvc)))
-    family = below(dvc)
-    dvc.kill()
-    dvc.wait()
-    _, left = psutil.wait_procs(family, timeout=SECONDS)
-    assert not [process for process in left if runs(process)]
-    assert written(tmp_path) == set()
-
-
-def below(process: subprocess.Popen[Any]) -> list[psutil.Process]:
-    return psutil.Process(process.pid).children(recursive=True)
 
 
 def test_a_stage_that_was_started_by_hand_goes_on(
@@ -283,7 +257,7 @@ def test_a_stage_that_was_started_by_hand_goes_on(
 ) -> None:
     monkeypatch.delenv("DVC_STAGE", raising=False)
     shell = start(sys.executable, "-c", STAND_IN)
-    stage = stage_below(shell)
+    (stage,) = stages_below(shell)
     shell.kill()
     shell.wait()
     time.sleep(2)  # four times what a stage of DVC's takes to notice
