@@ -1,6 +1,7 @@
-# The two commands: `make repro` and `make test`. Both set up .venv first, from requirements.txt.
+# `make help` lists the targets: the words behind them. Each sets up .venv first, from requirements.txt.
+## PYTHON=python3.12 the Python, 3.11 or newer, that .venv is made with
 PYTHON ?= python3
-# Set to PyTorch's CPU index to leave out the CUDA packages on a machine without a GPU (see README).
+## TORCH_INDEX=URL   PyTorch's CPU index, to leave out the CUDA packages on a machine without a GPU
 TORCH_INDEX ?=
 
 SHELL := /bin/bash
@@ -8,9 +9,9 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SCALE = $(shell sed -n 's/^scale: *\([a-z0-9_]*\).*/\1/p' params.yaml)
 
-.PHONY: repro test test-all test-faults verify lint audit plots bench gpu-bundle lock clean distclean setup
+.PHONY: repro help test test-all test-faults verify lint audit plots bench gpu-bundle lock clean distclean setup
 
-repro: setup
+repro: setup  ## what has changed: images, labels, trainings, figures; pictures and page of all
 	@python -m tools.lock
 	dvc repro
 	@$(MAKE) --no-print-directory plots
@@ -20,40 +21,39 @@ repro: setup
 	@echo "Interactive page:         dvc_plots/index.html"
 	@echo "All numbers:              metrics/experiment.json, metrics/figures/$(SCALE)/"
 
+help:  ## these lines
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s%s\n", $$1, $$2 } /^## / { print "with " substr($$0, 4) }' Makefile
+
 # On two cores; a module stays in one process, for what its tests share.
 TESTS := pytest --numprocesses 2 --dist loadfile
 
-test: setup
+test: setup  ## the tests, without slow ones
 	$(TESTS)
 
-test-all: setup
+test-all: setup  ## slow tests too
 	$(TESTS) -m "not faults"
 
-# Kills, failing writes, rot: about 40 minutes; prints its counts.
-test-faults: setup
+test-faults: setup  ## kills, failing writes, rot: about 40 minutes; prints its counts
 	pytest -m faults
 
-# Trains a sample of the recorded runs again and compares.
-verify: setup
+verify: setup  ## train a sample of the recorded runs again and compare
 	@python -m tools.lock
 	dvc repro
 	python -m stages.verify
 
-lint: setup
+lint: setup  ## ruff, mypy
 	ruff check .
 	ruff format --check .
 	mypy
 
-# Is what is installed what is pinned, and is any of it known to be vulnerable?
-audit: setup
+audit: setup  ## is what is installed what is pinned, and is any of it known to be vulnerable?
 	@python -m tools.audit
 
-plots: setup
+plots: setup  ## the interactive page, dvc_plots/index.html
 	@dvc plots show --out dvc_plots > /dev/null
 	@echo "Wrote dvc_plots/index.html"
 
-# Minutes each; every one prints JSON, and progress beside it.
-bench: repro
+bench: repro  ## measurements, minutes each: JSON, and progress beside it
 	$(WHEELS) --requirement benchmarks/requirements.txt
 	python -m benchmarks.labels
 	python -m benchmarks.training
@@ -66,11 +66,10 @@ bench: repro
 	python -m benchmarks.machines
 	python -m benchmarks.pipeline
 
-# What must travel to a GPU without network, besides the files that git tracks: docs/GPU.md.
-gpu-bundle: setup
+gpu-bundle: setup  ## what must travel to a GPU without network, besides git's files: docs/GPU.md
 	@python -m benchmarks.gpu bundle
 
-setup: .venv/installed
+setup: .venv/installed  ## .venv alone
 
 # Nothing is installed whose hash is not in requirements.txt. All are wheels but one package that has
 # none: the pinned setuptools builds it, not one that pip fetches for the occasion without a hash.
@@ -100,19 +99,16 @@ else
 endif
 	@touch $@
 
-# Renews the pins, with the hashes of every platform's files; needs uv.
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet
 
-lock:
+lock:  ## renew the pins, with the hashes of every platform's files; needs uv
 	$(LOCK) requirements.in -o requirements.txt
 	$(LOCK) requirements-audit.in -o requirements-audit.txt
 	$(LOCK) -c requirements.txt benchmarks/requirements.in -o benchmarks/requirements.txt
 
-# What a run makes again. Downloads, finished trainings (.runs) and DVC's cache stay.
-clean:
+clean:  ## delete what a run makes again; downloads, finished trainings (.runs) and DVC's cache stay
 	rm -rf data/datasets data/confusion data/labels dvc_plots .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
-# Everything that is not in git: the next run trains from the beginning.
-distclean: clean
+distclean: clean  ## delete everything that is not in git: the next run trains from the beginning
 	rm -rf .venv .runs .dvc/cache .dvc/tmp data/downloads

@@ -1,9 +1,13 @@
 """What every stage's ``main`` shares: its arguments, errors in one line, and an orderly end."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
 from functools import wraps
+from inspect import getdoc
+from pathlib import Path
+from typing import Any
 
 from stages.lib.config.reading import read_params
 from stages.lib.core import machine, processes
@@ -12,93 +16,91 @@ from stages.lib.core.paths import NAME
 
 KEPT = "what was finished is kept: run again"
 
+Argument = tuple[str, dict[str, Any]]
 
-def stage(main: Callable[[], None]) -> Callable[[], int]:
-    """Make a stage's ``main`` return an exit status, and its errors for the user one line.
+
+def argument(name: str, **options: Any) -> Argument:
+    """Return an argument of a stage: what `ArgumentParser.add_argument` takes."""
+    return name, options
+
+
+def _name(text: str) -> str:
+    if not NAME.fullmatch(text):  # it becomes a path
+        raise argparse.ArgumentTypeError(f"got {text!r}; accepted: a name, {NAME.pattern}")
+    return text
+
+
+SCALE = argument(
+    "scale", metavar="SCALE", type=_name, nargs="?",
+    help="one of scales/SCALE.yaml; if left out, that of params.yaml",
+)  # fmt: skip
+KEY = argument(
+    "key", metavar="KEY", type=_name,
+    help="a figure's name in that file; where DVC runs STAGE@KEY, it is that",
+)  # fmt: skip
+
+
+def stage(*arguments: Argument) -> Callable[[Callable[..., None]], Callable[[], int]]:
+    """Make a stage's ``main`` a command with arguments, ``--help`` and an exit status.
+
+    The help is the docstring of ``main``, which takes each argument by its name.
+    """
+
+    def decorate(main: Callable[..., None]) -> Callable[[], int]:
+        @wraps(main)
+        def command() -> int:
+            given = vars(_parser(getdoc(main), arguments).parse_args())
+
+            def body() -> None:
+                if SCALE in arguments and given["scale"] is None:
+                    given["scale"] = read_params().scale
+                main(**given)
+
+            return run(body)
+
+        return command
+
+    return decorate
+
+
+def run(body: Callable[[], None]) -> int:
+    """Run what a stage does; return its exit status, 1 and one line for errors of the user.
 
     Ctrl-C, SIGTERM and DVC's own end are answered by ending in order. Other exceptions are faults
     of the pipeline and keep their traceback.
     """
+    processes.answer_signals()
+    processes.end_with_dvc()
+    try:
+        body()
+    except processes.Interrupted as interruption:
+        _say(f"interrupted; {KEPT}")
+        return 128 + int(interruption.args[0])
+    except (UserError, OSError) as error:  # an OSError names the file
+        _say(str(error))
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not machine.is_out_of_memory(error):
+            raise
+        _say(f"not enough memory ({error}); ask for less, or free some; {KEPT}")
+        return 1
+    return 0
 
-    @wraps(main)
-    def run() -> int:
-        processes.answer_signals()
-        processes.end_with_dvc()
-        try:
-            main()
-        except processes.Interrupted as interruption:
-            _say(f"interrupted; {KEPT}")
-            return 128 + int(interruption.args[0])
-        except (UserError, OSError) as error:  # an OSError names the file
-            _say(str(error))
-            return 1
-        except (MemoryError, RuntimeError) as error:
-            if not machine.is_out_of_memory(error):
-                raise
-            _say(f"not enough memory ({error}); ask for less, or free some; {KEPT}")
-            return 1
-        return 0
 
-    return run
+def _parser(description: str | None, arguments: tuple[Argument, ...]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m stages.{Path(sys.argv[0]).stem}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    # DVC calls the stage STAGE@KEY in $DVC_STAGE: so no text of a file reaches a shell.
+    key = os.environ.get("DVC_STAGE", "").partition("@")[2]
+    for name, options in arguments:
+        if name == "key" and key:
+            options = options | {"nargs": "?", "default": key}
+        parser.add_argument(name, **options)
+    return parser
 
 
 def _say(text: str) -> None:
     print(f"error: {' '.join(text.split())}", file=sys.stderr)
-
-
-def scale_argument() -> str:
-    """Return the scale: the only argument, or that of ``params.yaml``.
-
-    Raises:
-        UserError: it is no name.
-    """
-    (scale,) = _arguments("SCALE")
-    return scale
-
-
-def figure_arguments() -> tuple[str, str]:
-    """Return a scale and a figure's key: both arguments, or none where DVC runs the stage.
-
-    DVC calls the stage ``STAGE@KEY`` in ``$DVC_STAGE``. So no text of a file reaches a shell.
-
-    Raises:
-        UserError: they are no names.
-    """
-    scale, key = _arguments("SCALE", "KEY")
-    return scale, key
-
-
-def plan_arguments() -> tuple[str, str] | None:
-    """Return the scale, of the arguments or of ``params.yaml``, and the key after ``--plan``.
-
-    Returns:
-        None where the first argument is another: then nothing is only planned.
-
-    Raises:
-        UserError: they are no names.
-    """
-    if sys.argv[1:2] != ["--plan"]:
-        return None
-    given = sys.argv[2:]
-    if len(given) == 1:
-        given = [read_params().scale, *given]
-    scale, key = _names(given, "--plan KEY", "--plan SCALE KEY")
-    return scale, key
-
-
-def _arguments(*wanted: str) -> list[str]:
-    given = sys.argv[1:]
-    key = os.environ.get("DVC_STAGE", "").partition("@")[2]
-    if not given and (key or "KEY" not in wanted):
-        given = [read_params().scale, key][: len(wanted)]
-    return _names(given, " ".join(wanted))
-
-
-def _names(given: list[str], *accepted: str) -> list[str]:
-    """Return arguments if they are names, as many as the last form that is accepted."""
-    if len(given) != sum(word.isupper() for word in accepted[-1].split()):
-        raise UserError(f"got {len(given)} arguments; accepted: {' or '.join(accepted)}")
-    for name in given:  # it becomes a path
-        if not NAME.fullmatch(name):
-            raise UserError(f"got {name!r}; accepted: a name, {NAME.pattern}")
-    return given

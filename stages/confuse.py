@@ -1,4 +1,4 @@
-"""Estimates which classes are confused, for the experiment: ``python -m stages.confuse``."""
+"""Estimates which classes a network confuses, for the experiment."""
 
 import sys
 
@@ -8,9 +8,12 @@ from stages.lib.core import files, paths
 from stages.lib.studies import confusion
 
 
-@stage
+@stage()
 def main() -> None:
-    """Train repeatedly on small subsets and count the errors on held-out images."""
+    """Train on small subsets several times and count the errors on held-out training images.
+
+    Reads params.yaml and data/datasets/experiment/; writes data/confusion/DATASET.json.
+    """
     params = read_params()
     folder = paths.datasets(paths.EXPERIMENT)
     start = confusion.SharedTraining(

@@ -1,9 +1,9 @@
-"""Estimates confusion for structured noise: ``python -m stages.confuse_figures SCALE``."""
+"""Estimates which classes a network confuses, for the figures of structured noise."""
 
 import sys
 from dataclasses import fields
 
-from stages.command import scale_argument, stage
+from stages.command import SCALE, stage
 from stages.lib.config.reading import read_params
 from stages.lib.core import files, paths
 from stages.lib.core.errors import UserError
@@ -26,10 +26,13 @@ def _shared(grid: grids.Grid, key: str) -> tuple[str, confusion.SharedTraining]:
     return found.pop()
 
 
-@stage
-def main() -> None:
-    """Write one file per chosen figure whose grid has structured noise."""
-    scale, params = scale_argument(), read_params()
+@stage(SCALE)
+def main(scale: str) -> None:
+    """Count the errors of small trainings, for each chosen figure with structured noise.
+
+    Reads params.yaml, scales/SCALE.yaml and data/datasets/SCALE/; writes data/confusion/SCALE/.
+    """
+    params = read_params()
     folder = paths.figure_confusion(scale)
     folder.mkdir(parents=True, exist_ok=True)  # an output, even where no figure needs it
     for key in params.figures:

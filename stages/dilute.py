@@ -1,4 +1,4 @@
-"""Materialises the experiment's diluted label sets, one per seed: ``python -m stages.dilute``."""
+"""Materialises the experiment's diluted label sets, one per seed."""
 
 import sys
 
@@ -8,9 +8,13 @@ from stages.lib.core import paths
 from stages.lib.labels import dilution
 
 
-@stage
+@stage()
 def main() -> None:
-    """Draw the noisy labels of every seed."""
+    """Draw the noisy labels of the experiment, for every seed.
+
+    Reads params.yaml, data/datasets/experiment/ and, for structured noise in the order of
+    confusion, data/confusion/DATASET.json; writes data/labels/experiment/.
+    """
     params = read_params()
     folder = paths.datasets(paths.EXPERIMENT)
     dilution.materialise(

@@ -1,17 +1,20 @@
-"""Materialises a figure's diluted label sets: ``python -m stages.dilute_figure SCALE KEY``."""
+"""Materialises a figure's diluted label sets."""
 
 import sys
 
-from stages.command import figure_arguments, stage
+from stages.command import KEY, SCALE, stage
 from stages.lib.core import paths
 from stages.lib.labels import dilution
 from stages.lib.studies import grids
 
 
-@stage
-def main() -> None:
-    """Draw the noisy labels of every noise config and seed of a figure's grid."""
-    scale, key = figure_arguments()
+@stage(SCALE, KEY)
+def main(scale: str, key: str) -> None:
+    """Draw the noisy labels of a figure, for every noise config and seed of its grid.
+
+    Reads scales/SCALE.yaml, data/datasets/SCALE/ and, for structured noise in the order of
+    confusion, data/confusion/SCALE/; writes data/labels/SCALE/KEY/.
+    """
     out = paths.figure_labels(scale, key)
     for point in grids.read_grid(scale, key).points:
         dilution.materialise(

@@ -1,16 +1,19 @@
-"""Draws a figure's picture: ``python -m stages.draw SCALE KEY``."""
+"""Draws a figure's picture."""
 
 import sys
 
-from stages.command import figure_arguments, stage
+from stages.command import KEY, SCALE, stage
 from stages.lib.core import files, paths
 from stages.lib.plots import pictures
 
 
-@stage
-def main() -> None:
-    """Read a figure's points and write its picture in every format."""
-    scale, key = figure_arguments()
+@stage(SCALE, KEY)
+def main(scale: str, key: str) -> None:
+    """Draw a figure's picture, for a paper.
+
+    Reads metrics/figures/SCALE/KEY.json; writes plots/figures/SCALE/KEY.svg and
+    plots/figures/SCALE/KEY.png.
+    """
     figure = pictures.draw(files.read_json(paths.figure_metrics(scale, key)))
     for suffix in ("svg", "png"):
         with files.replacing(paths.figure_picture(scale, key, suffix)) as scratch:

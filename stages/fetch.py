@@ -1,4 +1,4 @@
-"""Fetches the experiment's images: ``python -m stages.fetch``."""
+"""Fetches the experiment's images."""
 
 import sys
 
@@ -8,9 +8,13 @@ from stages.lib.core import paths
 from stages.lib.data import datasets, sources
 
 
-@stage
+@stage()
 def main() -> None:
-    """Fetch the data sets that the originals and the noisy images come from."""
+    """Fetch the data sets that the experiment's originals and noisy images come from.
+
+    Reads params.yaml and, of data sets that are downloaded, data/downloads/ before the network;
+    writes data/datasets/experiment/.
+    """
     params = read_params()
     wanted = datasets.needed(
         params.data.name, params.data.path, params.data.size, params.noise.images

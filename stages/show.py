@@ -1,4 +1,4 @@
-"""Prints a short table of the results that are there: ``python -m stages.show``."""
+"""Prints a short table of the results that are there."""
 
 import sys
 from typing import Any
@@ -8,9 +8,12 @@ from stages.lib.config.reading import read_params
 from stages.lib.core import files, paths
 
 
-@stage
+@stage()
 def main() -> None:
-    """Print the experiment, and each figure's series at the right end of its axis."""
+    """Print the experiment's accuracy, and each figure's series at the right end of its axis.
+
+    Reads params.yaml, metrics/experiment.json and metrics/figures/; writes nothing.
+    """
     params = read_params()
     if paths.EXPERIMENT_METRICS.exists():
         print(experiment(files.read_json(paths.EXPERIMENT_METRICS)))

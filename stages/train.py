@@ -1,4 +1,4 @@
-"""Trains the experiment and reports it: ``python -m stages.train``."""
+"""Trains the experiment and reports it."""
 
 import sys
 
@@ -10,9 +10,14 @@ from stages.lib.execution import executors, runs
 from stages.lib.studies import experiment
 
 
-@stage
+@stage()
 def main() -> None:
-    """Train every seed at every learning rate, choose a rate, write the metrics and the times."""
+    """Train the experiment, every seed at every learning rate, and choose a rate.
+
+    Reads params.yaml, data/datasets/experiment/ and data/labels/experiment/; writes
+    metrics/experiment.json and metrics/times/experiment.json. Trainings that .runs/ has are not
+    repeated.
+    """
     params = read_params()
     config = Config(params.data, params.noise, params.model, params.train)
     todo = runs.expand(

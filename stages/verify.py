@@ -1,11 +1,5 @@
-"""Trains a sample of the recorded runs again: ``python -m stages.verify [RUNS [SEED]]``.
+"""Trains a sample of the recorded runs again and compares."""
 
-What is compared: each run's test accuracy as the figures of ``metrics/`` have it, and where the
-run store holds the run, all of its outcome. On the machine and with the versions that recorded
-them, both must be equal to the bit.
-"""
-
-import argparse
 import random
 import secrets
 import sys
@@ -13,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from stages.command import stage
+from stages.command import argument, stage
 from stages.lib.config.reading import parse_config, read_params
 from stages.lib.core import files, machine, paths
 from stages.lib.core.errors import UserError
@@ -22,7 +16,6 @@ from stages.lib.execution.runs import Run
 from stages.lib.execution.store import RunStore
 from stages.lib.studies import computing, grids, registry
 
-RUNS = 10
 NOT_COMPARED = ("wall_seconds",)
 
 
@@ -90,19 +83,24 @@ def recorded_elsewhere(scale: str, key: str, device: str) -> str | None:
     return "; ".join(others) or None
 
 
-@stage
-def main() -> None:
-    """Train the sample, print each comparison, and fail where what must be equal is not."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("runs", type=int, nargs="?", default=RUNS, help="how many runs")
-    parser.add_argument("seed", type=int, nargs="?", default=secrets.randbelow(10**6))
-    arguments = parser.parse_args()
+@stage(
+    argument("runs", metavar="RUNS", type=int, nargs="?", default=10, help="default: %(default)s"),
+    argument("seed", metavar="SEED", type=int, nargs="?", help="of the sample; default: random"),
+)
+def main(runs: int, seed: int | None) -> None:
+    """Train a sample of the figures' recorded runs again, and fail where one differs.
+
+    Compared are each run's test accuracy as metrics/figures/ has it and, where .runs/ holds the
+    run, all of its outcome. On the machine and with the versions that recorded them, both must be
+    equal to the bit. Reads what train_figure reads, and its results; writes nothing.
+    """
+    seed = secrets.randbelow(10**6) if seed is None else seed
     params = read_params()
     trained = [key for key in params.figures if registry.read_study(key).kind == "trained"]
     every = [each for key in trained for each in recorded(params.scale, key)]
-    if not 1 <= arguments.runs <= len(every):
-        raise UserError(f"got {arguments.runs} runs; accepted: 1 to {len(every)}")
-    sample = random.Random(arguments.seed).sample(every, arguments.runs)
+    if not 1 <= runs <= len(every):
+        raise UserError(f"got {runs} runs; accepted: 1 to {len(every)}")
+    sample = random.Random(seed).sample(every, runs)
     with files.scratch_folder() as folder:
         outcomes, device = executors.train_or_load([e.run for e in sample], "verify", folder)
     store, faults = RunStore(device), 0
@@ -113,7 +111,7 @@ def main() -> None:
         print(f"{each.key}: {each.run.name}: {'; '.join(found) or 'equal'}")
         if found and elsewhere:
             print(f"  recorded elsewhere: {elsewhere}")
-    print(f"{len(sample)} of {len(every)} runs trained again (sample {arguments.seed})")
+    print(f"{len(sample)} of {len(every)} runs trained again (sample {seed})")
     if faults:
         raise UserError(f"{faults} runs differ from what this machine recorded")
 

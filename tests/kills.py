@@ -59,10 +59,8 @@ def results(repository: Repository) -> dict[str, bytes]:
 
     Not of scratch files, which a SIGKILL leaves: git ignores them, and later runs sweep them.
     """
-    found = repository.snapshot(*RESULTS)
-    return {
-        name: content for name, (_, content) in found.items() if not Path(name).name.startswith(".")
-    }
+    found = repository.snapshot(*RESULTS).items()
+    return {name: content for name, (_, content) in found if not Path(name).name.startswith(".")}
 
 
 def forget(repository: Repository) -> None:
@@ -73,10 +71,6 @@ def forget(repository: Repository) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def _group(process: psutil.Process, number: int) -> None:
-    os.killpg(process.pid, number)
 
 
 def _stage(process: psutil.Process) -> psutil.Process:
@@ -91,18 +85,17 @@ def _stage(process: psutil.Process) -> psutil.Process:
 def _worker(process: psutil.Process) -> psutil.Process:
     """Return a process that trains, a child of the stage's child; the stage where none does."""
     stage = _stage(process)
-    direct = set(stage.children())
-    below = [child for child in stage.children(recursive=True) if child not in direct]
-    return below[0] if below else stage
+    below = set(stage.children(recursive=True)) - set(stage.children())
+    return min(below, key=lambda child: child.pid, default=stage)
 
 
 #: ways to end: what becomes of ``dvc repro``, given its process
 WAYS: dict[str, Callable[[psutil.Process], None]] = {
-    "SIGKILL to all": lambda process: _group(process, signal.SIGKILL),
+    "SIGKILL to all": lambda process: os.killpg(process.pid, signal.SIGKILL),
     "SIGKILL to DVC": lambda process: process.kill(),
     "SIGTERM to DVC": lambda process: process.terminate(),
-    "SIGTERM to all": lambda process: _group(process, signal.SIGTERM),
-    "Ctrl-C": lambda process: _group(process, signal.SIGINT),
+    "SIGTERM to all": lambda process: os.killpg(process.pid, signal.SIGTERM),
+    "Ctrl-C": lambda process: os.killpg(process.pid, signal.SIGINT),
     "SIGKILL to the stage": lambda process: _stage(process).kill(),
     "SIGKILL to a worker": lambda process: _worker(process).kill(),
 }

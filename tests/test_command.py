@@ -1,6 +1,8 @@
-"""What stages share: how they are named, how their errors look, and how they end."""
+"""What stages share: their arguments and help, how their errors look, and how they end."""
 
+import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 from watching import runs, words
 
 from stages import command
@@ -22,60 +25,93 @@ from stages.lib.core.errors import DamagedError
 ROOT = Path(__file__).parents[1]
 SECONDS = 60  # far more than anything here takes
 
-# --- names
+# --- arguments
+
+MODULES = sorted(
+    f"{path.parent.name}.{path.stem}"
+    for path in [*(ROOT / "stages").glob("*.py"), *(ROOT / "tools").glob("*.py")]
+    if path.stem not in ("__init__", "command")
+)
 
 
 @pytest.fixture
-def called(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return how to set what a stage is called with."""
+def given(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, str]]:
+    """Return how to call a figure's stage, and what its ``main`` then gets."""
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(command, "run", lambda body: body())
 
-    def call(*arguments: str, dvc_stage: str | None = None) -> None:
+    def call(*arguments: str, dvc_stage: str = "") -> tuple[str, str]:
         monkeypatch.setattr(sys, "argv", ["stage", *arguments])
-        monkeypatch.delenv("DVC_STAGE", raising=False)
-        if dvc_stage is not None:
-            monkeypatch.setenv("DVC_STAGE", dvc_stage)
+        monkeypatch.setenv("DVC_STAGE", dvc_stage)
+        got: list[tuple[str, str]] = []
+        command.stage(command.SCALE, command.KEY)(lambda scale, key: got.append((scale, key)))()
+        return got[0]
 
     return call
 
 
-def test_a_figure_is_named_by_arguments_or_by_dvc(called: Callable[..., None]) -> None:
-    called("paper", "fig5_structured")
-    assert command.figure_arguments() == ("paper", "fig5_structured")
-    called(dvc_stage="train_figure@fig1_uniform_mnist")
-    assert command.figure_arguments() == ("quick", "fig1_uniform_mnist")
-    called("paper", "fig2", dvc_stage="train_figure@fig1_uniform_mnist")
-    assert command.figure_arguments() == ("paper", "fig2")
-
-
-def test_a_scale_is_named_by_its_argument_or_by_params(called: Callable[..., None]) -> None:
-    called("paper")
-    assert command.scale_argument() == "paper"
-    for stage in (None, "fetch_figures"):
-        called(dvc_stage=stage)
-        assert command.scale_argument() == "quick"
-
-
 @pytest.mark.parametrize(
-    ("arguments", "stage"),
-    [((), None), (("quick",), None), (("quick", "a", "b"), "x@y"), ((), "draw"), ((), "draw@")],
+    ("arguments", "dvc_stage", "expected"),
+    [
+        (("paper", "fig5"), "", ("paper", "fig5")),
+        (("fig5",), "", ("quick", "fig5")),
+        ((), "train_figure@fig1", ("quick", "fig1")),
+        (("paper", "fig2"), "train_figure@fig1", ("paper", "fig2")),
+    ],
 )
-def test_a_figure_that_is_not_named_is_told(
-    arguments: tuple[str, ...], stage: str | None, called: Callable[..., None]
+def test_a_figure_is_named_by_arguments_or_by_dvc(
+    arguments: tuple[str, ...], dvc_stage: str, expected: tuple[str, str], given: Any
 ) -> None:
-    called(*arguments, dvc_stage=stage)
-    with pytest.raises(ValueError, match=rf"got {len(arguments)} arguments; accepted: SCALE KEY"):
-        command.figure_arguments()
+    assert given(*arguments, dvc_stage=dvc_stage) == expected
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "/etc", "a b", "A", "'; touch pwned; '", "$(touch pwned)", "a\n", "ä", "-v"]
+    ("arguments", "dvc_stage", "error"),
+    [
+        ((), "", "the following arguments are required: KEY"),
+        ((), "draw@", "the following arguments are required: KEY"),
+        (("quick", "a", "b"), "x@y", "unrecognized arguments: b"),
+        (("../x", "a"), "", "argument SCALE: got '../x'; accepted: a name, "),
+        ((), "draw@../x", "argument KEY: got '../x'; accepted: a name, "),
+        *(
+            (("quick", name), "", f"argument KEY: got {name!r}; accepted: a name, ")
+            for name in ("/etc", "a b", "A", "'; touch x; '", "$(touch x)", "a\n", "ä", "")
+        ),
+    ],
 )
-def test_what_is_no_name_is_refused(name: str, called: Callable[..., None]) -> None:
-    for arguments, stage in ((("quick", name), None), ((name, "a"), None), ((), f"draw@{name}")):
-        called(*arguments, dvc_stage=stage)
-        with pytest.raises(ValueError, match="accepted: a name"):
-            command.figure_arguments()
+def test_what_names_no_figure_is_refused(
+    arguments: tuple[str, ...], dvc_stage: str, error: str, given: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    with pytest.raises(SystemExit, match="2"):
+        given(*arguments, dvc_stage=dvc_stage)
+    assert f"error: {error}" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_help_of_a_stage_names_what_it_writes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # without params.yaml
+    monkeypatch.setattr(sys, "argv", [name.partition(".")[2], "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        importlib.import_module(name).main()
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: python -m {name} [-h]")
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    for body in (stage.get("do", stage) for stage in pipeline.values()):
+        if body["cmd"] == f"python -m {name}":
+            outs = yaml.safe_dump([body.get("outs"), body.get("metrics")])
+            for variable, word in (("scale", "SCALE"), ("item", "KEY"), ("data.name", "DATASET")):
+                outs = outs.replace(f"${{{variable}}}", word)
+            for path in re.findall(r"(?:data|metrics|plots)/[^:\s]+", outs):
+                assert path in said
+
+
+def test_help_waits_for_no_torch() -> None:
+    imports = "; ".join(f"import {name}" for name in MODULES)
+    program = f"import sys; {imports}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
 # --- errors
@@ -97,47 +133,41 @@ def test_what_is_no_name_is_refused(name: str, called: Callable[..., None]) -> N
 def test_an_error_of_the_users_is_one_line(
     error: Exception, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert stage_that_raises(error)() == 1
+    assert run_that_raises(error) == 1
     assert capsys.readouterr().err == line + "\n"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes"), KeyError("x"), AssertionError()])
 def test_a_fault_of_ours_keeps_its_traceback(error: Exception) -> None:
     with pytest.raises(type(error)):
-        stage_that_raises(error)()
+        run_that_raises(error)
 
 
-def stage_that_raises(error: Exception) -> Callable[[], int]:
-    def main() -> None:
+def run_that_raises(error: Exception) -> int:
+    def body() -> None:
         raise error
 
-    def run() -> int:
-        before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-        try:
-            return command.stage(main)()
-        finally:
-            for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
-                signal.signal(number, handler)
-
-    return run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command.processes, "answer_signals", lambda: None)
+        return command.run(body)
 
 
 # --- ends
 
 STAGE = """
-    import sys, time
+    import os, sys, time
     from pathlib import Path
+    time.sleep(float(os.environ["LATE"]))
     from stages.lib.core import files
-    from stages.command import stage
+    from stages.command import run
 
-    @stage
-    def main():
+    def body():
         with files.replacing(Path(sys.argv[1]) / "result") as scratch:
             scratch.write_text("half")
             (Path(sys.argv[1]) / "ready").touch()
             time.sleep(100)
 
-    sys.exit(main())
+    sys.exit(run(body))
 """
 
 
@@ -151,16 +181,16 @@ def start(tmp_path: Path) -> Iterator[Start]:
     script.write_text(textwrap.dedent(STAGE), encoding="utf-8")
     with ExitStack() as stack:
 
-        def begin(*wrapper: str, **variables: str) -> subprocess.Popen[str]:
+        def begin(*wrapper: str, late: int = 0, **variables: str) -> subprocess.Popen[str]:
             process = stack.enter_context(
                 subprocess.Popen(
                     [*wrapper, sys.executable, str(script), str(tmp_path)],
-                    env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+                    env={**os.environ, "PYTHONPATH": str(ROOT), "LATE": str(late), **variables},
                     stderr=subprocess.PIPE, encoding="utf-8",
                 )
             )  # fmt: skip
             stack.callback(process.kill)  # before it is waited for, where a test has failed
-            wait_until(lambda: (tmp_path / "ready").exists())
+            wait_until(lambda: stages_below(process) if late else (tmp_path / "ready").exists())
             return process
 
         yield begin
@@ -198,55 +228,28 @@ def test_a_stage_under_nohup_ignores_what_nohup_ignores(start: Start) -> None:
     assert process.returncode == 128 + signal.SIGTERM
 
 
-def stage_below(process: subprocess.Popen[str]) -> psutil.Process:
-    """Return the stage's process, below what stands for DVC and perhaps a shell."""
-    (stage,) = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "".join(words(child)[1:2]).endswith("script.py")
-    ]
-    return stage
+def stages_below(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Return the stage's process, if it is there, below what stands for DVC and perhaps a shell."""
+    below = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in below if "".join(words(child)[1:2]).endswith("script.py")]
 
 
 STAND_IN = "import subprocess, sys; subprocess.run(sys.argv[1:])"
 SHELL = ("sh", "-c", '"$0" "$@"; true')  # it waits for its command
 
 
+@pytest.mark.parametrize("late", [0, 2], ids=["at work", "importing"])
 @pytest.mark.parametrize("shell", [(), SHELL], ids=["directly", "below a shell"])
 def test_a_stage_ends_when_dvc_is_gone(
-    shell: tuple[str, ...], start: Start, tmp_path: Path
+    shell: tuple[str, ...], late: int, start: Start, tmp_path: Path
 ) -> None:
-    dvc = start(sys.executable, "-c", STAND_IN, *shell, DVC_STAGE="draw@x")
-    stage = stage_below(dvc)
+    """If it still imports then, its parent, or the shell's, is one that adopts orphans."""
+    dvc = start(sys.executable, "-c", STAND_IN, *shell, late=late, DVC_STAGE="draw@x")
+    (stage,) = stages_below(dvc)
     dvc.kill()
     wait_until(lambda: not runs(stage))
     dvc.communicate(timeout=SECONDS)
     assert written(tmp_path) == set()  # it has cleaned up, too
-
-
-@pytest.mark.parametrize("shell", [(), SHELL], ids=["directly", "below a shell"])
-def test_a_stage_ends_that_dvc_has_left_before_it_looks(
-    shell: tuple[str, ...], tmp_path: Path
-) -> None:
-    """It still imports when DVC dies: its parent, or the shell's, is one that adopts orphans."""
-    late = 'import time; time.sleep(2); exec(open("script.py").read())'
-    (tmp_path / "script.py").write_text(textwrap.dedent(STAGE), encoding="utf-8")
-    dvc = subprocess.Popen(
-        [sys.executable, "-c", STAND_IN, *shell, sys.executable, "-c", late, str(tmp_path)],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "DVC_STAGE": "draw@x"},
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    wait_until(lambda: any("time.sleep(2)" in " ".join(words(c)) for c in below(dvc)))
-    family = below(dvc)
-    dvc.kill()
-    dvc.wait()
-    _, left = psutil.wait_procs(family, timeout=SECONDS)
-    assert not [process for process in left if runs(process)]
-    assert written(tmp_path) == set()
-
-
-def below(process: subprocess.Popen[Any]) -> list[psutil.Process]:
-    return psutil.Process(process.pid).children(recursive=True)
 
 
 def test_a_stage_that_was_started_by_hand_goes_on(
@@ -254,7 +257,7 @@ def test_a_stage_that_was_started_by_hand_goes_on(
 ) -> None:
     monkeypatch.delenv("DVC_STAGE", raising=False)
     shell = start(sys.executable, "-c", STAND_IN)
-    stage = stage_below(shell)
+    (stage,) = stages_below(shell)
     shell.kill()
     shell.wait()
     time.sleep(2)  # four times what a stage of DVC's takes to notice

@@ -211,24 +211,15 @@ def test_the_command_prints_and_computes_nothing(
     assert sorted(workspace.rglob("*")) == before
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        ([], "got 0 arguments; accepted: --plan KEY or --plan SCALE KEY"),
-        (["a", "b", "c"], "got 3 arguments; accepted: --plan KEY or --plan SCALE KEY"),
-        (["../x"], "got '../x'; accepted: a name, [a-z0-9][a-z0-9_]*"),
-        (["fig55"], "figures: got 'fig55'; accepted: fig1_uniform_mnist, "),
-    ],
-)
 def test_a_figure_that_is_not_there_is_told(
-    arguments: list[str], line: str, write: Callable[..., None], monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    write: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("answer_signals", "end_with_dvc"):
         monkeypatch.setattr(f"stages.lib.core.processes.{name}", lambda: None)
-    monkeypatch.setattr(sys, "argv", ["train_figure", "--plan", *arguments])
+    monkeypatch.setattr(sys, "argv", ["train_figure", "--plan", "fig55"])
     assert train_figure.main() == 1
-    assert capsys.readouterr().err.startswith(f"error: {line}")
+    line = "error: figures: got 'fig55'; accepted: fig1_uniform_mnist, "
+    assert capsys.readouterr().err.startswith(line)
 
 
 @pytest.mark.parametrize("key", ["fig3_uniform_imagenet", "fig10_training_size_imagenet"])

@@ -12,13 +12,14 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import kills
 import pytest
 from here import FIGURES, NAMES, STAGES
-from repository import ROOT, clone, tiny_params, tiny_scale
+from repository import ROOT, Repository, clone, tiny_params, tiny_scale
 
 from stages.lib.core import files, paths
 from stages.lib.core.errors import DamagedError
@@ -27,6 +28,8 @@ from stages.lib.execution import checkpoints, store
 from stages.lib.labels import dilution
 
 TIMES = "metrics/times"
+Before, Run = Callable[[int], Path], Callable[[int], int]  # the fixtures of here.py
+Captured = pytest.CaptureFixture[str]
 
 needs_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the git repository")
 
@@ -46,31 +49,33 @@ def check(counts: kills.Counts, made: int) -> None:
     assert (counts.orphans, counts.lost_points, counts.differing) == ([], [], [])
 
 
-@needs_git
-def test_kills_of_a_tiny_pipeline(tmp_path: Path) -> None:
+@pytest.fixture
+def tiny(tmp_path: Path) -> Repository:
+    """Return a repository whose pipeline is tiny."""
     repository = clone(tmp_path)
     repository.write_yaml("scales/tiny.yaml", tiny_scale())
     repository.write_yaml("params.yaml", tiny_params(FIGURES[:1]))
     repository.commit("Tiny")
-    repository.succeed("repro")
-    expected = kills.results(repository)
+    return repository
+
+
+@needs_git
+def test_kills_of_a_tiny_pipeline(tiny: Repository) -> None:
+    tiny.succeed("repro")
+    expected = kills.results(tiny)
     assert len(expected) > 30
-    counts = kills.run_rounds(repository, expected, 4, rng=random.Random(0), longest=9)
-    check(counts, 4)
+    check(kills.run_rounds(tiny, expected, 4, rng=random.Random(0), longest=9), 4)
 
 
 @needs_git
 @pytest.mark.faults
-def test_kills_of_the_quick_pipeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kills_of_the_quick_pipeline(tmp_path: Path, capsys: Captured) -> None:
     """The whole of scale ``quick``, as ``make repro`` trains it from nothing."""
     repository = clone(tmp_path)
     repository.succeed("repro")
-    expected = kills.results(repository)
+    expected, rng = kills.results(repository), random.Random(1)
     with capsys.disabled():
-        counts = kills.run_rounds(
-            repository, expected, 100, rng=random.Random(1), longest=20, say=print
-        )
-        check(counts, 100)
+        check(kills.run_rounds(repository, expected, 100, rng=rng, longest=20, say=print), 100)
 
 
 # Convolutions train one after another: some of the runs are stored, others under way.
@@ -80,24 +85,20 @@ VALUES = [part for key, value in LONG.items() for part in ("-S", f"{key}={value}
 
 @needs_git
 @pytest.mark.slow
-def test_kills_in_a_queue(tmp_path: Path) -> None:
+def test_kills_in_a_queue(tiny: Repository) -> None:
     """Of the stage, of DVC above it, of the queue's worker above that, and of all of them."""
-    repository = clone(tmp_path)
-    repository.write_yaml("scales/tiny.yaml", tiny_scale())
-    repository.write_yaml("params.yaml", tiny_params(FIGURES[:1]))
-    repository.commit("Tiny")
-    repository.succeed("exp", "run", "--name", "whole", *VALUES)
+    tiny.succeed("exp", "run", "--name", "whole", *VALUES)
     result = "metrics/experiment.json"
-    expected = repository.of_experiment("whole", result)
+    expected = tiny.of_experiment("whole", result)
     for whom in kills.IN_QUEUE:
-        shutil.rmtree(repository.points)
-        repository.succeed("exp", "run", "--queue", "--name", f"killed-{whom}", *VALUES)
-        kept, orphans = kills.kill_in_queue(repository, whom)
+        shutil.rmtree(tiny.points)
+        tiny.succeed("exp", "run", "--queue", "--name", f"killed-{whom}", *VALUES)
+        kept, orphans = kills.kill_in_queue(tiny, whom)
         assert orphans == []
         assert len(kept) >= 1
-        repository.succeed("exp", "run", "--temp", "--name", f"after-{whom}", *VALUES)
-        assert repository.of_experiment(f"after-{whom}", result) == expected
-        assert kept.items() <= repository.snapshot(".runs").items()
+        tiny.succeed("exp", "run", "--temp", "--name", f"after-{whom}", *VALUES)
+        assert tiny.of_experiment(f"after-{whom}", result) == expected
+        assert kept.items() <= tiny.snapshot(".runs").items()
 
 
 # --- writes that fail
@@ -122,6 +123,10 @@ class Crash(BaseException):
     """The machine stops: nothing is cleaned up."""
 
 
+SAID = {"full": (errno.ENOSPC, "no space left"), "refused": (errno.EACCES, "cannot be written")}
+KINDS = (*SAID, "crash", "half")
+
+
 @contextmanager
 def fault_at(write: int, kind: str) -> Iterator[list[Path]]:
     """Make one write fail, counted from 0; yield where every write's file is noted.
@@ -138,10 +143,8 @@ def fault_at(write: int, kind: str) -> Iterator[list[Path]]:
 
     def failing_flush(path: Path) -> None:
         begun.append(path)
-        if due() and kind == "full":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if due() and kind == "refused":
-            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        if due() and kind in SAID:
+            raise OSError(SAID[kind][0], os.strerror(SAID[kind][0]))
         flush(path)
 
     def failing_replace(path: Path, target: Path) -> Any:
@@ -164,13 +167,7 @@ def fault_at(write: int, kind: str) -> Iterator[list[Path]]:
         yield begun
 
 
-def fail_once(
-    number: int,
-    write: int,
-    kind: str,
-    run: Callable[[int], int],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def fail_once(number: int, write: int, kind: str, run: Run, capsys: Captured) -> None:
     """Run a stage whose write fails, and require one line that says so, or none after a crash."""
     capsys.readouterr()
     with fault_at(write, kind) as begun:
@@ -181,18 +178,14 @@ def fail_once(
     said = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
     assert status == 1, (NAMES[number], write, kind)
     assert len(begun) >= write + 1
-    if kind in ("full", "refused"):
-        what = {"full": "no space left", "refused": "cannot be written"}[kind]
-        assert len(said) == 1, said
-        assert what in said[0]
-        assert said[0].startswith("error: ")
+    if kind in SAID:
+        (line,) = said
+        assert line.startswith("error: ")
+        assert SAID[kind][1] in line
 
 
 def faults_at_writes(
-    choose: Callable[[int], list[tuple[int, str]]],
-    before: Callable[[int], Path],
-    run: Callable[[int], int],
-    capsys: pytest.CaptureFixture[str],
+    choose: Callable[[int], list[tuple[int, str]]], before: Before, run: Run, capsys: Captured
 ) -> Counter[str]:
     """Fail writes of every stage; each time the next run must come to the same end.
 
@@ -222,12 +215,7 @@ def faults_at_writes(
     return counts
 
 
-KINDS = ("full", "refused", "crash", "half")
-
-
-def test_faults_at_some_writes(
-    before: Callable[[int], Path], run: Callable[[int], int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_faults_at_some_writes(before: Before, run: Run, capsys: Captured) -> None:
     rng = random.Random(0)
     counts = faults_at_writes(
         lambda writes: [(rng.randrange(writes), rng.choice(KINDS))], before, run, capsys
@@ -236,9 +224,7 @@ def test_faults_at_some_writes(
 
 
 @pytest.mark.faults
-def test_faults_at_every_write(
-    before: Callable[[int], Path], run: Callable[[int], int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_faults_at_every_write(before: Before, run: Run, capsys: Captured) -> None:
     counts = faults_at_writes(
         lambda writes: [(write, kind) for write in range(writes) for kind in KINDS],
         before, run, capsys,
@@ -254,19 +240,17 @@ def test_faults_at_every_write(
 def readers(folder: Path) -> dict[Path, Callable[[], Any]]:
     """Return every file below a workspace that stages read, with what reads it."""
     found: dict[Path, Callable[[], Any]] = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if not path.is_file() or name.startswith(("plots/", "scales/", "params.yaml")):
-            continue
-        if name.startswith("data/datasets"):
-            found[path] = lambda path=path: datasets.load(path.parent)
-        elif name.startswith("data/labels"):
-            found[path] = lambda path=path: dilution.load(path.parent)
-        elif path.suffix == ".pt":
-            found[path] = lambda path=path: checkpoints.read(path)
-        else:
-            assert path.suffix == ".json", name
-            found[path] = lambda path=path: files.read_json(path)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        match path.relative_to(folder).parts:
+            case ("plots" | "scales" | "params.yaml", *_):
+                continue
+            case ("data", "datasets", *_):
+                found[path] = partial(datasets.load, path.parent)
+            case ("data", "labels", *_):
+                found[path] = partial(dilution.load, path.parent)
+            case _:
+                by_suffix = {".pt": checkpoints.read, ".json": files.read_json}
+                found[path] = partial(by_suffix[path.suffix], path)
     return found
 
 
@@ -280,7 +264,7 @@ def flip(path: Path, place: int, change: int) -> None:
     path.write_bytes(content)
 
 
-def all_made(before: Callable[[int], Path], run: Callable[[int], int]) -> Path:
+def all_made(before: Before, run: Run) -> Path:
     """Return a workspace in which everything has run, with a checkpoint and a download."""
     folder = before(len(STAGES) - 1)
     assert run(len(STAGES) - 1) == 0
@@ -316,9 +300,7 @@ def rot(
     return counts, unseen
 
 
-def test_some_changed_bytes_are_noticed(
-    before: Callable[[int], Path], run: Callable[[int], int]
-) -> None:
+def test_some_changed_bytes_are_noticed(before: Before, run: Run) -> None:
     counts, unseen = rot(all_made(before, run), 3, random.Random(0), one_of_a_kind=True)
     assert unseen == []
     assert counts.total() > 60
@@ -329,7 +311,7 @@ def test_some_changed_bytes_are_noticed(
 @pytest.mark.faults
 @pytest.mark.filterwarnings("ignore")  # numpy's, of headers that were changed
 def test_changed_bytes_of_every_file_are_noticed(
-    before: Callable[[int], Path], run: Callable[[int], int], capsys: pytest.CaptureFixture[str]
+    before: Before, run: Run, capsys: Captured
 ) -> None:
     counts, unseen = rot(all_made(before, run), 60, random.Random(1), one_of_a_kind=False)
     by_kind = Counter[str]()
@@ -358,9 +340,9 @@ def test_changed_bytes_of_every_file_are_noticed(
 def test_a_stage_that_reads_what_has_rotted_says_what_to_run(
     file: str,
     stage: str,
-    before: Callable[[int], Path],
-    run: Callable[[int], int],
-    capsys: pytest.CaptureFixture[str],
+    before: Before,
+    run: Run,
+    capsys: Captured,
 ) -> None:
     folder, number = before(NAMES.index(stage)), NAMES.index(stage)
     path = folder / file

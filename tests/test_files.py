@@ -36,21 +36,6 @@ def test_a_file_appears_whole_with_its_folders(tmp_path: Path) -> None:
     assert target.stat().st_mode & 0o777 == 0o644
 
 
-def test_a_failure_leaves_the_old_file_and_no_scrap(tmp_path: Path) -> None:
-    target = tmp_path / "file.txt"
-    target.write_text("old", encoding="utf-8")
-
-    def write_half() -> None:
-        with files.replacing(target) as scratch:
-            scratch.write_text("half", encoding="utf-8")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_half()
-    assert target.read_text(encoding="utf-8") == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
-
-
 def test_a_hard_link_of_the_old_file_is_not_written_through(tmp_path: Path) -> None:
     """DVC's cache may be one: an output is replaced, never written in place."""
     target, cache = tmp_path / "file.json", tmp_path / "cache"
@@ -60,18 +45,28 @@ def test_a_hard_link_of_the_old_file_is_not_written_through(tmp_path: Path) -> N
     assert files.read_json(cache) == {"a": 1}
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_told_with_what_was_needed(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+FULL = r"a\.npy: no space left for 3,000 bytes, [\d,]+ are free;"
+REFUSED = r"/test_\w+: cannot be written \("
+
+
+@pytest.mark.parametrize(
+    ("number", "line"),
+    [
+        *((number, FULL) for number in (errno.ENOSPC, errno.EDQUOT)),
+        *((number, REFUSED) for number in (errno.EACCES, errno.EPERM, errno.EROFS)),
+    ],
+)
+def test_a_write_that_the_system_refuses_is_told(
+    number: int, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "a.npy"
     target.write_text("old", encoding="utf-8")
 
-    def full(*_: Any) -> bytes:
+    def refuse(*_: Any) -> bytes:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(files, "array_header", full)
-    with pytest.raises(UserError, match=r"a\.npy: no space left for 3,000 bytes, [\d,]+ are free;"):
+    monkeypatch.setattr(files, "array_header", refuse)
+    with pytest.raises(UserError, match=line):
         files.write_array(target, np.zeros(3000, np.uint8))
     assert target.read_text(encoding="utf-8") == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
@@ -95,19 +90,6 @@ def test_a_write_that_really_fails_half_way_leaves_the_old_file(tmp_path: Path) 
     assert re.match(rf"{target}: no space left for 100,000 bytes, ", done.stdout), done
     assert len(np.load(target)) == 10
     assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
-
-
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
-def test_a_folder_that_may_not_be_written_is_told(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(Path, "touch", refuse)
-    with pytest.raises(UserError) as caught:
-        files.write_json(tmp_path / "a.json", {})
-    assert str(caught.value).startswith(f"{tmp_path}: cannot be written ({os.strerror(number)});")
 
 
 def test_the_content_is_on_the_disk_before_it_has_its_name(
@@ -177,17 +159,10 @@ def test_json_has_no_nan(value: float, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("value", [0.1, 1e-8, 1 / 3, 5e-324, 1e308, 2**53 + 1])
-def test_numbers_survive_json(value: float, tmp_path: Path) -> None:
-    files.write_json(tmp_path / "x.json", {"a": value})
-    assert files.read_json(tmp_path / "x.json") == {"a": value}
-
-
-BITS = tuple(1 << bit for bit in range(8))
 changes = pytest.mark.parametrize(
     "changes",
     [
-        pytest.param((*BITS, 255), id="bits"),
+        pytest.param((1, 128, 255), id="some"),
         pytest.param(range(1, 256), id="all", marks=pytest.mark.faults),
     ],
 )
@@ -213,7 +188,7 @@ def test_any_changed_byte_of_json_is_noticed(changes: Sequence[int], tmp_path: P
         with pytest.raises(DamagedError, match=r"x\.json: is not what was written; "):
             files.read_json(file)
         count += 1
-    assert count == len(changes) * file.stat().st_size > 1000
+    assert count == len(changes) * file.stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -324,18 +299,6 @@ def test_a_digest_is_that_of_the_chunks_together() -> None:
 # --- paths and hosts
 
 
-@pytest.mark.parametrize("name", ["quick", "fig1_uniform_mnist", "1", "a_"])
-def test_names(name: str) -> None:
-    assert paths.NAME.fullmatch(name)
-
-
-@pytest.mark.parametrize(
-    "name", ["", "_a", "A", "a-b", "a.b", "a/b", "..", "a b", "a\n", "ä", "$a"]
-)
-def test_what_is_no_name(name: str) -> None:
-    assert not paths.NAME.fullmatch(name)
-
-
 def test_points_lie_in_the_repository_that_dvc_names(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -346,30 +309,8 @@ def test_points_lie_in_the_repository_that_dvc_names(
 
 
 @pytest.mark.parametrize("above", ["", "/home/data/labels/repo"])
-@pytest.mark.parametrize(
-    ("file", "stage"),
-    [
-        ("data/datasets/experiment/mnist5k/dataset.json", "fetch"),
-        ("data/datasets/quick/digits/test_labels.npy", "fetch_figures"),
-        ("data/confusion/mnist5k.json", "confuse"),
-        ("data/confusion/quick/fig5_structured.json", "confuse_figures"),
-        ("data/labels/experiment/seed-0/labels.npy", "dilute"),
-        ("data/labels/quick/fig8_training_size/0123abcd/seed-1/noise.json",
-         "dilute_figure@fig8_training_size"),
-        ("metrics/figures/paper/fig2_uniform_cifar10.json", "train_figure@fig2_uniform_cifar10"),
-        ("metrics/experiment.json", "train"),
-    ],
-)  # fmt: skip
-def test_a_damaged_files_error_names_the_stage_that_makes_it(
-    above: str, file: str, stage: str
-) -> None:
-    error = files.damaged(Path(above, file), "is missing")
-    assert str(error).startswith(f"{Path(above, file)}: is missing; run the stage again that makes")
-    assert f"dvc repro -f {stage} " in str(error)
-
-
-def test_the_stages_that_errors_name_exist() -> None:
-    """And make what the errors say: the folders are those of ``dvc.yaml``."""
+def test_a_damaged_files_error_names_the_stage_that_makes_it(above: str) -> None:
+    """Of every folder and file of ``dvc.yaml`` that a stage reads."""
     pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     count = 0
     for name, stage in pipeline.items():
@@ -379,8 +320,11 @@ def test_the_stages_that_errors_name_exist() -> None:
             if path.startswith("plots/"):
                 continue  # no stage reads them
             path = path.replace("${scale}", "quick").replace("${data.name}", "digits")
-            inner = Path(path.replace("${item}", "key"), *([] if ".json" in path else ["x", "y"]))
-            assert paths.maker(inner) == name + ("@key" if "do" in stage else ""), inner
+            path = path.replace("${item}", "key") + ("" if ".json" in path else "/x/y.npy")
+            error = files.damaged(Path(above, path), "is missing")
+            maker = name + ("@key" if "do" in stage else "")
+            start = f"{Path(above, path)}: is missing; run the stage again that makes it: "
+            assert str(error).startswith(f"{start}dvc repro -f {maker} (")
             count += 1
     assert count == 10
 

@@ -1,7 +1,6 @@
 """Parameters: what is accepted, and the one line that tells what is not."""
 
 import datetime
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,10 @@ import pytest
 import yaml
 from dvc.utils.serialize import parse_yaml
 
-from stages import command
 from stages.lib.config import checks, params, reading
 from stages.lib.config.reading import read_params
 from stages.lib.config.yaml_files import ParamsError, read_yaml
 from stages.lib.core import paths
-from stages.lib.core.errors import UserError
 from stages.lib.core.fields import types_of
 from stages.lib.data.registry import DATASETS
 from stages.lib.models.architectures import ARCHITECTURES
@@ -418,37 +415,6 @@ def test_figures_are_a_list_without_repeats(figures: Any, write: Callable[..., P
 )
 def test_a_figures_key_cannot_be_a_path_or_a_command(key: Any, write: Callable[..., Path]) -> None:
     assert f"figures: got {key!r}; accepted: figures" in error_of(write({"figures": ["a", key]}))
-
-
-@pytest.mark.parametrize("name", ["../x", "a/b", "x;true", "$(true)", "X", "", "-x", "x.yaml"])
-def test_the_command_line_takes_names_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["stage", "quick", name])
-    with pytest.raises(UserError, match=r"accepted: a name, \[a-z0-9\]"):
-        command.figure_arguments()
-
-
-def test_the_command_line_gives_scale_and_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["stage", "quick", "fig1_uniform_mnist"])
-    assert command.figure_arguments() == ("quick", "fig1_uniform_mnist")
-    monkeypatch.setattr(sys, "argv", ["stage", "quick"])
-    assert command.scale_argument() == "quick"
-
-
-def test_a_stage_tells_the_users_errors_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    def main() -> None:
-        raise ParamsError("params.yaml: wrong")
-
-    assert command.stage(main)() == 1
-    assert capsys.readouterr().err == "error: params.yaml: wrong\n"
-    assert command.stage(lambda: None)() == 0
-
-
-def test_a_fault_of_the_pipeline_keeps_its_traceback() -> None:
-    def main() -> None:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        command.stage(main)()
 
 
 # --- YAML

@@ -1,10 +1,11 @@
-"""Puts files aside that a kill has cut: ``python -m tools.lock``, which ``make repro`` does first.
+"""Puts files aside that a kill has cut; `make repro` does this first.
 
-DVC writes ``dvc.lock`` and its tables of locks in place. A kill at that moment leaves half of one,
+DVC writes dvc.lock and its tables of locks in place. A kill at that moment leaves half of one,
 and DVC then refuses to run. Without the first every stage runs again, and finds its finished
 trainings; the others name processes that are gone.
 """
 
+import argparse
 import json
 import sys
 import time
@@ -55,6 +56,7 @@ def mend(root: Path) -> list[str]:
 
 def main() -> None:
     """Mend the repository that this is called in."""
+    argparse.ArgumentParser("python -m tools.lock", description=__doc__).parse_args()
     for name in mend(Path()):
         print(f"{name} was cut by a kill: it is {name}.cut now, and made again", file=sys.stderr)
 

@@ -1,9 +1,8 @@
 """Breaks the code at one place at a time and counts the breaks that the tests notice.
 
-``PYTHON -m tools.mutants OUT.json``, of a PYTHON that finds mutmut 3.8.1 beside the packages of the
-tests. It works on a clone of HEAD; OUT.json is whole after every mutant. The mutants are mutmut's,
-its runner is not: that puts all mutants into one file, which makes a training's digest of the code
-slow, and it fails in processes that work in other folders.
+It needs mutmut 3.8.1 beside the packages of the tests, and works on a clone of HEAD. The mutants
+are mutmut's, its runner is not: that puts all mutants into one file, which makes a training's
+digest of the code slow, and it fails in processes that work in other folders.
 """
 
 import argparse
@@ -99,12 +98,12 @@ def run(file: str, tests: list[str], limit: float) -> dict[str, Any]:
 
 def main() -> None:
     """Draw mutants, run the tests on each, and write what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--modules", nargs="+", default=MODULES)
-    parser.add_argument("--tests", nargs="+", default=TESTS)
-    parser.add_argument("--count", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser("python -m tools.mutants", description=__doc__)
+    parser.add_argument("out", metavar="OUT.json", type=Path, help="whole after every mutant")
+    parser.add_argument("--modules", nargs="+", default=MODULES, help="what is broken")
+    parser.add_argument("--tests", nargs="+", default=TESTS, help="what may notice")
+    parser.add_argument("--count", type=int, default=300, help="of mutants; default %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample; default %(default)s")
     given = parser.parse_args()
     out, start = given.out.resolve(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:

@@ -59,7 +59,7 @@ def main() -> int:
     from benchmarks.gpu import commands
     from stages import command
 
-    return command.stage(lambda: commands.COMMANDS[arguments.command](arguments))()
+    return command.run(lambda: commands.COMMANDS[arguments.command](arguments))
 
 
 if __name__ == "__main__":

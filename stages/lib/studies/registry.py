@@ -15,20 +15,11 @@ from stages.lib.config.yaml_files import fail, read_yaml
 from stages.lib.core import paths
 from stages.lib.core.errors import UserError
 from stages.lib.core.text import is_plain, show_key
+from stages.lib.data.registry import DATASETS
 from stages.lib.studies.kinds import KINDS
 
 #: How data sets are called in titles.
-TITLES = {
-    "mnist5k": "5,000 MNIST images",
-    "digits": "scikit-learn's digits",
-    "mnist": "MNIST",
-    "fashion_mnist": "Fashion-MNIST",
-    "kmnist": "KMNIST",
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "folder": "a folder of images",
-    "imagenet": "ImageNet",
-}
+TITLES = {name: entry.title for name, entry in DATASETS.items()}
 
 #: ``section.key`` of a config -> its type.
 KEYS: dict[str, Any] = {
