@@ -35,6 +35,7 @@ from stages.lib.config.params import (
 )
 from stages.lib.config.reading import parse_config, parse_section, read_params
 from stages.lib.config.yaml_files import ParamsError, read_yaml
+from stages.lib.core import files
 from stages.lib.core.errors import UserError
 from stages.lib.data.datasets import KNOWN, NAMED, Dataset
 from stages.lib.labels import dilution
@@ -237,7 +238,7 @@ def outcome(content: dict[str, Any]) -> Config | str:
 
 
 @pytest.mark.parametrize("place", [key for key in FIELDS if not key.startswith("confusion")])
-@repeatable(40)
+@repeatable(25)
 @given(data=st.data())
 def test_any_value_at_any_key_is_as_documented_or_told(place: str, data: st.DataObject) -> None:
     value = data.draw(GOOD.get(place, st.nothing()) | odd | few | anything)
@@ -249,7 +250,7 @@ def test_any_value_at_any_key_is_as_documented_or_told(place: str, data: st.Data
         assert found.split(": ")[1] in FIELDS
 
 
-@repeatable(100)
+@repeatable(40)
 @given(n=st.integers(20, 2**31 - 1), alpha=st.floats(0, 3) | st.floats(0, 1e6))
 @example(n=2**30, alpha=1 - 2**-30)
 @example(n=2**30, alpha=1.0)
@@ -259,7 +260,7 @@ def test_a_set_is_never_larger_than_its_order_can_be(n: int, alpha: float) -> No
 
 
 @pytest.mark.parametrize("key", BASE["confusion"])
-@repeatable(40)
+@repeatable(25)
 @given(value=anything | st.integers(1, 1000) | st.sampled_from([*ARCHITECTURES]))
 def test_any_value_of_confusion_is_as_documented_or_told(key: str, value: Any) -> None:
     content = replaced(BASE, {f"confusion.{key}": value})["confusion"]
@@ -273,7 +274,7 @@ def test_any_value_of_confusion_is_as_documented_or_told(key: str, value: Any) -
 
 
 @pytest.mark.parametrize("section", CONFIG_SECTIONS)
-@repeatable(40)
+@repeatable(20)
 @given(value=anything)
 def test_any_value_in_place_of_a_section_is_told(section: str, value: Any) -> None:
     found = outcome(replaced(BASE, {section: value}))
@@ -281,7 +282,7 @@ def test_any_value_in_place_of_a_section_is_told(section: str, value: Any) -> No
     assert re.match(rf"params\.yaml: {section}(\.|: got )", found)
 
 
-@repeatable(100)
+@repeatable(40)
 @given(section=st.sampled_from(CONFIG_SECTIONS), key=keys, value=anything)
 def test_any_key_that_is_too_much_is_told(section: str, key: Any, value: Any) -> None:
     assume(key not in BASE[section])
@@ -319,7 +320,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield path
 
 
-@repeatable(100)
+@repeatable(40)
 @given(content=valid)
 def test_good_params_come_back_from_a_file_unchanged(content: dict[str, Any], folder: Path) -> None:
     FILE.write_text(dumped(content), encoding="utf-8")
@@ -346,18 +347,19 @@ def told_or_read(content: bytes) -> None:
         one_line(error, "params.yaml: ")
 
 
-@repeatable(300)
-@given(text=pieces | st.text())
+@repeatable(200)
+@given(text=pieces | st.text() | st.binary())
 @example(text="a: &a [*a]\n")
 @example(text="a: &a\n  <<: *a\n")
 @example(text="%YAML 1.3\n---\na: 1\n")
 @example(text="a: !!bool maybe\n")
 @example(text="? [[a]]\n: 1\n")
-def test_any_text_is_told(text: str, folder: Path) -> None:
-    told_or_read(text.encode("utf-8", "surrogatepass"))
+def test_any_text_is_told(text: str | bytes, folder: Path) -> None:
+    content = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    told_or_read(content)
 
 
-@repeatable(200)
+@repeatable(100)
 @given(value=st.text("0123456789._:-+ exobtrufalsny~ENT", max_size=8))
 @example(value="08")
 @example(value="1:30")
@@ -374,12 +376,6 @@ def test_any_value_is_read_as_dvc_reads_it(value: str, folder: Path) -> None:
 
 
 @repeatable(50)
-@given(content=st.binary())
-def test_any_bytes_are_told(content: bytes, folder: Path) -> None:
-    told_or_read(content)
-
-
-@repeatable(100)
 @given(start=st.floats(0, 1), length=st.integers(0, 20), text=pieces)
 def test_any_slip_in_the_file_is_told_or_harmless(
     start: float, length: int, text: str, folder: Path
@@ -426,7 +422,7 @@ def read_grid(key: str, entry: Any) -> grids.Grid | None:
         return None
 
 
-@repeatable(150)
+@repeatable(80)
 @given(grids=st.lists(blocks(), min_size=1, max_size=2) | plain)
 def test_any_grid_gives_points_or_is_told(grids: Any, folder: Path) -> None:
     grid = read_grid("fig1_uniform_mnist", {**ENTRY, "grids": grids})
@@ -447,7 +443,7 @@ def _is_of(point: Config, block: dict[str, list[Any]]) -> bool:
     return all(value_of(place) in values for place, values in block.items())
 
 
-@repeatable(60)
+@repeatable(40)
 @given(targets=st.lists(st.floats(0, 1), min_size=1, max_size=3) | plain)
 def test_any_targets_are_accuracies_or_told(targets: Any, folder: Path) -> None:
     entry = {**ENTRY, "grids": [{"noise.alpha": [1]}], "targets": targets}
@@ -472,7 +468,7 @@ def draw_order(m: int, order: str, seed: int, most: int = 5) -> NDArray[np.int64
     return transitions.false_class_order(rng.integers(0, most, (m, m)), order, rng=rng)
 
 
-@repeatable(100)
+@repeatable(50)
 @given(m=st.integers(2, 40), order=orders, seed=seeds, most=st.integers(1, 100))
 def test_an_order_holds_every_false_class_once(m: int, order: str, seed: int, most: int) -> None:
     counts = np.random.default_rng(seed).integers(0, most, (m, m))
@@ -485,8 +481,9 @@ def test_an_order_holds_every_false_class_once(m: int, order: str, seed: int, mo
             assert ranked == sorted(ranked)
 
 
-@repeatable(150)
+@repeatable(80)
 @given(m=classes, alpha=alphas, share=shares, order=orders, seed=seeds)
+@example(m=7, alpha=2.0, share=0.0, order="confusing", seed=0)
 def test_structured_noise_is_what_the_paper_says(
     m: int, alpha: float, share: float, order: str, seed: int
 ) -> None:
@@ -494,13 +491,14 @@ def test_structured_noise_is_what_the_paper_says(
     delta = share * min(1.0, alpha / m)
     ranks = draw_order(m, order, seed)
     transition = transitions.structured_transition(ranks, alpha, delta)
-    for i in range(m):
-        assert math.fsum(transition[i]) == pytest.approx(1, abs=1e-9)
-        assert transition[i].min() >= -1e-12
-        assert transition[i, i] == 1 / m
-        for k, j in enumerate(ranks[i]):
-            r = 1 - 2 * k / (m - 2)
-            assert transition[i, j] == pytest.approx(1 / m + delta / alpha * r, abs=1e-12)
+    r = 1 - 2 * np.arange(m - 1) / (m - 2)
+    false = np.take_along_axis(transition, ranks, axis=1)
+    np.testing.assert_allclose(false, np.tile(1 / m + delta / alpha * r, (m, 1)), atol=1e-12)
+    assert (np.diag(transition) == 1 / m).all()
+    assert transition.sum(axis=1) == pytest.approx(np.ones(m), abs=1e-9)
+    assert transition.min() >= -1e-12
+    if delta == 0:
+        np.testing.assert_array_equal(transition, transitions.uniform_transition(m))
     diluted = transitions.diluted_distribution(transition, alpha)
     assert diluted.sum(axis=1) == pytest.approx(np.ones(m), abs=1e-9)
     true = np.diag(diluted)
@@ -511,15 +509,7 @@ def test_structured_noise_is_what_the_paper_says(
         assert (diluted.argmax(axis=1) == np.arange(m)).all()
 
 
-@repeatable(60)
-@given(m=classes, alpha=alphas, order=orders, seed=seeds)
-def test_noise_without_structure_is_uniform(m: int, alpha: float, order: str, seed: int) -> None:
-    transition = transitions.structured_transition(draw_order(m, order, seed), alpha, 0.0)
-    np.testing.assert_array_equal(transition, np.full((m, m), 1 / m))
-    np.testing.assert_array_equal(transition, transitions.uniform_transition(m))
-
-
-@repeatable(100)
+@repeatable(50)
 @given(m=classes, alpha=st.floats(1e-3, 100), beyond=st.floats(1e-9, 1))
 def test_the_largest_delta_is_where_a_probability_would_be_negative(
     m: int, alpha: float, beyond: float
@@ -534,15 +524,6 @@ def test_the_largest_delta_is_where_a_probability_would_be_negative(
     else:
         assert largest == 1
         assert least >= -1e-12
-
-
-@repeatable(100)
-@given(n=st.integers(0, 10**6), alpha=st.floats(0, 1e6), more=st.floats(0, 10))
-def test_as_many_labels_are_noisy_as_alpha_says(n: int, alpha: float, more: float) -> None:
-    noisy = sampling.count_noisy(n, alpha)
-    assert type(noisy) is int
-    assert abs(noisy - alpha * n) <= 0.5
-    assert sampling.count_noisy(n, alpha + more) >= noisy
 
 
 class Given:
@@ -573,7 +554,7 @@ def matrices(draw: Any) -> NDArray[np.float64]:
     return matrix / matrix.sum(axis=1, keepdims=True)
 
 
-@repeatable(100)
+@repeatable(60)
 @given(transition=matrices(), seed=seeds, cut=st.integers(0, 2**20 - 1))
 @example(transition=np.eye(3), seed=0, cut=2**19)
 @example(transition=np.array([[CENTRE, 1 - CENTRE], [0.5, 0.5]]), seed=0, cut=2**19)
@@ -598,7 +579,7 @@ def test_labels_are_those_of_the_inverse_distribution(
         assert label == (below[0] if below else m - 1)
 
 
-@repeatable(40)
+@repeatable(25)
 @example(m=257, seed=0, count=9)
 @given(m=st.integers(2, 30), seed=seeds, count=st.integers(0, 200))
 def test_drawn_labels_are_classes(m: int, seed: int, count: int) -> None:
@@ -646,7 +627,7 @@ def dilutions(draw: Any) -> tuple[Dataset, DataParams, NoiseParams, dict[str, An
     return dataset, data, NoiseParams(kind, alpha, delta, draw(orders), images), more
 
 
-@repeatable(120)
+@repeatable(100)
 @given(drawn=dilutions(), seed=seeds)
 def test_a_diluted_set_is_what_it_says(drawn: Any, seed: int) -> None:
     dataset, data, params, more = drawn
@@ -659,6 +640,12 @@ def test_a_diluted_set_is_what_it_says(drawn: Any, seed: int) -> None:
     assert found.images[:n].max() < total
     assert found.images.max() < total + more["other_images"]
     np.testing.assert_array_equal(found.labels[:n], dataset.train_labels[found.images[:n]])
+    assert len(found.images) == (n if params.images == "same" else size)
+    if params.images == "unique":
+        assert len(set(found.images)) == size
+    if params.images in ("white", "mnist5k"):  # in the bank behind the others, in turn
+        uses = np.bincount(found.images[n:] - total, minlength=more["other_images"])
+        assert uses.max() - uses.min() <= 1
 
     counts, unknown = np.zeros((m, m), int), np.zeros(m, int)
     for i, label in enumerate(found.labels):
@@ -667,33 +654,24 @@ def test_a_diluted_set_is_what_it_says(drawn: Any, seed: int) -> None:
             counts[dataset.train_labels[image], label] += 1
         else:
             unknown[label] += 1
-    assert found.facts["counts"] == counts.tolist()
+    assert str(found.facts["counts"]) == str(counts.tolist())  # whole numbers
     assert found.facts["counts_of_unknown_images"] == unknown.tolist()
-    assert counts.sum() + unknown.sum() == size
+    assert found.facts["label_accuracy"] == np.trace(counts) / size
+    for name in dilution.ARRAYS:
+        assert found.facts["sha256"][name] == files.sha256_of_array(getattr(found, name))
 
     held_out = found.validation_images
     assert len(set(held_out)) == data.validation
     assert not set(held_out) & set(found.images)
+    assert len(found.validation_labels) == len(held_out) + round(params.alpha * len(held_out))
     np.testing.assert_array_equal(
         found.validation_labels[: len(held_out)], dataset.train_labels[held_out]
     )
+    again = dilution.dilute(dataset, data, params, seed=seed, **more)
+    assert again.facts == found.facts  # with all digests
 
 
-@repeatable(60)
-@given(drawn=dilutions(), seed=seeds)
-def test_a_seed_repeats_and_another_differs(drawn: Any, seed: int) -> None:
-    dataset, data, params, more = drawn
-    first, again, other = (
-        dilution.dilute(dataset, data, params, seed=s, **more) for s in (seed, seed, seed + 1)
-    )
-    for name in dilution.ARRAYS:
-        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
-    assert first.facts == again.facts
-    if data.originals >= 12:  # of at least as many, in order: one chance in 479,001,600
-        assert not np.array_equal(first.images[:12], other.images[:12])
-
-
-@repeatable(60)
+@repeatable(40)
 @given(drawn=dilutions(), seed=seeds, fewer=st.floats(0, 1))
 def test_smaller_sets_are_nested_in_larger_ones(drawn: Any, seed: int, fewer: float) -> None:
     """Whatever the noise: clean examples and validation images are the same."""
