@@ -13,7 +13,6 @@ K, STEPS = 5, 50
 SHAPES = [(7, 3), (1,), (4, 2, 3, 3), (10,)]
 SIZES = [math.prod(shape) for shape in SHAPES]
 RATES = [1.0, 0.3, 0.01, 2.0, 0.5]
-NUMBERS = [(0.95, 1e-6), (0.9, 1e-8), (0.5, 1e-3), (0.0, 1e-6), (1.0, 1e-6)]
 
 
 def start(dtype: torch.dtype = torch.float64) -> Tensor:
@@ -34,16 +33,7 @@ def gradients(dtype: torch.dtype = torch.float64, steps: int = STEPS) -> list[li
     return [[draw(shape) for shape in SHAPES] for _ in range(steps)]
 
 
-def stepped(rates: list[float], rho: float, epsilon: float, decay: float = 0.0) -> Tensor:
-    """Return a stack's parameters after all steps."""
-    parameters = start()
-    optimizer = AdaDelta(parameters, torch.tensor(rates, dtype=torch.float64), rho, epsilon, decay)
-    for gradient in gradients():
-        optimizer.step(gradient)
-    return parameters
-
-
-def stepped_alone(k: int, rate: float, rho: float, epsilon: float, decay: float = 0.0) -> Tensor:
+def stepped_alone(k: int, rate: float, rho: float, epsilon: float, decay: float) -> Tensor:
     """Return a member's parameters after torch's optimizer had it alone."""
     parts = start()[k].split(SIZES)
     own = [part.clone().view(shape) for part, shape in zip(parts, SHAPES, strict=True)]
@@ -57,71 +47,42 @@ def stepped_alone(k: int, rate: float, rho: float, epsilon: float, decay: float 
     return torch.cat([parameter.flatten() for parameter in own])
 
 
-def furthest(
-    rates: list[float], rho: float, epsilon: float, expected: list[Tensor], decay: float = 0.0
-) -> float:
-    """Return the largest difference of a parameter's whole way, relative to that way."""
-    got, begin = stepped(rates, rho, epsilon, decay), start()
-    ways = torch.stack(expected) - begin
-    return float(((got - begin - ways).abs() / ways.abs().clamp(min=1e-12)).max())
-
-
-@pytest.mark.parametrize(("rho", "epsilon"), NUMBERS)
-def test_each_member_steps_as_torchs_optimizer_steps_it_alone(rho: float, epsilon: float) -> None:
-    expected = [stepped_alone(k, rate, rho, epsilon) for k, rate in enumerate(RATES)]
-    assert furthest(RATES, rho, epsilon, expected) < 1e-9
-
-
 @pytest.mark.parametrize(
-    ("rates", "rho", "epsilon"),
-    [
-        (RATES, 0.94, 1e-6),
-        (RATES, 0.95, 2e-6),
-        ([*RATES[1:], RATES[0]], 0.95, 1e-6),
-        ([RATES[1], RATES[0], *RATES[2:]], 0.95, 1e-6),
-        ([1.001, *RATES[1:]], 0.95, 1e-6),
-    ],
+    ("rho", "epsilon", "decay"),
+    [(0.95, 1e-6, 0.0), (0.95, 1e-6, 1e-4), (0.5, 1e-3, 0.1), (0.0, 1e-6, 0.0), (1.0, 1e-6, 0.0)],
 )
-def test_other_numbers_fail_the_same_comparison(
-    rates: list[float], rho: float, epsilon: float
+def test_each_member_steps_as_torchs_optimizer_steps_it_alone(
+    rho: float, epsilon: float, decay: float
 ) -> None:
-    expected = [stepped_alone(k, rate, 0.95, 1e-6) for k, rate in enumerate(RATES)]
-    assert furthest(rates, rho, epsilon, expected) > 1e-4
+    """By each parameter's whole way, relative to that way."""
+    parameters, begin = start(), start()
+    rates = torch.tensor(RATES, dtype=torch.float64)
+    optimizer = AdaDelta(parameters, rates, rho, epsilon, *filter(None, [decay]))
+    for gradient in gradients():
+        before = [part.clone() for part in gradient]
+        optimizer.step(gradient)
+        assert all(torch.equal(a, b) for a, b in zip(before, gradient, strict=True))
+    alone = [stepped_alone(k, rate, rho, epsilon, decay) for k, rate in enumerate(RATES)]
+    ways = torch.stack(alone) - begin
+    assert ((parameters - begin - ways).abs() / ways.abs().clamp(min=1e-12)).max() < 1e-9
 
 
-@pytest.mark.parametrize("decay", [1e-4, 0.1])
-def test_weights_decay_as_in_torchs_optimizer(decay: float) -> None:
-    expected = [stepped_alone(k, rate, 0.95, 1e-6, decay) for k, rate in enumerate(RATES)]
-    assert furthest(RATES, 0.95, 1e-6, expected, decay) < 1e-9
-    # Another decay, or none, is another way.
-    assert furthest(RATES, 0.95, 1e-6, expected, 1.1 * decay) > 1e-6
-    assert furthest(RATES, 0.95, 1e-6, expected) > 1e-5
-
-
-def test_gradients_of_another_member_fail_it_too() -> None:
-    expected = [stepped_alone((k + 1) % K, rate, 0.95, 1e-6) for k, rate in enumerate(RATES)]
-    assert furthest(RATES, 0.95, 1e-6, expected) > 1
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("block", [1, 5, 13, 64, 100, 505, 1_000_000])
-def test_blocks_change_no_bit(
-    block: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("block", [1, 13, 505])
+def test_blocks_change_no_bit(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A block has ``BLOCK // K`` columns: 1 to all, most of them across the parameters' ends."""
     results = []
     for size in (10**9, block):
         monkeypatch.setattr(adadelta, "BLOCK", size)
-        parameters = start(dtype)
-        optimizer = AdaDelta(parameters, torch.tensor(RATES, dtype=dtype), 0.95, 1e-6)
-        for gradient in gradients(dtype):
+        parameters = start(torch.float32)
+        optimizer = AdaDelta(parameters, torch.tensor(RATES), 0.95, 1e-6)
+        for gradient in gradients(torch.float32):
             optimizer.step(gradient)
         results.append((parameters, optimizer.squares, optimizer.updates))
-    assert not torch.equal(results[0][0], start(dtype))
+    assert not torch.equal(results[0][0], start(torch.float32))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("rows", [[3, 1], [4], [0, 1, 2, 3, 4], [2, 0, 4]])
+@pytest.mark.parametrize("rows", [[4], [2, 0, 3]])
 def test_selected_members_go_on_as_in_the_whole(rows: list[int]) -> None:
     whole = start(torch.float32)
     optimizer = AdaDelta(whole, torch.tensor(RATES), 0.95, 1e-6, 0.01)
@@ -140,7 +101,7 @@ def test_selected_members_go_on_as_in_the_whole(rows: list[int]) -> None:
     assert not torch.equal(kept, whole)
 
 
-@pytest.mark.parametrize("k", range(K))
+@pytest.mark.parametrize("k", [0, 3])
 def test_stacking_changes_no_bit(k: int) -> None:
     whole, alone = start(torch.float32), start(torch.float32)[k : k + 1].clone()
     rates = torch.tensor(RATES)
@@ -164,10 +125,3 @@ def test_a_member_that_is_lost_takes_no_other_along() -> None:
     others = [0, 1, 3, 4]
     assert parameters[2].isnan().all()
     assert torch.equal(parameters[others], expected[others])
-
-
-def test_gradients_are_left_as_they_are() -> None:
-    (gradient,) = gradients(steps=1)
-    before = [part.clone() for part in gradient]
-    AdaDelta(start(), torch.ones(K, dtype=torch.float64), 0.95, 1e-6, 0.1).step(gradient)
-    assert all(torch.equal(a, b) for a, b in zip(before, gradient, strict=True))
