@@ -88,15 +88,6 @@ def test_the_plain_script_learns(source: str) -> None:
     assert (script.model(floats).argmax(dim=1).numpy() == classes[:64]).all()
 
 
-def test_subjects_have_the_shapes_and_differ() -> None:
-    bank = subjects.bank((32, 32, 3))
-    assert bank.shape == (4000, 32, 32, 3)
-    one, other = subjects.members(bank, 2, 7)
-    assert one.steps == other.steps == 7
-    assert not torch.equal(one.data.labels, other.data.labels)
-    assert one.learning_rate != other.learning_rate
-
-
 def test_the_usual_stacks_are_the_largest_that_stages_form() -> None:
     assert rates.usual("perceptron", "cpu").members == packing.CPU_MEMBERS
     assert rates.usual("mlp2", "cpu").members == 1

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -405,15 +404,6 @@ def test_loops_and_dense_layers_do_it_to_the_bit(name: str, shape: Shape, stacki
     compare(name, shape, stacking, training=True, rounding=0)
 
 
-@pytest.mark.parametrize("stacking", STACKINGS)
-@pytest.mark.parametrize("name", ["conv4", "resnet20"])
-def test_a_member_alone_is_the_same_in_every_stacking(name: str, stacking: str) -> None:
-    images = images_of((8, 8, 1))
-    expected = computed(build(name), images)
-    got = computed(build(name, stacking=stacking), images)
-    assert all(torch.equal(a, b) for a, b in zip(expected, got, strict=True))
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_parameters_are_views_of_the_weights_in_their_order(name: str) -> None:
     """The optimizer updates the weights whole, with the gradients in the parameters' order."""
@@ -521,11 +511,3 @@ def test_a_zero_output_layer_predicts_every_class_alike(name: str) -> None:
     assert (drawn(images_of(shape)) != 0).any()
     for mine, other in zip(weighted(zero)[:-1], weighted(drawn)[:-1], strict=True):
         assert torch.equal(mine.weight, other.weight)  # the others are as without
-
-
-@pytest.mark.parametrize("init", INITS)
-def test_layers_of_one_size_start_apart(init: str) -> None:
-    layers = weighted(build("resnet20", init=init))
-    same_size = [(a, b) for a, b in pairwise(layers) if a.weight.shape == b.weight.shape]
-    assert len(same_size) == 5 + 4 + 4
-    assert not any(torch.equal(a.weight, b.weight) for a, b in same_size)
