@@ -61,35 +61,20 @@ def seeds(count: int) -> dict[str, Any]:
 # --- which runs may share a stack
 
 TOGETHER: list[dict[str, Any]] = [
-    {"train.learning_rates": [0.1]},
-    {"train.seeds": [7]},
-    {"train.min_samples": 640},
-    {"train.epochs": 9},
-    {"train.average": 0.5},
-    {"noise.alpha": 5},
-    {"noise.alpha": 0},
-    {"data.originals": 40},
-    {"noise.images": "unique"},
+    {"train.learning_rates": [0.1]}, {"train.seeds": [7]}, {"train.min_samples": 640},
+    {"train.epochs": 9}, {"train.average": 0.5}, {"noise.alpha": 5}, {"noise.alpha": 0},
+    {"data.originals": 40}, {"noise.images": "unique"},
     {"noise.kind": "structured", "noise.delta": 0.1},
-]
+]  # fmt: skip
 APART: list[dict[str, Any]] = [
-    {"model.name": "mlp1"},
-    {"model.width": 0.5},
-    {"data.name": "mnist5k"},
-    {"data.validation": 19},
-    {"train.batch_size": 17},
-    {"train.init": "glorot"},
-    {"train.zero_output": True},
-    {"train.weight_decay": 1e-4},
-    {"train.augmentation": "flip_crop"},
-    {"train.rho": 0.9},
-    {"train.epsilon": 1e-7},
-    {"train.precision": "bfloat16"},
-    {"train.stacking": "loop"},
-    {"train.loss": "expected_noisy_cross_entropy"},
-    {"noise.images": "white"},
+    {"model.name": "mlp1"}, {"model.width": 0.5}, {"data.name": "mnist5k"},
+    {"data.validation": 19}, {"train.batch_size": 17}, {"train.init": "glorot"},
+    {"train.zero_output": True}, {"train.weight_decay": 1e-4},
+    {"train.augmentation": "flip_crop"}, {"train.rho": 0.9}, {"train.epsilon": 1e-7},
+    {"train.precision": "bfloat16"}, {"train.stacking": "loop"},
+    {"train.loss": "expected_noisy_cross_entropy"}, {"noise.images": "white"},
     {"noise.images": "mnist5k"},
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -6,7 +6,6 @@ passes keeps passing, and no timing decides a test.
 
 import io
 import math
-import re
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -170,15 +169,6 @@ def test_any_value_at_any_key_is_as_documented_or_told(place: str, data: st.Data
         assert found.split(": ")[1] in KEYS
 
 
-@repeatable(40)
-@given(n=st.integers(20, 2**31 - 1), alpha=st.floats(0, 3) | st.floats(0, 1e6))
-@example(n=2**30, alpha=1 - 2**-30)
-@example(n=2**30, alpha=1.0)
-def test_a_set_is_never_larger_than_its_order_can_be(n: int, alpha: float) -> None:
-    found = outcome(replaced(BASE, {**FOLDER, "data.originals": n, "noise.alpha": alpha}))
-    assert isinstance(found, Config) == (n + round(alpha * n) < 2**31)
-
-
 @pytest.mark.parametrize("key", BASE["confusion"])
 @repeatable(25)
 @given(value=anything | st.integers(1, 1000) | st.sampled_from([*ARCHITECTURES]))
@@ -190,27 +180,6 @@ def test_any_value_of_confusion_is_as_documented_or_told(key: str, value: Any) -
         one_line(error, f"params.yaml: confusion.{key}: got ")
     else:
         assert is_as_documented(parsed, content)
-
-
-@pytest.mark.parametrize("section", CONFIG_SECTIONS)
-@repeatable(20)
-@given(value=anything)
-def test_any_value_in_place_of_a_section_is_told(section: str, value: Any) -> None:
-    found = outcome(replaced(BASE, {section: value}))
-    assert isinstance(found, str)
-    assert re.match(rf"params\.yaml: {section}(\.|: got )", found)
-
-
-@repeatable(40)
-@given(section=st.sampled_from(CONFIG_SECTIONS), key=keys, value=anything)
-def test_any_key_that_is_too_much_is_told(section: str, key: Any, value: Any) -> None:
-    assume(key not in BASE[section])
-    content = replaced(BASE, {})
-    content[section][key] = value
-    found = outcome(content)
-    assert isinstance(found, str)
-    assert found.startswith(f"params.yaml: {section}.")
-    assert "; accepted: only the keys" in found
 
 
 # --- params: files
