@@ -30,6 +30,8 @@ from stages.lib.execution import packing
 from stages.lib.models import layers, networks
 from stages.lib.studies import grids
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.mark.parametrize("name", subjects.SHAPES)
 def test_the_plain_script_trains_the_same_network(name: str) -> None:
