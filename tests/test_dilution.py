@@ -54,6 +54,8 @@ def dilute(
 def test_noisy_labels_follow_the_transition_matrix(case: str, dataset: Dataset) -> None:
     """Those of training and, diluted in the same way, of validation."""
     diluted = dilute(dataset, CASES[case], replace(DATA, validation=1000 if case == "same" else 99))
+    counted = np.sum(diluted.facts["counts"]) + sum(diluted.facts["counts_of_unknown_images"])
+    assert counted == len(diluted.labels)
     for labels, images, clean in (
         (diluted.labels, diluted.images, diluted.originals),
         (diluted.validation_labels, diluted.validation_images, len(diluted.validation_images)),
