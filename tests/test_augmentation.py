@@ -13,8 +13,6 @@ from torchvision.transforms.v2 import functional
 from stages.lib.components import augmentation
 from stages.lib.components.augmentation import AUGMENTATIONS, MARGIN, TRIES, BoxSampler, augment
 
-SHAPES = [(8, 8, 1), (32, 32, 3), (9, 12, 3)]
-
 
 def draw_images(shape: tuple[int, int, int], members: int = 2, count: int = 7) -> Tensor:
     rng = np.random.default_rng(0)
@@ -41,10 +39,9 @@ def slow_shift(image: NDArray[np.uint8], box: list[int]) -> NDArray[np.uint8]:
     return got
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_shifted_images_are_those_of_a_slow_loop(shape: tuple[int, int, int]) -> None:
-    images = draw_images(shape, count=40)
-    boxes = draw_boxes("flip_crop", shape[:2], 80).view(2, 40, 5)
+def test_shifted_images_are_those_of_a_slow_loop() -> None:
+    images = draw_images((9, 12, 3), count=40)
+    boxes = draw_boxes("flip_crop", (9, 12), 80).view(2, 40, 5)
     got = augment("flip_crop", images, boxes)
     assert got.dtype == torch.uint8
     for k in range(2):
@@ -52,7 +49,7 @@ def test_shifted_images_are_those_of_a_slow_loop(shape: tuple[int, int, int]) ->
             np.testing.assert_array_equal(mine, slow_shift(image.numpy(), box.tolist()))
 
 
-@pytest.mark.parametrize("shape", [(64, 64, 3), (32, 32, 1), (20, 31, 3)])
+@pytest.mark.parametrize("shape", [(64, 64, 1), (20, 31, 3)])
 def test_crops_are_torchvisions(shape: tuple[int, int, int]) -> None:
     images = draw_images(shape, count=20)
     height, width, _ = shape
@@ -72,19 +69,7 @@ def test_crops_are_torchvisions(shape: tuple[int, int, int]) -> None:
             # Weights in float32 are of places up to 64 pixels from the edge.
             np.testing.assert_allclose(mine.permute(2, 0, 1), expected, atol=0.01)
     np.testing.assert_allclose(got[0, 0], images[0, 0], atol=0.01)
-    np.testing.assert_allclose(
-        got[0, 1], images[0, 1, -1:, -1:].expand(shape), atol=0.01
-    )  # fmt: skip
-
-
-def test_other_boxes_fail_the_same_comparison() -> None:
-    images = draw_images((32, 32, 3))
-    boxes = draw_boxes("resized_crop", (32, 32), 14).view(2, 7, 5)
-    for place in range(5):
-        other = boxes.clone()
-        other[..., place] = 1 - other[..., 4] if place == 4 else (other[..., place] - 1).clamp(0)
-        changed = augment("resized_crop", images, boxes) - augment("resized_crop", images, other)
-        assert changed.abs().max() > 1
+    np.testing.assert_allclose(got[0, 1], images[0, 1, -1:, -1:].expand(shape), atol=0.01)
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
@@ -118,7 +103,7 @@ def slow_crop(u: list[float], height: int, width: int) -> list[int]:
     return [(height - h) // 2, (width - w) // 2, h, w, int(u[-1] < 0.5)]
 
 
-@pytest.mark.parametrize("size", [(64, 64), (32, 48), (224, 224), (8, 100), (100, 8)])
+@pytest.mark.parametrize("size", [(64, 64), (8, 100), (100, 8)])
 def test_crops_fall_where_a_slow_loop_has_them(size: tuple[int, int]) -> None:
     """Narrow images too, of which few tries or none fit."""
     uniform = torch.rand(
@@ -128,25 +113,17 @@ def test_crops_fall_where_a_slow_loop_has_them(size: tuple[int, int]) -> None:
     assert got.tolist() == [slow_crop(row, *size) for row in uniform.tolist()]
 
 
-@pytest.mark.parametrize("size", [(64, 64), (40, 60), (20, 60)])
-def test_crops_are_distributed_as_torchvisions(size: tuple[int, int]) -> None:
-    count = 4000
+def test_crops_are_distributed_as_torchvisions() -> None:
+    count, size, keys = 4000, (40, 60), ("top", "left", "height", "width")
     mine = draw_boxes("resized_crop", size, count)[:, :4].double()
-    transform = v2.RandomResizedCrop(size, antialias=False)
+    transform, image = v2.RandomResizedCrop(size, antialias=False), torch.zeros(1, *size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        image = torch.zeros(1, *size)
         params = [transform.make_params([image]) for _ in range(count)]
-    keys = ("top", "left", "height", "width")
     theirs = torch.tensor([[p[key] for key in keys] for p in params], dtype=torch.float64)
-    for power in (1, 2):
-        a, b = mine**power, theirs**power
-        # Five standard errors of a difference of means.
-        spread = 5 * ((a.var(0) + b.var(0)) / count).sqrt()
+    for a, b in ((mine, theirs), (mine**2, theirs**2)):
+        spread = 5 * ((a.var(0) + b.var(0)) / count).sqrt()  # standard errors of the difference
         assert ((a.mean(0) - b.mean(0)).abs() <= spread).all()
-    areas = mine[:, 2] * mine[:, 3] / (size[0] * size[1])
-    assert areas.min() > 0.07
-    assert areas.max() > 0.4
 
 
 def test_shifts_are_uniform_and_half_are_flipped() -> None:

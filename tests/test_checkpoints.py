@@ -47,18 +47,15 @@ def test_any_flipped_byte_is_noticed(tmp_path: Path) -> None:
     assert len(whole) > 1000
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"ab\n12\n", b"\xff" * 100])
-def test_what_is_no_checkpoint_is_refused(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "a.pt").write_bytes(content)
-    with pytest.raises(DamagedError, match="is not what was written"):
-        checkpoints.read(tmp_path / "a.pt")
-
-
-def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_another_runs_checkpoint_and_what_is_none_are_refused(tmp_path: Path) -> None:
     checkpoints.write(tmp_path / "a.pt", STATE)
     (tmp_path / "a.pt").rename(tmp_path / "b.pt")
     with pytest.raises(DamagedError, match=r"b\.pt: is not what was written"):
         checkpoints.read(tmp_path / "b.pt")
+    for content in (b"", b"ab\n12\n"):
+        (tmp_path / "b.pt").write_bytes(content)
+        with pytest.raises(DamagedError, match="is not what was written"):
+            checkpoints.read(tmp_path / "b.pt")
 
 
 class Planted:
@@ -75,9 +72,6 @@ def test_a_pickle_that_runs_something_is_refused(
     monkeypatch.chdir(tmp_path)
     stream = io.BytesIO()
     torch.save({"step": 1, "planted": Planted()}, stream)
-    torch.load(io.BytesIO(stream.getvalue()), weights_only=False)
-    assert Path("planted").exists()  # it would run
-    Path("planted").unlink()
     body = b"1\n" + stream.getvalue()
     Path("a.pt").write_bytes(files.sha256_of_bytes(b"a", body).encode() + b"\n" + body)
     with pytest.raises(DamagedError, match=r"a\.pt: holds more than tensors and plain values"):
@@ -85,18 +79,13 @@ def test_a_pickle_that_runs_something_is_refused(
     assert not Path("planted").exists()
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("0.5", 0.5), ("600", 600), ("inf", float("inf"))])
-def test_the_interval_is_the_users(
-    text: str, seconds: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_interval_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(checkpoints.VARIABLE, raising=False)
     assert checkpoints.interval() == 120
-    monkeypatch.setenv(checkpoints.VARIABLE, text)
-    assert checkpoints.interval() == seconds
-
-
-@pytest.mark.parametrize("text", ["", "0", "-1", "nan", "two"])
-def test_no_interval(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(checkpoints.VARIABLE, text)
-    with pytest.raises(UserError, match=f"CHECKPOINT_SECONDS: got '{text}'; accepted: seconds"):
-        checkpoints.interval()
+    for text, seconds in (("0.5", 0.5), ("inf", float("inf"))):
+        monkeypatch.setenv(checkpoints.VARIABLE, text)
+        assert checkpoints.interval() == seconds
+    for text in ("", "0", "-1", "nan", "two"):
+        monkeypatch.setenv(checkpoints.VARIABLE, text)
+        with pytest.raises(UserError, match=f"CHECKPOINT_SECONDS: got '{text}'; accepted: seconds"):
+            checkpoints.interval()

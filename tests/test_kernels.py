@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +24,15 @@ RHO, EPSILON, STEPS = 0.9, 1e-2, 4
 RATES = [1.0, 0.3, 2.0]
 #: of a member's parameters; the last is more than a program updates
 SHAPES = [(7, 3), (1,), (4, 2, 3, 3), (stacked.BLOCK + 1,)]
-UPDATED = [f"{members} {decay}" for members, decay in product((1, 3), (0.0, 0.1))]
+UPDATED = [(1, 0.0), (3, 0.1)]  # members, decay
 
 #: (K, ci, co, side, stride, with bias, b, h, w): with tiles of 64 pixels, 64 channels and 64 places
 #: in a patch, three of pixels, then also several of the others.
 CONVOLUTIONS = [
-    *(
-        (members, *channels, side, stride, bool((members + side + 2 * stride) % 4), 2, 9, 7)
-        for members, channels, side, stride in product(
-            (1, 3), ((1, 5), (3, 16), (16, 4)), (3, 1), (1, 2)
-        )
-    ),
+    (1, 1, 5, 3, 1, True, 2, 9, 7),
+    (3, 3, 16, 3, 2, False, 2, 9, 7),
+    (3, 16, 4, 1, 1, True, 2, 9, 7),
+    (1, 16, 4, 1, 2, False, 2, 9, 7),
     (2, 70, 3, 3, 1, True, 1, 4, 5),
     (2, 3, 70, 3, 2, True, 1, 1, 6),
     (2, 3, 4, 5, 3, True, 1, 8, 1),
@@ -117,15 +114,14 @@ def interpret(path: str) -> None:
     def convolve(*arguments: Any) -> Tensor:
         return stacked.batched_conv2d(*arguments, "ieee")
 
-    for name in UPDATED:
-        members, decay = int(name.split()[0]), float(name.split()[1])
+    for members, decay in UPDATED:
         parameters = start(members)
         squares, updates = torch.zeros_like(parameters), torch.zeros_like(parameters)
         rates = torch.tensor(RATES[:members])
         for step, gradient in enumerate(gradients(members)):
             own = rates.unsqueeze(1) if step else rates
             stacked.adadelta_step(parameters, gradient, squares, updates, own, RHO, EPSILON, decay)
-        results[name] = [parameters, squares, updates]
+        results[f"{members} {decay}"] = [parameters, squares, updates]
     for case in CONVOLUTIONS:
         results[str(case)] = differentiated(convolve, case, torch.float32, torch.float32)
     half, single = torch.bfloat16, torch.float32
@@ -185,26 +181,18 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return results
 
 
-@pytest.mark.parametrize("name", UPDATED)
-def test_adadelta_steps_as_in_torchs_operations(interpreted: dict[str, Any], name: str) -> None:
-    members, decay = int(name.split()[0]), float(name.split()[1])
-
-    def stepped(rates: list[float], decay: float) -> list[Tensor]:
-        parameters = start(members).double()
-        params = OptimizerParams(rho=RHO, epsilon=EPSILON, weight_decay=decay)
-        optimizer, column = Stepper(parameters, params), torch.tensor(rates[:members]).double()
-        for gradient in gradients(members):
-            optimizer.step([part.double() for part in gradient], column.unsqueeze(1))
-        return [parameters, *optimizer.state.values()]
-
-    right = stepped(RATES, decay)
-    got = interpreted[name]
+@pytest.mark.parametrize(("members", "decay"), UPDATED)
+def test_adadelta_steps_as_in_torchs_operations(
+    interpreted: dict[str, Any], members: int, decay: float
+) -> None:
+    parameters = start(members).double()
+    rates = torch.tensor(RATES[:members]).double().unsqueeze(1)
+    optimizer = Stepper(parameters, OptimizerParams(rho=RHO, epsilon=EPSILON, weight_decay=decay))
+    for gradient in gradients(members):
+        optimizer.step([part.double() for part in gradient], rates)
+    right = [parameters, *optimizer.state.values()]
+    got = interpreted[f"{members} {decay}"]
     assert max(error(*pair) for pair in zip(got, right, strict=True)) < 1e-6
-    # The comparison tells other numbers.
-    assert error(got[0], stepped([1.01 * rate for rate in RATES], decay)[0]) > 1e-4
-    assert error(got[1], stepped(RATES, decay + 0.01)[1]) > 1e-4
-    if members > 1:
-        assert error(got[0], stepped(RATES[::-1], decay)[0]) > 1e-2
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
@@ -214,22 +202,6 @@ def test_convolutions_are_torchs(interpreted: dict[str, Any], case: tuple[Any, .
     for name, mine, wanted in zip(NAMES, got, right, strict=False):
         assert error(mine, wanted) < TOLERANCE, name
     assert len(got) == len(right)
-
-
-@pytest.mark.parametrize("case", CONVOLUTIONS[:2] + CONVOLUTIONS[-3:], ids=str)
-def test_other_convolutions_fail_the_same_comparison(
-    interpreted: dict[str, Any], case: tuple[Any, ...]
-) -> None:
-    got, right = interpreted[str(case)], expected(case)
-    x, weight, bias, _ = drawn(case)
-    flat = None if bias is None else bias.flatten()
-    for other in (weight.transpose(3, 4), weight.flip(3, 4), weight.roll(1, 1)):
-        y = functional.conv2d(
-            x, other.flatten(0, 1), flat, case[4], weight.shape[3] // 2, groups=len(weight)
-        )
-        assert error(got[0], y) > 0.1
-    assert error(got[1].flatten(2).roll(1, 2), right[1].flatten(2)) > 0.1
-    assert error(got[2].transpose(3, 4), right[2]) > 0.1
 
 
 def test_bfloat16_is_rounded_once(interpreted: dict[str, Any]) -> None:
@@ -242,17 +214,12 @@ def test_bfloat16_is_rounded_once(interpreted: dict[str, Any]) -> None:
     assert all(torch.equal(a, b.to(a.dtype)) for a, b in zip(got, cast, strict=True))
 
 
-def test_convolutions_repeat_to_the_bit(interpreted: dict[str, Any]) -> None:
+def test_convolutions_repeat_whatever_is_around(interpreted: dict[str, Any]) -> None:
+    """To the bit; by other tiles within rounding; and nothing else is touched."""
     first, again = interpreted[str(CONVOLUTIONS[0])], interpreted["repeated"]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-
-
-def test_other_tiles_give_the_same(interpreted: dict[str, Any]) -> None:
     got, right = interpreted["large"], expected(CONVOLUTIONS[0])
     assert max(error(*pair) for pair in zip(got, right, strict=True)) < TOLERANCE
-
-
-def test_nothing_else_is_touched(interpreted: dict[str, Any]) -> None:
     assert interpreted["lazy"]
     assert interpreted["untouched"]
 
@@ -308,24 +275,17 @@ def test_a_card_can_use_them(kernel: str, capsys: pytest.CaptureFixture[str]) ->
     assert checks.usable(torch.device("cuda"), kernel), capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kernel", checks.CHECKS)
-def test_no_other_device_can_and_nothing_is_said(
-    kernel: str, capsys: pytest.CaptureFixture[str]
+def test_no_other_device_can_and_they_can_be_switched_off(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert not checks.usable(torch.device("cpu"), kernel)
-    assert capsys.readouterr().err == ""
-
-
-def test_they_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    def check(_: torch.device) -> None:
-        pass
-
-    monkeypatch.setitem(checks.CHECKS, "never wrong", check)
+    monkeypatch.setitem(checks.CHECKS, "never wrong", lambda _: None)
+    assert not checks.usable(torch.device("cpu"), "never wrong")
     assert checks.usable(torch.device("cuda"), "never wrong")
     checks.usable.cache_clear()
     monkeypatch.setenv(checks.VARIABLE, "off")
     assert not checks.usable(torch.device("cuda"), "never wrong")
     checks.usable.cache_clear()
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("failure", ["no Triton", "wrong"])
@@ -348,35 +308,33 @@ def test_a_failure_is_told_once_in_a_line(
     assert re.fullmatch(pattern, capsys.readouterr().err)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"parameters": torch.zeros(4, 3).T}, "contiguous and of one shape"),
-        ({"squares": torch.zeros(3, 5)}, "contiguous and of one shape"),
-        ({"gradients": [torch.zeros(3, 4).double()]}, "float32 only"),
-        ({"gradients": [torch.zeros(3, 2)]}, "not as many"),
-        ({"rates": torch.zeros(4)}, "not as many"),
-    ],
-)
-def test_adadelta_refuses_other_tensors(change: dict[str, Any], message: str) -> None:
-    matrices = {name: torch.zeros(3, 4) for name in ("parameters", "squares", "updates")}
-    arguments = {**matrices, "gradients": [torch.zeros(3, 4)], "rates": torch.zeros(3), **change}
-    with pytest.raises(ValueError, match=message):
-        stacked.adadelta_step(**arguments, rho=0.9, epsilon=1e-6, weight_decay=0.0)
+ZEROS = torch.zeros(3, 4)
+ADADELTA = [ZEROS, [ZEROS], ZEROS, ZEROS, torch.zeros(3), 0.9, 1e-6, 0.0]
+CONVOLUTION = [torch.zeros(1, 4, 4, 4), torch.zeros(2, 3, 2, 3, 3), None, 1, "ieee"]
 
 
 @pytest.mark.parametrize(
-    ("x", "weight", "message"),
+    ("call", "arguments", "place", "wrong", "message"),
     [
-        (torch.zeros(1, 5, 4, 4), torch.zeros(2, 3, 2, 3, 3), "do not go with"),
-        (torch.zeros(1, 4, 4, 4), torch.zeros(2, 3, 2, 2, 2), "do not go with"),
-        (torch.zeros(1, 4, 4, 4).double(), torch.zeros(2, 3, 2, 3, 3), "must be the same"),
-        (torch.zeros(1).expand(2**10, 4, 2**10, 2**10), torch.zeros(2, 3, 2, 3, 3), "too many"),
+        (stacked.adadelta_step, ADADELTA, 0, torch.zeros(4, 3).T, "contiguous and of one shape"),
+        (stacked.adadelta_step, ADADELTA, 2, torch.zeros(3, 5), "contiguous and of one shape"),
+        (stacked.adadelta_step, ADADELTA, 1, [ZEROS.double()], "float32 only"),
+        (stacked.adadelta_step, ADADELTA, 1, [torch.zeros(3, 2)], "not as many"),
+        (stacked.adadelta_step, ADADELTA, 4, torch.zeros(4), "not as many"),
+        (stacked.batched_conv2d, CONVOLUTION, 0, torch.zeros(1, 5, 4, 4), "do not go with"),
+        (stacked.batched_conv2d, CONVOLUTION, 1, torch.zeros(2, 3, 2, 2, 2), "do not go with"),
+        (stacked.batched_conv2d, CONVOLUTION, 0, CONVOLUTION[0].double(), "must be the same"),
+        (
+            stacked.batched_conv2d, CONVOLUTION, 0,
+            torch.zeros(1).expand(2**10, 4, 2**10, 2**10), "too many",
+        ),
     ],
-)
-def test_convolutions_refuse_other_tensors(x: Tensor, weight: Tensor, message: str) -> None:
+)  # fmt: skip
+def test_other_tensors_are_refused(
+    call: Callable[..., Any], arguments: list[Any], place: int, wrong: Any, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
-        stacked.batched_conv2d(x, weight, None, 1, "ieee")
+        call(*arguments[:place], wrong, *arguments[place + 1 :])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch.nn import functional
 from stages.lib.components.losses import Context, cross_entropy
 from stages.lib.components.losses import expected_noisy_cross_entropy as expected_loss
 
-ALPHAS = [0.0, 0.5, 1.0, 10.0, 100.0]
+ALPHAS = [0.0, 10.0]
 
 
 def h_alpha(logits: Tensor, labels: Tensor, alphas: Tensor | None = None) -> Tensor:
@@ -33,7 +33,7 @@ def column(*alphas: float) -> Tensor:
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
-@pytest.mark.parametrize(("b", "m"), [(6, 5), (1, 10), (3, 2), (4, 300)])
+@pytest.mark.parametrize(("b", "m"), [(6, 5), (1, 300)])
 def test_the_loss_is_that_of_a_slow_loop(b: int, m: int, alpha: float) -> None:
     """For each of three networks, the others of which have another alpha."""
     logits, labels = draw(b, m, members=3)
@@ -49,28 +49,20 @@ def test_the_loss_is_that_of_a_slow_loop(b: int, m: int, alpha: float) -> None:
         assert losses[k].item() == pytest.approx(total / b, rel=1e-12)
 
 
-@pytest.mark.parametrize("members", [1, 3])
-def test_without_noise_it_is_cross_entropy(members: int) -> None:
-    logits, labels = draw(members=members)
+def test_without_noise_it_is_cross_entropy() -> None:
+    logits, labels = draw(members=3)
     expected = torch.stack(list(map(functional.cross_entropy, logits, labels)))
-    for alphas in (None, column(*[0.0] * members)):
+    for alphas in (None, column(0.0, 0.0, 0.0)):
         torch.testing.assert_close(h_alpha(logits, labels, alphas), expected, rtol=1e-14, atol=0)
 
 
-def test_noise_changes_it() -> None:
-    logits, labels = draw()
-    noisy, clean = (h_alpha(logits, labels, column(alpha)) for alpha in (1.0, 0.0))
-    assert abs(noisy - clean) > 0.1
-
-
 @pytest.mark.parametrize("alphas", [None, [0.5, 0.0, 100.0]])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_network_in_a_stack_has_its_loss_and_gradient_to_the_bit(
-    alphas: list[float] | None, dtype: torch.dtype
+    alphas: list[float] | None,
 ) -> None:
     logits, labels = draw(33, 7, members=3)
-    logits = logits.to(dtype).requires_grad_()
-    given = None if alphas is None else torch.tensor(alphas, dtype=dtype)
+    logits = logits.float().requires_grad_()
+    given = None if alphas is None else torch.tensor(alphas)
     losses = h_alpha(logits, labels, given)
     (gradient,) = torch.autograd.grad(losses.sum(), logits)
     for k in range(3):
@@ -94,26 +86,3 @@ def test_its_gradient_is_the_difference_from_the_expected_labels(alpha: float) -
         q = np.full((b, m), (own / m) / (1 + own))
         q[np.arange(b), labels[k].numpy()] = (1 + own / m) / (1 + own)
         np.testing.assert_allclose(logits.grad[k].numpy(), (p - q) / b, rtol=1e-10, atol=1e-14)
-
-
-@pytest.mark.parametrize("alpha", ALPHAS)
-def test_its_gradient_is_that_of_finite_differences(alpha: float) -> None:
-    logits, labels = draw(members=2)
-    logits.requires_grad_()
-    alphas = column(alpha, 1.0)
-    assert torch.autograd.gradcheck(lambda x: h_alpha(x, labels, alphas), (logits,))
-    assert torch.autograd.gradcheck(lambda x: h_alpha(x, labels), (logits,))
-
-
-def test_it_is_what_many_noisy_labels_average_to() -> None:
-    """The mean loss of uniformly diluted labels."""
-    alpha, m = 4.0, 5
-    (logits,), _ = draw(1, m)
-    rng = np.random.default_rng(0)
-    labels = np.where(rng.random(40_000) < 1 / (1 + alpha), 2, rng.integers(0, m, 40_000))
-    drawn = functional.cross_entropy(logits.expand(40_000, m), torch.from_numpy(labels))
-    expected = h_alpha(logits[None], torch.tensor([[2]]), column(alpha))
-    losses = -torch.log_softmax(logits, dim=1)[0, torch.from_numpy(labels)]
-    tolerance = 4 * losses.std().item() / math.sqrt(40_000)
-    assert drawn.item() == pytest.approx(expected.item(), abs=tolerance)
-    assert tolerance < 0.1

@@ -6,12 +6,10 @@ passes keeps passing, and no timing decides a test.
 
 import io
 import math
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
-from unicodedata import category
 
 import numpy as np
 import pytest
@@ -23,7 +21,6 @@ from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
 from stages.lib.components.augmentation import AUGMENTATIONS
-from stages.lib.components.losses import LOSSES
 from stages.lib.config.params import (
     DEVICES,
     PRECISIONS,
@@ -35,9 +32,9 @@ from stages.lib.config.params import (
 )
 from stages.lib.config.reading import parse_config, parse_section, read_params
 from stages.lib.config.yaml_files import ParamsError, read_yaml
+from stages.lib.core import files
 from stages.lib.core.errors import UserError
 from stages.lib.data.datasets import Dataset
-from stages.lib.data.registry import DATASETS, NAMED
 from stages.lib.labels import dilution
 from stages.lib.models.architectures import ARCHITECTURES, INITS, smallest_side
 from stages.lib.noise import sampling, transitions
@@ -45,7 +42,6 @@ from stages.lib.studies import grids
 
 FILE = Path("params.yaml")
 CONFIG_SECTIONS = ("data", "noise", "model", "train")
-SECTIONS = (*CONFIG_SECTIONS, "confusion")
 
 
 def repeatable(examples: int) -> settings:
@@ -89,83 +85,6 @@ anything = st.recursive(
 )
 odd = st.text("ab/. \0\n\x1b\x85\u2028\ud800\u3000", min_size=1, max_size=3)
 few = st.lists(st.sampled_from([0, 1, 1.0, 0.5, 2]), min_size=1, max_size=3)
-Rule = Callable[[Any], bool]
-
-
-def whole(low: int, high: int = 2**31 - 1) -> Rule:
-    return lambda value: type(value) is int and low <= value <= high
-
-
-def number(low: float, high: float) -> Rule:
-    return lambda value: type(value) in (int, float) and low <= value <= high
-
-
-def one_of(names: Any) -> Rule:
-    return lambda value: type(value) is str and value in names
-
-
-def list_of(rule: Rule) -> Rule:
-    return lambda value: (
-        isinstance(value, list)
-        and bool(value)
-        and all(rule(item) for item in value)
-        and len(set(value)) == len(value)
-    )
-
-
-def is_path(value: Any) -> bool:
-    if not isinstance(value, str):
-        return value is None
-    return value != "" and not any(category(x) in ("Cc", "Cs", "Zl", "Zp") for x in value)
-
-
-#: What each key accepts, as the documentation says it.
-FIELDS: dict[str, Rule] = {
-    "data.name": one_of(DATASETS),
-    "data.path": is_path,
-    "data.size": lambda value: value is None or whole(4, 1024)(value),
-    "data.originals": whole(1),
-    "data.validation": whole(0),
-    "noise.kind": one_of(("uniform", "structured")),
-    "noise.alpha": number(0, 1e6),
-    "noise.delta": number(0, 1),
-    "noise.order": one_of(transitions.ORDERS),
-    "noise.images": one_of(("same", "unique", "white", *NAMED)),
-    "model.name": one_of(ARCHITECTURES),
-    "model.width": number(5e-324, 64),
-    "model.batch_norm": lambda value: isinstance(value, bool),
-    "train.loss": one_of(LOSSES),
-    "train.learning_rates": list_of(number(1e-30, 1e6)),
-    "train.batch_size": whole(1),
-    "train.rho": number(0, 1),
-    "train.epsilon": number(1e-30, 1e6),
-    "train.init": one_of(INITS),
-    "train.zero_output": lambda value: isinstance(value, bool),
-    "train.epochs": number(0, 1e6),
-    "train.min_samples": whole(0),
-    "train.weight_decay": number(0, 1),
-    "train.augmentation": one_of(("none", *AUGMENTATIONS)),
-    "train.average": number(0, 1),
-    "train.early_stopping": lambda value: isinstance(value, bool),
-    "train.seeds": list_of(whole(0)),
-    "train.device": one_of(DEVICES),
-    "train.precision": one_of(PRECISIONS),
-    "train.stacking": one_of(STACKINGS),
-    "confusion.subset": whole(1),
-    "confusion.held_out": whole(1),
-    "confusion.repeats": whole(1, 1000),
-    "confusion.model": one_of(ARCHITECTURES),
-    "confusion.width": number(5e-324, 64),
-    "confusion.learning_rate": number(1e-30, 1e6),
-    "confusion.batch_size": whole(1),
-    "confusion.min_samples": whole(1),
-}
-
-
-def test_every_key_of_every_section_is_above() -> None:
-    assert set(FIELDS) == {f"{name}.{key}" for name in SECTIONS for key in BASE[name]}
-
-
 printable = st.text(
     st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=20
 )
@@ -238,62 +157,30 @@ def outcome(content: dict[str, Any]) -> Config | str:
     return config
 
 
-@pytest.mark.parametrize("place", [key for key in FIELDS if not key.startswith("confusion")])
-@repeatable(40)
+KEYS = [f"{section}.{key}" for section in CONFIG_SECTIONS for key in BASE[section]]
+
+
+@pytest.mark.parametrize("place", KEYS)
+@repeatable(25)
 @given(data=st.data())
 def test_any_value_at_any_key_is_as_documented_or_told(place: str, data: st.DataObject) -> None:
     value = data.draw(GOOD.get(place, st.nothing()) | odd | few | anything)
     found = outcome(replaced(BASE, {**FOLDER, place: value}))
-    if not FIELDS[place](value):
-        assert isinstance(found, str)
-        assert found.startswith(f"params.yaml: {place}: got ")
-    elif isinstance(found, str):  # what does not fit beside it, or it beside that
-        assert found.split(": ")[1] in FIELDS
-
-
-@repeatable(100)
-@given(n=st.integers(20, 2**31 - 1), alpha=st.floats(0, 3) | st.floats(0, 1e6))
-@example(n=2**30, alpha=1 - 2**-30)
-@example(n=2**30, alpha=1.0)
-def test_a_set_is_never_larger_than_its_order_can_be(n: int, alpha: float) -> None:
-    found = outcome(replaced(BASE, {**FOLDER, "data.originals": n, "noise.alpha": alpha}))
-    assert isinstance(found, Config) == (n + round(alpha * n) < 2**31)
+    if isinstance(found, str):  # of it, or of what does not fit beside it
+        assert found.split(": ")[1] in KEYS
 
 
 @pytest.mark.parametrize("key", BASE["confusion"])
-@repeatable(40)
+@repeatable(25)
 @given(value=anything | st.integers(1, 1000) | st.sampled_from([*ARCHITECTURES]))
 def test_any_value_of_confusion_is_as_documented_or_told(key: str, value: Any) -> None:
     content = replaced(BASE, {f"confusion.{key}": value})["confusion"]
-    if FIELDS[f"confusion.{key}"](value):
+    try:
         parsed = parse_section(ConfusionParams, content, FILE, "confusion")
-        assert is_as_documented(parsed, content)
+    except ParamsError as error:
+        one_line(error, f"params.yaml: confusion.{key}: got ")
     else:
-        with pytest.raises(ParamsError) as caught:
-            parse_section(ConfusionParams, content, FILE, "confusion")
-        one_line(caught.value, f"params.yaml: confusion.{key}: got ")
-
-
-@pytest.mark.parametrize("section", CONFIG_SECTIONS)
-@repeatable(40)
-@given(value=anything)
-def test_any_value_in_place_of_a_section_is_told(section: str, value: Any) -> None:
-    assume(value != {})  # then all has its default
-    found = outcome(replaced(BASE, {section: value}))
-    assert isinstance(found, str)
-    assert re.match(rf"params\.yaml: {section}(\.|: got )", found)
-
-
-@repeatable(100)
-@given(section=st.sampled_from(CONFIG_SECTIONS), key=keys, value=anything)
-def test_any_key_that_is_too_much_is_told(section: str, key: Any, value: Any) -> None:
-    assume(key not in BASE[section])
-    content = replaced(BASE, {})
-    content[section][key] = value
-    found = outcome(content)
-    assert isinstance(found, str)
-    assert found.startswith(f"params.yaml: {section}.")
-    assert "; accepted: only the keys" in found
+        assert is_as_documented(parsed, content)
 
 
 # --- params: files
@@ -323,7 +210,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield path
 
 
-@repeatable(100)
+@repeatable(40)
 @given(content=valid)
 def test_good_params_come_back_from_a_file_unchanged(content: dict[str, Any], folder: Path) -> None:
     FILE.write_text(dumped(content), encoding="utf-8")
@@ -350,18 +237,19 @@ def told_or_read(content: bytes) -> None:
         one_line(error, "params.yaml: ")
 
 
-@repeatable(300)
-@given(text=pieces | st.text())
+@repeatable(200)
+@given(text=pieces | st.text() | st.binary())
 @example(text="a: &a [*a]\n")
 @example(text="a: &a\n  <<: *a\n")
 @example(text="%YAML 1.3\n---\na: 1\n")
 @example(text="a: !!bool maybe\n")
 @example(text="? [[a]]\n: 1\n")
-def test_any_text_is_told(text: str, folder: Path) -> None:
-    told_or_read(text.encode("utf-8", "surrogatepass"))
+def test_any_text_is_told(text: str | bytes, folder: Path) -> None:
+    content = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    told_or_read(content)
 
 
-@repeatable(200)
+@repeatable(100)
 @given(value=st.text("0123456789._:-+ exobtrufalsny~ENT", max_size=8))
 @example(value="08")
 @example(value="1:30")
@@ -378,12 +266,6 @@ def test_any_value_is_read_as_dvc_reads_it(value: str, folder: Path) -> None:
 
 
 @repeatable(50)
-@given(content=st.binary())
-def test_any_bytes_are_told(content: bytes, folder: Path) -> None:
-    told_or_read(content)
-
-
-@repeatable(100)
 @given(start=st.floats(0, 1), length=st.integers(0, 20), text=pieces)
 def test_any_slip_in_the_file_is_told_or_harmless(
     start: float, length: int, text: str, folder: Path
@@ -430,7 +312,7 @@ def read_grid(key: str, entry: Any) -> grids.Grid | None:
         return None
 
 
-@repeatable(150)
+@repeatable(80)
 @given(grids=st.lists(blocks(), min_size=1, max_size=2) | plain)
 def test_any_grid_gives_points_or_is_told(grids: Any, folder: Path) -> None:
     grid = read_grid("fig1_uniform_mnist", {**ENTRY, "grids": grids})
@@ -451,7 +333,7 @@ def _is_of(point: Config, block: dict[str, list[Any]]) -> bool:
     return all(value_of(place) in values for place, values in block.items())
 
 
-@repeatable(60)
+@repeatable(40)
 @given(targets=st.lists(st.floats(0, 1), min_size=1, max_size=3) | plain)
 def test_any_targets_are_accuracies_or_told(targets: Any, folder: Path) -> None:
     entry = {**ENTRY, "grids": [{"noise.alpha": [1]}], "targets": targets}
@@ -476,7 +358,7 @@ def draw_order(m: int, order: str, seed: int, most: int = 5) -> NDArray[np.int64
     return transitions.false_class_order(rng.integers(0, most, (m, m)), order, rng=rng)
 
 
-@repeatable(100)
+@repeatable(50)
 @given(m=st.integers(2, 40), order=orders, seed=seeds, most=st.integers(1, 100))
 def test_an_order_holds_every_false_class_once(m: int, order: str, seed: int, most: int) -> None:
     counts = np.random.default_rng(seed).integers(0, most, (m, m))
@@ -489,8 +371,9 @@ def test_an_order_holds_every_false_class_once(m: int, order: str, seed: int, mo
             assert ranked == sorted(ranked)
 
 
-@repeatable(150)
+@repeatable(80)
 @given(m=classes, alpha=alphas, share=shares, order=orders, seed=seeds)
+@example(m=7, alpha=2.0, share=0.0, order="confusing", seed=0)
 def test_structured_noise_is_what_the_paper_says(
     m: int, alpha: float, share: float, order: str, seed: int
 ) -> None:
@@ -498,13 +381,14 @@ def test_structured_noise_is_what_the_paper_says(
     delta = share * min(1.0, alpha / m)
     ranks = draw_order(m, order, seed)
     transition = transitions.structured_transition(ranks, alpha, delta)
-    for i in range(m):
-        assert math.fsum(transition[i]) == pytest.approx(1, abs=1e-9)
-        assert transition[i].min() >= -1e-12
-        assert transition[i, i] == 1 / m
-        for k, j in enumerate(ranks[i]):
-            r = 1 - 2 * k / (m - 2)
-            assert transition[i, j] == pytest.approx(1 / m + delta / alpha * r, abs=1e-12)
+    r = 1 - 2 * np.arange(m - 1) / (m - 2)
+    false = np.take_along_axis(transition, ranks, axis=1)
+    np.testing.assert_allclose(false, np.tile(1 / m + delta / alpha * r, (m, 1)), atol=1e-12)
+    assert (np.diag(transition) == 1 / m).all()
+    assert transition.sum(axis=1) == pytest.approx(np.ones(m), abs=1e-9)
+    assert transition.min() >= -1e-12
+    if delta == 0:
+        np.testing.assert_array_equal(transition, transitions.uniform_transition(m))
     diluted = transitions.diluted_distribution(transition, alpha)
     assert diluted.sum(axis=1) == pytest.approx(np.ones(m), abs=1e-9)
     true = np.diag(diluted)
@@ -515,15 +399,7 @@ def test_structured_noise_is_what_the_paper_says(
         assert (diluted.argmax(axis=1) == np.arange(m)).all()
 
 
-@repeatable(60)
-@given(m=classes, alpha=alphas, order=orders, seed=seeds)
-def test_noise_without_structure_is_uniform(m: int, alpha: float, order: str, seed: int) -> None:
-    transition = transitions.structured_transition(draw_order(m, order, seed), alpha, 0.0)
-    np.testing.assert_array_equal(transition, np.full((m, m), 1 / m))
-    np.testing.assert_array_equal(transition, transitions.uniform_transition(m))
-
-
-@repeatable(100)
+@repeatable(50)
 @given(m=classes, alpha=st.floats(1e-3, 100), beyond=st.floats(1e-9, 1))
 def test_the_largest_delta_is_where_a_probability_would_be_negative(
     m: int, alpha: float, beyond: float
@@ -538,15 +414,6 @@ def test_the_largest_delta_is_where_a_probability_would_be_negative(
     else:
         assert largest == 1
         assert least >= -1e-12
-
-
-@repeatable(100)
-@given(n=st.integers(0, 10**6), alpha=st.floats(0, 1e6), more=st.floats(0, 10))
-def test_as_many_labels_are_noisy_as_alpha_says(n: int, alpha: float, more: float) -> None:
-    noisy = sampling.count_noisy(n, alpha)
-    assert type(noisy) is int
-    assert abs(noisy - alpha * n) <= 0.5
-    assert sampling.count_noisy(n, alpha + more) >= noisy
 
 
 class Given:
@@ -577,7 +444,7 @@ def matrices(draw: Any) -> NDArray[np.float64]:
     return matrix / matrix.sum(axis=1, keepdims=True)
 
 
-@repeatable(100)
+@repeatable(60)
 @given(transition=matrices(), seed=seeds, cut=st.integers(0, 2**20 - 1))
 @example(transition=np.eye(3), seed=0, cut=2**19)
 @example(transition=np.array([[CENTRE, 1 - CENTRE], [0.5, 0.5]]), seed=0, cut=2**19)
@@ -602,7 +469,7 @@ def test_labels_are_those_of_the_inverse_distribution(
         assert label == (below[0] if below else m - 1)
 
 
-@repeatable(40)
+@repeatable(25)
 @example(m=257, seed=0, count=9)
 @given(m=st.integers(2, 30), seed=seeds, count=st.integers(0, 200))
 def test_drawn_labels_are_classes(m: int, seed: int, count: int) -> None:
@@ -650,7 +517,7 @@ def dilutions(draw: Any) -> tuple[Dataset, DataParams, NoiseParams, dict[str, An
     return dataset, data, NoiseParams(kind, alpha, delta, draw(orders), images), more
 
 
-@repeatable(120)
+@repeatable(100)
 @given(drawn=dilutions(), seed=seeds)
 def test_a_diluted_set_is_what_it_says(drawn: Any, seed: int) -> None:
     dataset, data, params, more = drawn
@@ -663,6 +530,12 @@ def test_a_diluted_set_is_what_it_says(drawn: Any, seed: int) -> None:
     assert found.images[:n].max() < total
     assert found.images.max() < total + more["other_images"]
     np.testing.assert_array_equal(found.labels[:n], dataset.train_labels[found.images[:n]])
+    assert len(found.images) == (n if params.images == "same" else size)
+    if params.images == "unique":
+        assert len(set(found.images)) == size
+    if params.images in ("white", "mnist5k"):  # in the bank behind the others, in turn
+        uses = np.bincount(found.images[n:] - total, minlength=more["other_images"])
+        assert uses.max() - uses.min() <= 1
 
     counts, unknown = np.zeros((m, m), int), np.zeros(m, int)
     for i, label in enumerate(found.labels):
@@ -671,33 +544,24 @@ def test_a_diluted_set_is_what_it_says(drawn: Any, seed: int) -> None:
             counts[dataset.train_labels[image], label] += 1
         else:
             unknown[label] += 1
-    assert found.facts["counts"] == counts.tolist()
+    assert str(found.facts["counts"]) == str(counts.tolist())  # whole numbers
     assert found.facts["counts_of_unknown_images"] == unknown.tolist()
-    assert counts.sum() + unknown.sum() == size
+    assert found.facts["label_accuracy"] == np.trace(counts) / size
+    for name in dilution.ARRAYS:
+        assert found.facts["sha256"][name] == files.sha256_of_array(getattr(found, name))
 
     held_out = found.validation_images
     assert len(set(held_out)) == data.validation
     assert not set(held_out) & set(found.images)
+    assert len(found.validation_labels) == len(held_out) + round(params.alpha * len(held_out))
     np.testing.assert_array_equal(
         found.validation_labels[: len(held_out)], dataset.train_labels[held_out]
     )
+    again = dilution.dilute(dataset, data, params, seed=seed, **more)
+    assert again.facts == found.facts  # with all digests
 
 
-@repeatable(60)
-@given(drawn=dilutions(), seed=seeds)
-def test_a_seed_repeats_and_another_differs(drawn: Any, seed: int) -> None:
-    dataset, data, params, more = drawn
-    first, again, other = (
-        dilution.dilute(dataset, data, params, seed=s, **more) for s in (seed, seed, seed + 1)
-    )
-    for name in dilution.ARRAYS:
-        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
-    assert first.facts == again.facts
-    if data.originals >= 12:  # of at least as many, in order: one chance in 479,001,600
-        assert not np.array_equal(first.images[:12], other.images[:12])
-
-
-@repeatable(60)
+@repeatable(40)
 @given(drawn=dilutions(), seed=seeds, fewer=st.floats(0, 1))
 def test_smaller_sets_are_nested_in_larger_ones(drawn: Any, seed: int, fewer: float) -> None:
     """Whatever the noise: clean examples and validation images are the same."""
