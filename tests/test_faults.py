@@ -256,7 +256,9 @@ def readers(folder: Path) -> dict[Path, Callable[[], Any]]:
     found: dict[Path, Callable[[], Any]] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if not path.is_file() or name.startswith(("plots/", "scales/", "params.yaml")):
+        if not path.is_file() or name.startswith(
+            ("plots/", "scales/", "params.yaml", "data/checked.yaml")
+        ):
             continue
         if name.startswith("data/datasets"):
             found[path] = lambda path=path: datasets.load(path.parent)

@@ -69,7 +69,7 @@ def test_all_of_mnist_from_a_mirror(repository: Repository) -> None:
     answer = repository.succeed(
         "exp", "run", *settings, "train", variables={"DATA_MIRROR": str(DATA)}
     )
-    assert answer.ran == ["fetch", "confuse", "dilute", "train"]
+    assert answer.ran == ["check", "scan", "fetch", "confuse", "dilute", "train"]
     assert describe(repository, "mnist")["size"] == {"train": 60_000, "test": 10_000}
     measured = report(repository)
     assert measured["examples"] == 3 * 59_000
@@ -94,7 +94,14 @@ def test_cifar10_as_an_archive_of_images(repository: Repository) -> None:
             "train.learning_rates": [0.1],
         },
     )
-    assert repository.succeed("repro", "train").ran == ["fetch", "confuse", "dilute", "train"]
+    assert repository.succeed("repro", "train").ran == [
+        "check",
+        "scan",
+        "fetch",
+        "confuse",
+        "dilute",
+        "train",
+    ]
     described = describe(repository, "folder")
     assert described["size"] == {"train": 50_000, "test": 10_000}
     assert (described["num_classes"], described["height"], described["channels"]) == (10, 32, 3)
