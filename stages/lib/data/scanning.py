@@ -28,9 +28,7 @@ def scan(path: Path, *, names_only: bool = False) -> dict[str, Any]:
         OSError: a folder cannot be read.
     """
     if not path.exists():
-        raise DataError(
-            f"{str(path)!r} is not there; must be a folder or an archive of images; mend data.path"
-        )
+        raise DataError(f"data.path: got '{path}'; accepted: a folder or an archive of images")
     if path.is_file():
         return {"digest": _digest([_state(path)]), "bytes": path.stat().st_size}
     files = list(_files(path, names_only))
