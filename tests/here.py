@@ -11,6 +11,7 @@ import yaml
 from repository import tiny_params, tiny_scale
 
 from stages import (
+    check,
     confuse,
     confuse_figures,
     dilute,
@@ -18,6 +19,7 @@ from stages import (
     draw,
     fetch,
     fetch_figures,
+    scan,
     train,
     train_figure,
 )
@@ -27,10 +29,7 @@ from stages.lib.training import ensemble, loop
 
 FIGURES = ("fig1_uniform_mnist", "fig4_noise_models", "fig5_structured", "fig9_critical_size")
 STAGES: list[tuple[ModuleType, tuple[str, ...]]] = [
-    (fetch, ()),
-    (confuse, ()),
-    (dilute, ()),
-    (train, ()),
+    *((stage, ()) for stage in (check, scan, fetch, confuse, dilute, train)),
     (fetch_figures, ("tiny",)),
     (confuse_figures, ("tiny",)),
     *((stage, ("tiny", key)) for key in FIGURES for stage in (dilute_figure, train_figure, draw)),

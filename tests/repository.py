@@ -1,5 +1,6 @@
 """Temporary copies of this repository, in which tests run the real git and the real DVC."""
 
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 
 import psutil  # DVC brings it
 import yaml
+from conftest import replaced
 from watching import runs, words
 
 ROOT = Path(__file__).parents[1]
@@ -67,26 +69,25 @@ class Repository:
 
     def environment(self) -> dict[str, str]:
         """Return the variables of commands: this Python first, nobody's settings, no network."""
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("DVC_", "GIT_", "PYTEST_", "DATA_MIRROR"))
-        }
+        ours = ("DVC_", "GIT_", "PYTEST_", "DATA_MIRROR")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         away = "http://127.0.0.1:9"  # the discard port: nobody listens, so a request fails at once
-        return kept | {
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")]),
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "DVC_NO_ANALYTICS": "1",
-            "DVC_GLOBAL_CONFIG_DIR": str(self.around / "dvc-global"),
-            "DVC_SYSTEM_CONFIG_DIR": str(self.around / "dvc-system"),
-            "DVC_SITE_CACHE_DIR": str(self.around / "dvc-site"),
-            "NO_COLOR": "1",
-            "COLUMNS": "1000",
-            "http_proxy": away,
-            "https_proxy": away,
-            "no_proxy": "",
-        }
+        folders = ("GLOBAL_CONFIG", "SYSTEM_CONFIG", "SITE_CACHE")
+        return (
+            kept
+            | {f"DVC_{name}_DIR": str(self.around / name) for name in folders}
+            | {
+                "PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")]),
+                "GIT_CONFIG_GLOBAL": os.devnull,
+                "GIT_CONFIG_NOSYSTEM": "1",
+                "DVC_NO_ANALYTICS": "1",
+                "NO_COLOR": "1",
+                "COLUMNS": "1000",
+                "http_proxy": away,
+                "https_proxy": away,
+                "no_proxy": "",
+            }
+        )
 
     def run(self, *command: str, variables: Mapping[str, str] | None = None) -> Answer:
         """Run a command to its end in the working tree."""
@@ -129,14 +130,9 @@ class Repository:
         self.git("commit", "--quiet", "--message", message)
 
     def write_yaml(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write a YAML file, keys in the order given."""
-        text = yaml.safe_dump(dict(content), sort_keys=False)
+        """Write a YAML file, keys in the order given, equal parts each in full."""
+        text = yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False)
         (self.root / name).write_text(text, encoding="utf-8")
-
-    def read_yaml(self, name: str) -> dict[str, Any]:
-        """Return the content of a YAML file."""
-        content: dict[str, Any] = yaml.safe_load((self.root / name).read_text(encoding="utf-8"))
-        return content
 
     def snapshot(self, *names: str) -> dict[str, tuple[int, bytes]]:
         """Return time of change and content of every file below the named files and folders."""
@@ -150,21 +146,12 @@ class Repository:
         return found
 
     def kill_when(self, ready: Callable[[], bool], *arguments: str) -> None:
-        """Start DVC and kill it and all that it started, without warning, once ``ready()``.
-
-        Args:
-            ready: asked again and again; must become true before DVC ends.
-            arguments: DVC's.
-        """
+        """Start DVC and kill it and all that it started once ``ready()``, which must come first."""
         with self._started(ready, *arguments):
             pass
 
     def kill_stage_when(self, ready: Callable[[], bool], *arguments: str) -> list[str]:
         """Start DVC, kill its stage's process alone once ``ready()``, and wait for DVC's end.
-
-        Args:
-            ready: asked again and again; must become true before DVC ends.
-            arguments: DVC's.
 
         Returns:
             The commands of the processes that are there `GRACE_SECONDS` later.
@@ -230,13 +217,9 @@ def clone(around: Path) -> Repository:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
     repository.git("init", "--quiet", "--initial-branch", "main")
-    for key, value in (
-        ("user.name", "Test"),
-        ("user.email", "test@example.org"),
-        ("commit.gpgsign", "false"),
-        ("core.autocrlf", "false"),
-    ):
-        repository.git("config", key, value)
+    for setting in ("user.name Test", "user.email test@example.org", "commit.gpgsign false",
+                    "core.autocrlf false"):  # fmt: skip
+        repository.git("config", *setting.split())
     repository.commit("Start")
     return repository
 
@@ -250,83 +233,46 @@ def duplicate(original: Repository, around: Path) -> Repository:
 
 def set_params(repository: Repository, values: Mapping[str, Any]) -> None:
     """Change values of ``params.yaml``, named ``SECTION.KEY`` or ``KEY``."""
-    content = repository.read_yaml("params.yaml")
-    for name, value in values.items():
-        section, _, key = name.partition(".")
-        if key:
-            content[section][key] = value
-        else:
-            content[section] = value
-    repository.write_yaml("params.yaml", content)
+    content = yaml.safe_load((repository.root / "params.yaml").read_text(encoding="utf-8"))
+    repository.write_yaml("params.yaml", replaced(content, dict(values)))
+
+
+TINY: dict[str, dict[str, Any]] = {
+    "data": {"name": "digits", "path": None, "size": None, "originals": 200, "validation": 100},
+    "noise": {
+        "kind": "uniform", "alpha": 2, "delta": 0.0, "order": "confusing", "images": "same",
+    },
+    "model": {"name": "perceptron", "width": 1.0, "batch_norm": False},
+    "train": {
+        "loss": "cross_entropy", "learning_rates": [0.5, 1.0], "batch_size": 32, "rho": 0.95,
+        "epsilon": 1e-6, "init": "he", "zero_output": True, "epochs": 0.0, "min_samples": 1600,
+        "weight_decay": 0.0, "augmentation": "none", "average": 0.0, "early_stopping": False,
+        "seeds": [0, 1], "device": "cpu", "precision": "float32", "stacking": "auto",
+    },
+}  # fmt: skip
+TINY_CONFUSION = {
+    "subset": 100, "held_out": 200, "repeats": 2, "model": "perceptron", "width": 1.0,
+    "learning_rate": 1.0, "batch_size": 32, "min_samples": 640,
+}  # fmt: skip
 
 
 def tiny_config(**train: Any) -> dict[str, dict[str, Any]]:
     """Return the sections of an experiment on scikit-learn's digits that trains in an instant."""
-    return {
-        "data": {"name": "digits", "path": None, "size": None, "originals": 200, "validation": 100},
-        "noise": {
-            "kind": "uniform",
-            "alpha": 2,
-            "delta": 0.0,
-            "order": "confusing",
-            "images": "same",
-        },
-        "model": {"name": "perceptron", "width": 1.0, "batch_norm": False},
-        "train": {
-            "loss": "cross_entropy",
-            "learning_rates": [0.5, 1.0],
-            "batch_size": 32,
-            "rho": 0.95,
-            "epsilon": 1.0e-6,
-            "init": "he",
-            "zero_output": True,
-            "epochs": 0.0,
-            "min_samples": 1600,
-            "weight_decay": 0.0,
-            "augmentation": "none",
-            "average": 0.0,
-            "early_stopping": False,
-            "seeds": [0, 1],
-            "device": "cpu",
-            "precision": "float32",
-            "stacking": "auto",
-        }
-        | train,
-    }
-
-
-def tiny_confusion() -> dict[str, Any]:
-    """Return the section ``confusion`` of the same size."""
-    return {
-        "subset": 100,
-        "held_out": 200,
-        "repeats": 2,
-        "model": "perceptron",
-        "width": 1.0,
-        "learning_rate": 1.0,
-        "batch_size": 32,
-        "min_samples": 640,
-    }
+    return TINY | {"train": TINY["train"] | train}
 
 
 def tiny_params(figures: Sequence[str]) -> dict[str, Any]:
     """Return a whole ``params.yaml`` of the same size, for the scale ``tiny``."""
-    return tiny_config() | {
-        "confusion": tiny_confusion(),
-        "scale": "tiny",
-        "figures": list(figures),
-    }
+    return TINY | {"confusion": TINY_CONFUSION, "scale": "tiny", "figures": list(figures)}
 
 
 def tiny_scale() -> dict[str, Any]:
     """Return ``scales/tiny.yaml``: one figure of each kind, and two that share their points."""
     one = tiny_config(learning_rates=[1.0])
     structured = one | {"noise": one["noise"] | {"kind": "structured", "alpha": 10}}
-    size = one | {
-        "grids": [{"noise.alpha": [0, 2], "data.originals": [40, 200]}],
-    }
+    size = one | {"grids": [{"noise.alpha": [0, 2], "data.originals": [40, 200]}]}
     return {
-        "confusion": tiny_confusion(),
+        "confusion": TINY_CONFUSION,
         "fig1_uniform_mnist": one
         | {"grids": [{"model.name": ["perceptron", "conv2"], "noise.alpha": [0, 2]}]},
         "fig4_noise_models": structured

@@ -242,7 +242,7 @@ def readers(folder: Path) -> dict[Path, Callable[[], Any]]:
     found: dict[Path, Callable[[], Any]] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         match path.relative_to(folder).parts:
-            case ("plots" | "scales" | "params.yaml", *_):
+            case ("plots" | "scales" | "studies" | "params.yaml", *_) | ("data", "checked.yaml"):
                 continue
             case ("data", "datasets", *_):
                 found[path] = partial(datasets.load, path.parent)

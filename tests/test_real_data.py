@@ -23,6 +23,7 @@ from repository import (
 
 DATA = Path(os.environ.get("TEST_DATA", ROOT.parent / "shared" / "data"))
 NEEDED = ("MNIST/raw/train-images-idx3-ubyte.gz", "cifar10-jpeg.tar.xz")
+ALL = ["check", "scan", "fetch", "confuse", "dilute", "train"]
 MISSING = [name for name in NEEDED if not (DATA / name).is_file()]
 
 pytestmark = [
@@ -64,7 +65,7 @@ def test_all_of_mnist_from_a_mirror(repository: Repository) -> None:
     answer = repository.succeed(
         "exp", "run", *settings, "train", variables={"DATA_MIRROR": str(DATA)}
     )
-    assert answer.ran == ["fetch", "confuse", "dilute", "train"]
+    assert answer.ran == ALL
     described = read(repository, "data/datasets/experiment/mnist/dataset.json")
     assert described["size"] == {"train": 60_000, "test": 10_000}
     measured = report(repository)
@@ -86,7 +87,7 @@ def test_cifar10_as_an_archive_of_images(repository: Repository) -> None:
         "train.learning_rates": [0.1],
     }
     set_params(repository, changes)
-    assert repository.succeed("repro", "train").ran == ["fetch", "confuse", "dilute", "train"]
+    assert repository.succeed("repro", "train").ran == ALL
     described = read(repository, "data/datasets/experiment/folder/dataset.json")
     assert described["size"] == {"train": 50_000, "test": 10_000}
     assert (described["num_classes"], described["height"], described["channels"]) == (10, 32, 3)

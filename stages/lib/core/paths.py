@@ -16,6 +16,8 @@ EXPERIMENT_METRICS = Path("metrics/experiment.json")
 
 EXPERIMENT_TIMES = Path("metrics/times/experiment.json")
 
+CHECKED = Path("data/checked.yaml")  # that the stage `check` passed
+
 POINTS = ".runs"
 
 
@@ -27,6 +29,11 @@ def scale_file(scale: str) -> Path:
 def datasets(group: str) -> Path:
     """The data sets of the experiment (``group="experiment"``) or of a scale's figures."""
     return Path("data/datasets") / group
+
+
+def scans(group: str) -> Path:
+    """What lay at the paths of the user's own images, of the experiment or of all figures."""
+    return Path("data/scans") / f"{group}.json"
 
 
 def experiment_confusion(dataset: str) -> Path:

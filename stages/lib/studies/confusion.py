@@ -5,7 +5,7 @@ and observing the errors it makes on a test set." Here the errors are counted on
 outside the subset, so that the test set stays unseen.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ from stages.lib.config.params import (
 )
 from stages.lib.config.yaml_files import fail
 from stages.lib.core import files
+from stages.lib.core.errors import UserError
 from stages.lib.data import datasets
 from stages.lib.execution import executors, runs
 from stages.lib.labels.dilution import materialise
 from stages.lib.noise import transitions
 from stages.lib.studies import summaries
+from stages.lib.studies.grids import Grid
 
 NO_NOISE = NoiseParams(kind="uniform", alpha=0.0)
 
@@ -46,6 +48,24 @@ class SharedTraining:
     device: str
     precision: str
     stacking: str
+
+
+def shared_training(grid: Grid) -> tuple[str, SharedTraining]:
+    """Return the data set and the start of training that a figure's points share.
+
+    Raises:
+        UserError: they differ, and one confusion matrix cannot serve them all.
+    """
+    names = [field.name for field in fields(SharedTraining)]
+    found = {
+        (p.data.name, SharedTraining(**{name: getattr(p.train, name) for name in names}))
+        for p in grid.points
+    }
+    if len(found) > 1:
+        raise UserError(
+            f"{grid.key}: got several data sets or starts with structured noise; use one"
+        )
+    return found.pop()
 
 
 def config_of(params: ConfusionParams, dataset: str, start: SharedTraining) -> Config:
