@@ -272,6 +272,7 @@ def tiny_scale() -> dict[str, Any]:
     structured = one | {"noise": one["noise"] | {"kind": "structured", "alpha": 10}}
     size = one | {"grids": [{"noise.alpha": [0, 2], "data.originals": [40, 200]}]}
     return {
+        "defaults": {},
         "confusion": TINY_CONFUSION,
         "fig1_uniform_mnist": one
         | {"grids": [{"model.name": ["perceptron", "conv2"], "noise.alpha": [0, 2]}]},

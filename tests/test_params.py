@@ -637,7 +637,7 @@ SHIPPED = [
     (file.stem, key)
     for file in sorted((ROOT / "scales").glob("*.yaml"))
     for key in read_yaml(file)
-    if key != "confusion"
+    if key in registry.known()
 ]
 
 

@@ -304,7 +304,7 @@ ENTRY = {name: replaced(BASE, FOLDER)[name] for name in CONFIG_SECTIONS}
 def read_grid(key: str, entry: Any) -> grids.Grid | None:
     """Return the grid of a scale's file with one entry, or None where it is told to be wrong."""
     file = Path("scales/drawn.yaml")
-    file.write_text(dumped({key: entry}), encoding="utf-8")
+    file.write_text(dumped({"defaults": {}, key: entry}), encoding="utf-8")
     try:
         return grids.read_grid("drawn", key)
     except ParamsError as error:

@@ -30,7 +30,11 @@ def grid(workspace: Path, content: Callable[..., dict[str, Any]]) -> Callable[..
     ) -> Grid:
         whole = content(changes)
         entry = {name: whole[name] for name in grids.SECTIONS}
-        scale = {"confusion": whole["confusion"], key: {**entry, "grids": blocks, **more}}
+        scale = {
+            "defaults": {},
+            "confusion": whole["confusion"],
+            key: {**entry, "grids": blocks, **more},
+        }
         (workspace / "scales").mkdir(exist_ok=True)
         (workspace / "scales" / "tiny.yaml").write_text(yaml.safe_dump(scale), encoding="utf-8")
         return read_grid("tiny", key)
@@ -252,7 +256,7 @@ def test_a_log_scale_begins_above_zero(own: Any, content: Any) -> None:
     own({"x": "noise.alpha"})
     entry = {name: content()[name] for name in grids.SECTIONS}
     Path("scales").mkdir()
-    text = yaml.safe_dump({"own": {**entry, "grids": [{"noise.alpha": [1, 0]}]}})
+    text = yaml.safe_dump({"defaults": {}, "own": {**entry, "grids": [{"noise.alpha": [1, 0]}]}})
     Path("scales/tiny.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ParamsError, match=r"noise\.alpha: got 0\.0; accepted: above 0 on"):
         read_grid("tiny", "own")
@@ -319,7 +323,7 @@ def test_an_unknown_scale_is_told(scale: str, workspace: Path) -> None:
 def test_an_unknown_study_in_a_scale_is_told(key: str, shown: str, workspace: Path) -> None:
     (workspace / "scales").mkdir()
     (workspace / "scales" / "odd.yaml").write_text(f"{key}: {{}}\n", encoding="utf-8")
-    words = f"{shown}: got {{}}; accepted: only the keys confusion"
+    words = f"{shown}: got {{}}; accepted: only the keys defaults, confusion"
     with pytest.raises(ParamsError, match=re.escape(words)):
         read_grid("odd", KEY)
 
@@ -375,7 +379,7 @@ def test_structured_noise_needs_confusion(grid_of: Any) -> None:
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_grids_of_a_scale_fit_each_other_and_what_is_stated(scale: str) -> None:
     _, content = grids.read_scale(scale)
-    shipped = [read_grid(scale, key) for key in content if key != "confusion"]
+    shipped = [read_grid(scale, key) for key in content if key not in ("confusion", "defaults")]
     assert needed_datasets([point for grid in shipped for point in grid.points])
     for grid in shipped:
         assert len(grid.points) > 1

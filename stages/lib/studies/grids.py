@@ -48,10 +48,7 @@ def read_scale(scale: str) -> tuple[Path, dict[str, Any]]:
         fail(paths.PARAMS, "", "scale", scale, "a file scales/SCALE.yaml")
     file = paths.scale_file(scale)
     content = read_yaml(file)
-    known = ["defaults", "confusion", *registry.known()]
-    for key in content:
-        if key not in known:
-            fail(file, "", show_key(key), content[key], f"only the keys {', '.join(known)}")
+    check_keys(file, "", content, ["defaults", "confusion", *registry.known()], ["defaults"])
     return file, content
 
 
