@@ -103,7 +103,7 @@ def main(runs: int, seed: int | None) -> None:
     sample = random.Random(seed).sample(every, runs)
     with files.scratch_folder() as folder:
         outcomes, device = executors.train_or_load([e.run for e in sample], "verify", folder)
-    store, faults = RunStore(device), 0
+    store, faults = RunStore(device, accelerator=machine.accelerator(device)), 0
     for each, again in zip(sample, outcomes, strict=True):
         found = differences(each, again, store.get(each.run.identity()))
         elsewhere = recorded_elsewhere(params.scale, each.key, device)

@@ -146,7 +146,7 @@ def _grid_of(points: Sequence[Config]) -> Grid:
 
 def train(points: Sequence[Config], told: Told, know: Know) -> None:
     """Train what the run store lacks of points, telling of each best evaluation so far."""
-    store = RunStore(told.device, told.store)
+    store = RunStore(told.device, told.store, machine.accelerator(told.device))
     store.prepare()
     expanded = _expand(points, told)
     for point in points:
@@ -216,7 +216,7 @@ def _evaluation(run: Run, outcome: dict[str, Any]) -> tuple[str, Any, str]:
 
 def finished(told: Told, know: Know) -> None:
     """The figure of the points that are finished, as a stage would have written it."""
-    store = RunStore(told.device, told.store)
+    store = RunStore(told.device, told.store, machine.accelerator(told.device))
     points, outcomes = [], []
     for point in grid(told):
         (todo,) = _expand([point], told)

@@ -17,6 +17,7 @@ from benchmarks.gpu.subjects import PRECISIONS, SIZES, members, train_config
 from benchmarks.stacking import ways
 from stages.lib.components import losses
 from stages.lib.components.augmentation import AUGMENTATIONS
+from stages.lib.core import machine
 from stages.lib.data import datasets
 from stages.lib.execution import executors, runs
 from stages.lib.execution.store import RunStore
@@ -323,7 +324,7 @@ def _trained(todo: list[Any], folder: Path, place: str) -> tuple[list[Any], list
     """Return outcomes, the sizes of the stacks that were tried, and what was said of memory."""
     from tqdm import tqdm
 
-    store = RunStore("cuda", folder)
+    store = RunStore("cuda", folder, machine.accelerator("cuda"))
     store.prepare()
     pool = _Limited(place)
     with pool, tqdm(disable=True) as bar:

@@ -89,7 +89,7 @@ class TrainParams(LossParams, OptimizerParams, ScheduleParams, AveragingParams, 
     seeds: Seeds = (0, 1)
     device: Annotated[str, OneOf(DEVICES)] = "auto"
     precision: Annotated[str, OneOf(PRECISIONS)] = "float32"
-    stacking: Annotated[str, OneOf(STACKINGS)] = "auto"
+    stacking: Annotated[str, OneOf(STACKINGS), Neutral("auto")] = "auto"
 
 
 @dataclass(frozen=True, config=STRICT)

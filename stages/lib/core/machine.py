@@ -117,11 +117,18 @@ def hardware(device: str) -> dict[str, str | int]:
         "processor": _processor(),
         "system": f"{platform.system()} {platform.machine()}",
     }
-    if device == "cuda":
-        import torch
-
-        facts["accelerator"] = torch.cuda.get_device_name()
+    if name := accelerator(device):
+        facts["accelerator"] = name
     return facts
+
+
+def accelerator(device: str) -> str:
+    """Return the name of the CUDA device; empty for other devices."""
+    if device != "cuda":
+        return ""
+    import torch
+
+    return torch.cuda.get_device_name()
 
 
 def kernels() -> str:

@@ -24,6 +24,16 @@ GRACE_SECONDS = 10  # for the main thread to clean up
 
 REAPERS = ("systemd", "init", "launchd", "tini", "dumb-init", "docker-init")
 
+#: Variables by which libraries round, whatever the user's shell says: other kernels would change
+#: results under the same name. MKL rounds a product by where its matrices lie in memory, and so by
+#: what else is stacked, unless told otherwise.
+ROUNDING = {
+    "MKL_CBWR": "AUTO",
+    "ATEN_CPU_CAPABILITY": None,
+    "ONEDNN_MAX_CPU_ISA": None,
+    "MKL_ENABLE_INSTRUCTIONS": None,
+}
+
 Result = TypeVar("Result")
 
 
@@ -48,11 +58,10 @@ def prepare() -> None:
     # it keep blocks of up to 32 MiB, the largest it takes (docs/PERFORMANCE.md has the gain).
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 << 20))
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2 << 30))
-    # MKL rounds a product by where its matrices lie in memory, and so by what else is stacked.
-    # Whatever the user's shell says: other kernels would change results under the same name.
-    os.environ["MKL_CBWR"] = "AUTO"
-    for variable in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"):
+    for variable, value in ROUNDING.items():
         os.environ.pop(variable, None)
+        if value is not None:
+            os.environ[variable] = value
 
 
 def context(module: str) -> Any:

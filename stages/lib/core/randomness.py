@@ -1,22 +1,22 @@
-"""Independent streams of randomness: one per seed, purpose and point."""
+"""Independent streams of randomness: one per seed and purpose."""
 
 import numpy as np
 
-from stages.lib.core import files
-
 #: What streams are for, by their numbers, which are part of every result: append, never renumber.
 PURPOSES = (
-    "split", "order", "labels", "validation", "images", "init", "shuffle", "augmentation",
+    "split", "order", "labels", "validation", "images", "init", "shuffle", "augmentation", "pixels",
 )  # fmt: skip
 
 
-def stream(seed: int, purpose: str, point: str = "") -> np.random.SeedSequence:
-    """Return the seed sequence of a purpose, independent of every other seed, purpose and point.
+def stream(seed: int, purpose: str) -> np.random.SeedSequence:
+    """Return the seed sequence of a purpose, independent of every other seed and purpose.
+
+    Nothing else decides it: runs of one seed share splits, initial weights, orders, and as much of
+    the noisy labels as their sizes allow, whatever their learning rate or noise level ("common
+    random numbers"), so that differences between them are paired.
 
     Args:
         seed: the run's seed, at least 0.
         purpose: one of `PURPOSES`.
-        point: what else tells apart, as text; hashed.
     """
-    digest = int(files.sha256_of_bytes(point.encode())[:32], base=16)
-    return np.random.SeedSequence((seed, PURPOSES.index(purpose), digest))
+    return np.random.SeedSequence((seed, PURPOSES.index(purpose)))

@@ -53,9 +53,9 @@ def train_or_load(
     checkpoints.interval()  # bad input is told before any compute
     with _Workers() as workers:
         # Only workers use an accelerator: what this process took of its memory they would lack.
-        device, free = workers.call(_ask, wanted.pop())
+        device, free, accelerator = workers.call(_ask, wanted.pop())
         _check_precision(runs, device)
-        store = RunStore(device, folder)
+        store = RunStore(device, folder, accelerator)
         names = {run: store.path(run.identity()) for run in dict.fromkeys(runs)}
         # Runs that share an identity (alpha = 0 under every noise model) are trained once.
         first = {path: run for run, path in reversed(names.items())}
@@ -93,12 +93,13 @@ def _stored(store: RunStore, run: Run) -> dict[str, Any]:
     return outcome
 
 
-def _ask(name: str) -> tuple[str, int]:
-    """Return the device of a name, and how many bytes are free on it if it is a CUDA device."""
+def _ask(name: str) -> tuple[str, int, str]:
+    """Return the device of a name; of a CUDA device how many bytes are free, and what it is."""
     from stages.lib.training.devices import resolve_device
 
     device = resolve_device(name)
-    return device, machine.free_gpu_memory() if device == "cuda" else 0
+    free = machine.free_gpu_memory() if device == "cuda" else 0
+    return device, free, machine.accelerator(device)
 
 
 def _train_and_store(

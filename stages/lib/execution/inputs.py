@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.lib.components.losses import LOSSES
-from stages.lib.core import files, machine
+from stages.lib.core import machine
 from stages.lib.core.randomness import stream
 from stages.lib.data import datasets
 from stages.lib.execution.runs import Run
@@ -81,19 +81,15 @@ def configure_torch(device: str) -> None:
 def _member(run: Run, device: str) -> "Replica":
     from stages.lib.training.replicas import Replica
 
-    identity = run.identity()
-    for same in ("precision", "early_stopping"):  # from the same weights, in the same order
-        identity.pop(same, None)
-    point = files.to_json(identity, indent=None)
     return Replica(
         data=load_data(run, device),
         learning_rate=run.learning_rate,
         steps=run.steps,
         average=run.config.train.average,
         alpha=run.alpha,
-        init=stream(run.seed, "init", point),
-        shuffle=stream(run.seed, "shuffle", point),
-        augment=stream(run.seed, "augmentation", point),
+        init=stream(run.seed, "init"),
+        shuffle=stream(run.seed, "shuffle"),
+        augment=stream(run.seed, "augmentation"),
         early_stopping=run.config.train.early_stopping,
     )
 

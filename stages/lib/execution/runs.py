@@ -5,31 +5,26 @@ Runs that share a `stack_key` can train side by side in one stack.
 
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from stages.lib.components.losses import LOSSES
-from stages.lib.config.params import Config
+from stages.lib.components.optimizers import unread
+from stages.lib.config.params import Config, ModelParams, TrainParams
 from stages.lib.core import files
+from stages.lib.core.fields import neutral_values
 from stages.lib.data import datasets
 from stages.lib.labels import dilution
 from stages.lib.noise import sampling
 from stages.lib.training.replicas import shared
 
-#: Parameters that came after the others, as they are where they do nothing. They are then left out
-#: of an identity: it decides the random streams, and results from before them stay what they are.
-UNUSED: dict[str, Any] = {
-    "batch_norm": False,
-    "weight_decay": 0.0,
-    "augmentation": "none",
-    "early_stopping": False,
-}
-
-
-#: Values that identities say by their old name, until all that decides an outcome is recorded anew.
-OLD_NAMES = {"expected_noisy_cross_entropy": "noisy_loss"}
+#: Of `TrainParams`, what cannot change an outcome, or is in an identity as rate, seed or steps.
+NOT_DECIDING = frozenset(
+    ("device", "learning_rates", "seeds", "epochs", "min_samples")
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,47 +86,46 @@ class Run:
         return ("same" if wanted == "unique" else wanted), 0, 0
 
     def identity(self) -> dict[str, Any]:
-        """Return all that decides the outcome besides code and device: numbers and digests.
+        """Return all that decides the outcome besides code and environment: numbers and digests.
+
+        A parameter at its neutral value, and one that only other optimizers read, is left out.
 
         Raises:
-            DamagedError: the diluted set is another run's, or a file is not as it was written.
+            DamagedError: the diluted set is another run's or of other images, or a file is not as
+                it was written.
         """
-        model, train, wanted = self.config.model, self.config.train, self.config.noise
-        data, facts = self.config.data, dilution.read_facts(self.labels)
+        data, wanted, train = self.config.data, self.config.noise, self.config.train
+        facts = dilution.read_facts(self.labels)
         if (facts["config"], facts["seed"]) != (dilution.config_of(data, wanted), self.seed):
             raise files.damaged(self.labels / "noise.json", "is of another config or seed")
+        if facts["images"] != dilution.digests_of(self.data, data, wanted):
+            raise files.damaged(self.labels / "noise.json", "was drawn for other images")
         other: Any = None
         if wanted.alpha == 0:
             other = None  # no noisy example shows one
         elif wanted.images == "white":
             other = {"white": data.originals}
         elif wanted.images not in ("same", "unique"):
-            other = _digests(self.data / datasets.noise_folder(wanted.images))["train_images"]
-        used = {
-            "batch_norm": model.batch_norm,
-            "weight_decay": train.weight_decay,
-            "augmentation": train.augmentation,
-            "early_stopping": train.early_stopping,
-        }
+            images = _digests(self.data / datasets.noise_folder(wanted.images))["train_images"]
+            other = {"images": images, "resized by Pillow": metadata.version("pillow")}
+        ignored = NOT_DECIDING | unread(train.optimizer)
         return {
-            **{name: value for name, value in used.items() if value != UNUSED[name]},
-            "model": {"name": model.name, "width": model.width},
-            "loss": OLD_NAMES.get(train.loss, train.loss),
+            "model": _deciding(self.config.model),
+            "train": {k: v for k, v in _deciding(train).items() if k not in ignored},
             "alpha": self.alpha,
             "learning_rate": self.learning_rate,
-            "batch_size": train.batch_size,
-            "rho": train.rho,
-            "epsilon": train.epsilon,
-            "init": train.init,
-            "zero_output": train.zero_output,
-            "average": train.average,
-            "precision": train.precision,
             "steps": self.steps,
             "seed": self.seed,
             "data": _digests(self.data / data.name),
             "other_images": other,
             "labels": facts["sha256"],
         }
+
+
+def _deciding(section: ModelParams | TrainParams) -> dict[str, Any]:
+    """Return a section's fields but those at their neutral value."""
+    neutral = neutral_values(type(section))
+    return {k: v for k, v in asdict(section).items() if k not in neutral or v != neutral[k]}
 
 
 @lru_cache(maxsize=8)

@@ -12,7 +12,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from stages.lib.core import files, machine, paths
+from stages.lib.config.params import MOST_CONFUSED, TOP
+from stages.lib.core import files, machine, paths, processes
+from stages.lib.execution.packing import GPU_STACKING
 
 STALE_SECONDS = 30 * 24 * 3600  # nobody goes on from a checkpoint as old as this
 
@@ -61,17 +63,24 @@ class RunStore:
     Args:
         device: ``cpu``, ``cuda`` or ``mps``: rounding differs between them, so outcomes are apart.
         folder: where the files lie; made when first written.
+        accelerator: the CUDA device's name.
     """
 
-    def __init__(self, device: str, folder: Path | None = None) -> None:
+    def __init__(self, device: str, folder: Path | None = None, accelerator: str = "") -> None:
         self.folder = paths.run_store() if folder is None else folder
-        self.environment = {
+        self.environment: dict[str, Any] = {
+            "accelerator": accelerator,
             "code": code_digest(device),
+            "counted": {"top": TOP, "most_confused": MOST_CONFUSED},
             "device": device,
             "kernels": machine.kernels() if device == "cpu" else "",
             "numpy": metadata.version("numpy"),
+            "rounding": processes.ROUNDING,
             "torch": metadata.version("torch").split("+")[0],
         }
+        if device == "cuda":
+            ways = {kind.__name__: way for kind, way in GPU_STACKING.items()}
+            self.environment["stacking"] = ways
 
     def prepare(self) -> None:
         """Make sure that the store can be written, before hours are spent on what goes there.
@@ -95,8 +104,15 @@ class RunStore:
         return self.folder / "checkpoints"
 
     def _name(self, identity: dict[str, Any]) -> str:
-        whole = files.to_json([identity, self.environment], indent=None)
+        whole = files.to_json([self._deciding(identity), self.environment], indent=None)
         return files.sha256_of_bytes(whole.encode())[:32]
+
+    def _deciding(self, identity: dict[str, Any]) -> dict[str, Any]:
+        """Return an identity without the way of stacking, where every way rounds alike."""
+        if self.environment["device"] == "cuda" or "stacking" not in identity.get("train", {}):
+            return identity
+        train = {key: value for key, value in identity["train"].items() if key != "stacking"}
+        return {**identity, "train": train}
 
     def path(self, identity: dict[str, Any]) -> Path:
         """Return the file of a training."""
@@ -116,7 +132,10 @@ class RunStore:
         if not path.exists():
             return None
         content = files.read_json(path)
-        if (content["identity"], content["environment"]) != (identity, self.environment):
+        if (content["identity"], content["environment"]) != (
+            self._deciding(identity),
+            self.environment,
+        ):
             raise files.damaged(path, "holds another training than its name says")
         outcome: dict[str, Any] = content["outcome"]
         return outcome
@@ -145,6 +164,6 @@ class RunStore:
         """
         path = self.path(identity)
         if not path.exists():  # another process may have trained the same
-            content = {"identity": identity, "environment": self.environment, "outcome": outcome}
-            files.write_json(path, content)
+            content = {"identity": self._deciding(identity), "outcome": outcome}
+            files.write_json(path, {**content, "environment": self.environment})
         self.checkpoint(identity).unlink(missing_ok=True)

@@ -39,7 +39,7 @@ class Dilution:
             first ``len(validation_images)`` are true.
         validation_images: ``(v,)`` uint32 indices of held-out training images.
         facts: what ``noise.json`` says: config, transition and counts (None of more than
-            `MOST_CONFUSED` classes), accuracy, seed, digests.
+            `MOST_CONFUSED` classes), accuracy, seed, digests of the arrays and of the images.
     """
 
     labels: Labels
@@ -110,9 +110,8 @@ def dilute(
     split = np.random.default_rng(stream(seed, "split")).permutation(total).astype(np.uint32)
     originals, held_out = split[:n], split[total - data.validation :]
     transition = transition_matrix(params, m, confusion, seed)
-    point = files.to_json(asdict(canonical(params)), indent=None)
 
-    rng = np.random.default_rng(stream(seed, "images", point))
+    rng = np.random.default_rng(stream(seed, "images"))
     if params.images == "same":
         images = originals
     elif params.images == "unique":
@@ -126,11 +125,11 @@ def dilute(
     known = params.images in ("same", "unique")  # else noisy images belong to none of the classes
 
     true_labels = dataset.train_labels[originals]
-    rng = np.random.default_rng(stream(seed, "labels", point))
+    rng = np.random.default_rng(stream(seed, "labels"))
     labels = _dilute_labels(
         dataset.train_labels, images if known else originals, n, noisy, transition, rng
     )
-    rng = np.random.default_rng(stream(seed, "validation", point))
+    rng = np.random.default_rng(stream(seed, "validation"))
     v = len(held_out)
     validation_labels = _dilute_labels(
         dataset.train_labels, held_out, v, sampling.count_noisy(v, params.alpha), transition, rng
@@ -215,7 +214,7 @@ def other_images(
         seed: decides the white noise.
     """
     if wanted == "white":
-        rng = np.random.default_rng(stream(seed, "images", "white"))
+        rng = np.random.default_rng(stream(seed, "pixels"))
         return white_noise(dataset.train_images, originals, rng=rng)
     if other is not None:
         return conform(other.train_images, *dataset.train_images.shape[1:])
@@ -265,13 +264,36 @@ def materialise(
         others = data.originals
     elif params.images not in ("same", "unique"):
         others = len(datasets.load(data_folder / datasets.noise_folder(params.images)).train_labels)
+    drawn_by = {
+        "config": config_of(data, params),
+        "images": digests_of(data_folder, data, params),
+    }
     for seed in seeds:
         folder = out / f"seed-{seed}"
-        if not _is_there(folder, config_of(data, params)):
+        if not _is_there(folder, drawn_by):
             diluted = dilute(
                 dataset, data, params, seed=seed, confusion=confusion, other_images=others
             )
+            diluted.facts.update(drawn_by)
             save(diluted, folder)
+
+
+def digests_of(data_folder: Path, data: DataParams, params: NoiseParams) -> dict[str, str]:
+    """Return the digests of the images and labels that a diluted set is drawn for, by file.
+
+    Args:
+        data_folder: folder with one folder per data set.
+        data: names the data set.
+        params: names another one, if noisy labels are put on its images.
+    """
+    wanted: dict[str, tuple[str, ...]] = {data.name: ("train_images", "train_labels")}
+    if params.images in datasets.NAMED and params.alpha:
+        wanted[datasets.noise_folder(params.images)] = ("train_images",)
+    found: dict[str, str] = {}
+    for folder, names in wanted.items():
+        arrays = files.read_json(data_folder / folder / datasets.DESCRIPTION)["arrays"]
+        found |= {f"{folder}/{name}": arrays[name]["sha256"] for name in names}
+    return found
 
 
 def config_of(data: DataParams, params: NoiseParams) -> dict[str, Any]:
@@ -281,10 +303,11 @@ def config_of(data: DataParams, params: NoiseParams) -> dict[str, Any]:
     return {"data": described, "noise": asdict(params)}
 
 
-def _is_there(folder: Path, config: dict[str, Any]) -> bool:
-    """Tell whether a whole set of this config lies in a folder; points of a figure share sets."""
+def _is_there(folder: Path, drawn_by: dict[str, Any]) -> bool:
+    """Tell whether a whole set drawn by this lies in a folder; points of a figure share sets."""
     try:
-        return bool(read_facts(folder)["config"] == config)
+        facts = read_facts(folder)
+        return all(facts.get(name) == value for name, value in drawn_by.items())
     except DamagedError:
         return False
 

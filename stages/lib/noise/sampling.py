@@ -45,7 +45,9 @@ class LabelSampler:
         check_transition(transition)
         m = len(transition)
         self.num_classes = m
-        self.rng = rng
+        # Another generator decides what the leading bits leave open: so the bits themselves do not
+        # depend on the matrix, and two noise levels share them.
+        self.rng, self.rest = rng, rng.spawn(1)[0]
         self.uniform = bool(np.all(transition == 1.0 / m))
         if self.uniform:
             return
@@ -83,7 +85,7 @@ class LabelSampler:
         labels: Labels = self.label.reshape(-1).take(cell)
         rest = np.flatnonzero(self.undecided.reshape(-1).take(cell))
         if len(rest):
-            u = (leading[rest] + self.rng.random(len(rest))) / (1 << self.bits)
+            u = (leading[rest] + self.rest.random(len(rest))) / (1 << self.bits)
             rows = self.cumulative[true_labels[rest]]
             labels[rest] = (u[:, None] >= rows).sum(axis=1).clip(max=self.num_classes - 1)
         return labels
