@@ -96,6 +96,7 @@ BAD: dict[str, list[Any]] = {
     "train.beta1": [*NOT_NUMBERS, -0.1, 1.1],
     "train.beta2": [*NOT_NUMBERS, -0.1, 1.1],
     "train.schedule": NOT_NAMES,
+    "train.warmup": [*NOT_NUMBERS, -0.1, 1.1],
     "train.averaging": NOT_NAMES,
     "train.average": [*NOT_NUMBERS, -0.1, 1.1],
     "train.early_stopping": NOT_BOOLEAN,
