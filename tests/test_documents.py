@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,6 +56,26 @@ def test_means_that_are_typed_are_recorded_ones() -> None:
     typed = set(re.findall(r"0\.\d+ ± 0\.\d+", " ".join([prose, *verdicts])))
     assert len(typed) > 20
     assert typed <= recorded, typed - recorded
+
+
+DOCUMENTS = [tables.ROOT / name for name in ("README.md", "CHANGELOG.md", "data/README.md")]
+DOCUMENTS += sorted((tables.ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    places = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
+    gone = [place for place in places if not (document.parent / place).exists()]
+    assert gone == []
+    if document == tables.ROOT / "README.md":
+        assert len(text.splitlines()) <= 150
+
+
+def test_every_package_is_explained() -> None:
+    text = (tables.ROOT / "docs/ARCHITECTURE.md").read_text(encoding="utf-8")
+    packages = {path.parent.name for path in (tables.ROOT / "stages/lib").glob("*/__init__.py")}
+    assert packages <= set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
 
 
 POINTS = [
