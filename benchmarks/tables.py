@@ -280,6 +280,11 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
+def unbroken(text: str) -> str:
+    """Return a text in which lines break neither at ``±`` nor at ``=``, for narrow screens."""
+    return re.sub(" ([±=]) ", "\u202f\\1\u202f", text)
+
+
 def section(
     key: str, row: dict[str, Any], claim: str | None, found: dict[str, dict[str, Any] | None]
 ) -> str:
@@ -303,8 +308,9 @@ def section(
                 stated(text, figure) if (figure := found[scale]) else "not run"
                 for scale, text in zip(SCALES, texts, strict=True)
             ]
-            rows.append([what, *((cell or "–").replace("; ", "<br>") for cell in (paper, *cells))])
-        parts.append(table(["", "paper", *SCALES], rows))
+            said = [f"{what}; *paper: {paper}*" if paper else what]
+            rows.append([unbroken(cell or "–").replace("; ", "<br>") for cell in said + cells])
+        parts.append(table(["", *SCALES], rows))
     verdict = row["verdict"][0].upper() + row["verdict"][1:]
     return "\n\n".join([*parts, f"**{verdict}.** {row.get('why', '')}".strip()])
 
