@@ -32,7 +32,7 @@ from repository import (
     tiny_scale,
 )
 
-FIGURES = tuple(key for key in tiny_scale() if key != "confusion")
+FIGURES = tuple(key for key in tiny_scale() if key not in ("confusion", "defaults"))
 FRONT = ["check", "scan"]
 EXPERIMENT_STAGES = [*FRONT, "fetch", "confuse", "dilute", "train"]
 TRAINING = {"confuse", "train", "confuse_figures", "train_figure"}
