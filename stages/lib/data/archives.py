@@ -102,10 +102,8 @@ def whole_archive(path: Path) -> Iterator[None]:
         # Decompressors raise OSError without a number, and zipfile goes to places before the start.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise DataError(
-            f"{path}: is no whole .zip or .tar(.gz, .xz, .bz2) ({one_line(str(error))}); make or "
-            "fetch it again"
-        ) from error
+        told = f"{path}: is no whole .zip or .tar(.gz, .xz, .bz2) ({one_line(str(error))})"
+        raise DataError(f"{told}; make or fetch it again") from error
 
 
 def refuse_folder(error: OSError) -> NoReturn:

@@ -30,21 +30,13 @@ RECORD_SECONDS = 10.0  # of decoding that a kill may cost
 
 
 class Encoded(NamedTuple):
-    """An image file, or the part of an archive that is one.
+    """An image file, or the part of an archive that is one."""
 
-    Attributes:
-        name: The file's name, without folders.
-        file: The path of the file, or of the archive.
-        start: Where in it the image starts.
-        size: How many bytes it has.
-        changed: When the file was changed, in nanoseconds.
-    """
-
-    name: str
-    file: str
-    start: int
-    size: int
-    changed: int
+    name: str  # of the file, without folders
+    file: str  # the path of the file, or of the archive
+    start: int  # where in it the image starts
+    size: int  # bytes
+    changed: int  # when the file was, in nanoseconds
 
 
 @dataclass
@@ -111,7 +103,7 @@ def decode_to(
 
 
 def _header(count: int, size: int) -> bytes:
-    """Return the header of the ``.npy`` file; numpy gives it the same length for every count."""
+    """Return the header of the ``.npy`` file, of the same length for every count."""
     return files.array_header(np.dtype(np.uint8), (count, size, size, 3))
 
 
@@ -191,7 +183,7 @@ def _decode_chunk(
 
 
 def _finish(stream: IO[bytes], count: int, size: int) -> None:
-    """Make an array file of the first rows: without the others, and with its header."""
+    """Make an array file of the first rows."""
     header = _header(count, size)
     stream.truncate(len(header) + 3 * size * size * count)
     os.pwrite(stream.fileno(), header, 0)

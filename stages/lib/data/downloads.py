@@ -24,20 +24,11 @@ MOST_BYTES = 1 << 30  # far above every known file; an endless answer must end
 
 @dataclass(frozen=True)
 class Resource:
-    """A file that a data set needs.
+    """A file that a data set needs; a URL that is not one of https is a `ValueError`."""
 
-    Attributes:
-        path: Where it lies below `DATA_MIRROR` and below the folder of downloads.
-        md5: The hex digest of its bytes, as torchvision has it.
-        urls: Where the network has it, best first, all over https.
-
-    Raises:
-        ValueError: a URL is not one of https.
-    """
-
-    path: str
-    md5: str
-    urls: tuple[str, ...]
+    path: str  # below `DATA_MIRROR` and below the folder of downloads
+    md5: str  # the hex digest of its bytes, as torchvision has it
+    urls: tuple[str, ...]  # where the network has it, best first, all over https
 
     def __post_init__(self) -> None:
         for url in self.urls:
@@ -88,10 +79,8 @@ def _mirror_url(resource: Resource) -> str | None:
     if not separator:
         return (Path(mirror).expanduser().resolve() / resource.path).as_uri()
     if scheme.lower() not in MIRROR_HANDLERS:
-        raise DataError(
-            f"{MIRROR_VARIABLE} is {_shown(mirror)!r}; must be a folder or start with "
-            "http://, https:// or file://; set it to one of these"
-        )
+        told = f"{MIRROR_VARIABLE} is {_shown(mirror)!r}; must be a folder"
+        raise DataError(f"{told} or start with http://, https:// or file://; set it to such")
     return f"{mirror.rstrip('/')}/{urllib.parse.quote(resource.path)}"
 
 

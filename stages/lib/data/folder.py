@@ -35,19 +35,12 @@ Batch = list[tuple[str, bytes, NDArray[np.uint8]]]  # names, contents, and where
 
 @dataclass(frozen=True)
 class Plan:
-    """Where each image goes.
+    """Where each image goes."""
 
-    Attributes:
-        rows: Split and row, by the image's path as the folder or archive has it.
-        labels: The labels of each split's rows.
-        class_names: Sorted.
-        ignored: How many hidden files were passed over.
-    """
-
-    rows: dict[str, tuple[str, int]]
-    labels: dict[str, NDArray[Any]]
-    class_names: tuple[str, ...]
-    ignored: int
+    rows: dict[str, tuple[str, int]]  # split and row, by the path as the folder or archive has it
+    labels: dict[str, NDArray[Any]]  # of each split's rows
+    class_names: tuple[str, ...]  # sorted
+    ignored: int  # hidden files that were passed over
 
 
 def is_litter(name: str) -> bool:
@@ -186,10 +179,8 @@ def _read_images(path: Path, plan: Plan, size: int) -> dict[str, NDArray[np.uint
             "all must be whole JPEG or PNG; replace or remove these"
         )
     if count != len(plan.rows):
-        raise DataError(
-            f"{path}: held {len(plan.rows)} images at first and {count} later; must "
-            "not change while it is read; fetch again"
-        )
+        told = f"{path}: held {len(plan.rows)} images at first and {count} later"
+        raise DataError(f"{told}; must not change while it is read; fetch again")
     return {split: each[..., :1].copy() for split, each in images.items()} if all_grey else images
 
 

@@ -47,22 +47,15 @@ Loader = Callable[[DatasetRequest, Path], "Dataset"]
 
 @dataclass(frozen=True)
 class Entry:
-    """A data set that can be asked for.
+    """A data set that can be asked for."""
 
-    Attributes:
-        title: What figures call it.
-        about: What it is.
-        facts: Its sizes; None of images of the user's own, which lie at a request's path.
-        load: Obtains it, given the request and the folder that keeps downloads; imports what it
-            needs when called.
-        fetch: Instead of ``load``, for one too large to be held in memory: saves it in a folder,
-            given the request, that folder and the one of downloads.
-    """
-
-    title: str
-    about: str
-    facts: Facts | None
+    title: str  # what figures call it
+    about: str  # what it is
+    facts: Facts | None  # None of images of the user's own, which lie at a request's path
+    #: Obtains it, given the request and the folder that keeps downloads.
     load: Loader | None = None
+    #: Instead, for one too large for the memory: saves it in a folder, given the request, that
+    #: folder and the one of downloads.
     fetch: Callable[[DatasetRequest, Path, Path], None] | None = None
 
 
