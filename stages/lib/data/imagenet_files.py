@@ -111,11 +111,8 @@ def _ground_truth(path: Path) -> list[str]:
             "the classes, is there; put it there, or sort the images into val/WNID/"
         )
     wanted = ("meta.mat", TRUTH)
-    found = {
-        PurePosixPath(name).name: read()
-        for name, read in files_of(devkit)
-        if PurePosixPath(name).name in wanted
-    }
+    files = ((PurePosixPath(name).name, read) for name, read in files_of(devkit))
+    found = {name: read() for name, read in files if name in wanted}
     if missing := [name for name in wanted if name not in found]:
         raise DataError(f"{devkit}: has no {' and no '.join(missing)}; fetch it again")
     damage = (
@@ -130,9 +127,8 @@ def _ground_truth(path: Path) -> list[str]:
     try:
         return [wnids[int(line)] for line in found[TRUTH].split()]
     except (ValueError, KeyError) as error:
-        raise DataError(
-            f"{devkit}: {TRUTH} has a line that is no number of a class ({error}); fetch it again"
-        ) from error
+        told = f"{devkit}: {TRUTH} has a line that is no number of a class ({error})"
+        raise DataError(f"{told}; fetch it again") from error
 
 
 def _with_truth(images: Iterable[Encoded], path: Path) -> Iterator[Labelled]:
