@@ -66,8 +66,8 @@ def _md5(content: bytes | bytearray) -> str:
 
 
 def _shown(url: str) -> str:
-    """Return a URL without the user name and password that it may hold."""
-    return re.sub(r"//[^/@]*@", "//", url)
+    """Return a URL, or an error's text, without the user name and password that it may hold."""
+    return re.sub(r"(//|')[^/@']*@", r"\1", url)
 
 
 def _mirror_url(resource: Resource) -> str | None:
@@ -143,7 +143,7 @@ def obtain(resource: Resource, downloads: Path, *, dataset: str, layout: str) ->
         except (OSError, http.client.HTTPException, ValueError) as error:
             origin = f"{MIRROR_VARIABLE} ({_shown(url)})" if url == mirror else url
             kind = "" if isinstance(error, OSError) and str(error) else type(error).__name__
-            failures.append(" ".join(f"{origin}: {kind} {error}".split()))
+            failures.append(" ".join(f"{origin}: {kind} {_shown(str(error))}".split()))
             continue
         with files.replacing(file) as scratch:
             scratch.write_bytes(content)
