@@ -8,30 +8,16 @@ import os
 import struct
 import tarfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from test_sources import (
-    MAKERS,
-    as_folder,
-    as_tar,
-    as_zip,
-    encode,
-    load_images,
-    make_files,
-)
+from test_sources import MAKERS, as_folder, as_tar, as_zip, encode, load_images, make_files
 
-from stages.lib.config.params import DataParams, NoiseParams
-from stages.lib.core import files
-from stages.lib.core.errors import DamagedError
 from stages.lib.data import archives
-from stages.lib.data.datasets import ARRAYS, DataError, Dataset
+from stages.lib.data.datasets import ARRAYS, DataError
 from stages.lib.data.folder import make_plan
-from stages.lib.labels import dilution
 
 PLACE = "train/red/9.png"
 
@@ -50,19 +36,15 @@ def error_of(path: Path, words: str) -> str:
 # --- images
 
 
-def png(*chunks: tuple[bytes, bytes]) -> bytes:
-    """Return a PNG file of chunks with right checksums."""
+def png_of(width: int, height: int, *more: tuple[bytes, bytes]) -> bytes:
+    """Return a grey PNG whose header promises a size, and which holds a few black pixels."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", head), *more, (b"IDAT", zlib.compress(bytes(60))), (b"IEND", b"")]
     parts = [b"\x89PNG\r\n\x1a\n"]
     for kind, content in chunks:
         crc = zlib.crc32(kind + content)
         parts.append(struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc))
     return b"".join(parts)
-
-
-def png_of(width: int, height: int, *more: tuple[bytes, bytes]) -> bytes:
-    """Return a grey PNG whose header promises a size, and which holds a few black pixels."""
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return png((b"IHDR", head), *more, (b"IDAT", zlib.compress(bytes(60))), (b"IEND", b""))
 
 
 def jpeg_of(width: int, height: int) -> bytes:
@@ -82,10 +64,7 @@ BROKEN = {
     "a billion pixels in a PNG": (png_of(100_000, 100_000), "decompression bomb"),
     "a billion pixels in a JPEG": (jpeg_of(65_500, 65_500), "decompression bomb"),
     "no pixels": (png_of(0, 6), ""),
-    "a text of 100 MB": (
-        png_of(6, 6, (b"zTXt", b"a\0\0" + BOMB)),
-        "Decompressed data too large",
-    ),
+    "a text of 100 MB": (png_of(6, 6, (b"zTXt", b"a\0\0" + BOMB)), "Decompressed data too"),
     "a profile of 100 MB": (png_of(6, 6, (b"iCCP", b"a\0\0" + BOMB)), "Decompressed data too"),
     "a chunk longer than the file": (png_of(6, 6)[:37] + b"\x7f", ""),
 }
@@ -193,19 +172,16 @@ def test_a_path_to_nothing_is_told(path: str, workspace: Path) -> None:
 
 @pytest.mark.parametrize("place", ["train/green", "more", PLACE, "a pipe"])
 def test_links_and_pipes_in_a_folder_are_refused(place: str, tmp_path: Path) -> None:
+    """A link to the whole is followed."""
     as_folder(make_files(), tmp_path / "outside")
     folder = as_folder(make_files(), tmp_path / "images")
+    (tmp_path / "link").symlink_to(folder)
+    assert len(load_images(tmp_path / "link").train_labels) == 6
     if place == "a pipe":  # not waited for
         os.mkfifo(folder / place)
     else:
         (folder / place).symlink_to(tmp_path / "outside/train/blue", target_is_directory=True)
     error_of(folder, f"{place!r} is a link or a special file")
-
-
-def test_a_link_to_the_whole_is_followed(tmp_path: Path) -> None:
-    as_folder(make_files(), tmp_path / "images")
-    (tmp_path / "link").symlink_to(tmp_path / "images")
-    assert len(load_images(tmp_path / "link").train_labels) == 6
 
 
 # --- archives
@@ -272,61 +248,3 @@ def test_a_changed_byte_of_an_archive_is_told_or_changes_nothing(kind: str, tmp_
                 np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
             assert found.class_names == whole.class_names
     assert told > 40
-
-
-# --- label files edited by hand
-
-
-@pytest.fixture
-def labels(make_dataset: Callable[..., Dataset], tmp_path: Path) -> Path:
-    """Return the folder of a diluted set on disk."""
-    data = DataParams("digits", None, None, 20, 5)
-    noise = NoiseParams("uniform", 2.0, 0.0, "confusing", "same")
-    dilution.save(dilution.dilute(make_dataset(), data, noise, seed=1), tmp_path)
-    return tmp_path
-
-
-def relabel(folder: Path) -> None:
-    labels = np.load(folder / "labels.npy")
-    labels[0] = (labels[0] + 1) % 10
-    np.save(folder / "labels.npy", labels)
-
-
-def recast(folder: Path) -> None:
-    np.save(folder / "labels.npy", np.load(folder / "labels.npy").astype(np.int64))
-
-
-def as_text(folder: Path) -> None:
-    (folder / "labels.npy").write_text("3\n1\n4\n", encoding="utf-8")
-
-
-def as_objects(folder: Path) -> None:
-    np.save(folder / "labels.npy", np.array([1, "two", None], dtype=object), allow_pickle=True)
-
-
-def another_seed(folder: Path) -> None:
-    file = folder / "noise.json"
-    file.write_text(file.read_text("utf-8").replace('"seed": 1', '"seed": 2'), encoding="utf-8")
-
-
-def another_digest(folder: Path) -> None:
-    """Edit the labels and the digest beside them, but not the seal."""
-    relabel(folder)
-    file = folder / "noise.json"
-    digests: dict[str, Any] = files.read_json(file)["sha256"]
-    new = files.sha256_of_array(np.load(folder / "labels.npy"))
-    text = file.read_text("utf-8").replace(digests["labels"], new)
-    file.write_text(text, encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    "edit", [relabel, recast, as_text, as_objects, another_seed, another_digest]
-)
-def test_label_files_edited_by_hand_are_refused(edit: Callable[[Path], None], labels: Path) -> None:
-    dilution.load(labels)
-    edit(labels)
-    with pytest.raises(DamagedError) as caught:
-        dilution.load(labels)
-    message = str(caught.value)
-    assert message.startswith((f"{labels / 'labels.npy'}: ", f"{labels / 'noise.json'}: "))
-    assert message.isprintable()

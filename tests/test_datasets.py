@@ -1,9 +1,9 @@
 """Data sets in memory and on disk; images resized, conformed, and drawn as white noise."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,9 +61,12 @@ def test_labels_take_two_bytes_above_256_classes(num_classes: int, dtype: str) -
         ({"class_names": ("a",)}, "got 1 classes"),
     ],
 )
-def test_check_names_what_is_wrong(change: dict[str, object], words: str) -> None:
+def test_what_is_wrong_is_named_and_not_written(
+    change: dict[str, Any], words: str, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=words):
-        replace(make_dataset(), **change).check()  # type: ignore[arg-type]
+        datasets.save(replace(make_dataset(), **change), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
 
 
 # --- on disk
@@ -90,36 +93,18 @@ def test_load_returns_what_save_wrote_and_describes_it(tmp_path: Path) -> None:
     assert written == {file.name: file.read_bytes() for file in (tmp_path / "b").iterdir()}
 
 
-def test_a_wrong_data_set_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="class names"):
-        datasets.save(replace(make_dataset(), class_names=("a", "a", "b")), tmp_path / "x")
-    assert not (tmp_path / "x").exists()
-
-
 def change_one_pixel(file: Path) -> None:
     images = np.load(file)
     images[0, 0, 0, 0] ^= 1
     files.write_array(file, images)
 
 
-def write(content: str) -> Callable[[Path], object]:
-    return lambda file: file.write_text(content)
-
-
 @pytest.mark.parametrize(
     ("name", "damage", "words"),
     [
         ("test_images.npy", change_one_pixel, "sha256"),
-        (
-            "test_images.npy",
-            lambda file: files.write_array(file, np.zeros((3, 5, 6, 1), np.uint8)),
-            "sha256",
-        ),
-        ("test_images.npy", lambda file: os.truncate(file, 100), "no whole array"),
         ("test_images.npy", Path.unlink, "is missing"),
-        ("dataset.json", Path.unlink, "is missing"),
-        *(("dataset.json", write(text), "is not what was") for text in ("{", "[]", "{}")),
-        ("dataset.json", write('{"arrays": {}}'), "is not what was written"),
+        ("dataset.json", lambda file: file.write_text('{"arrays": {}}'), "is not what was written"),
     ],
 )
 def test_damage_is_named_with_the_stage_that_mends_it(
@@ -171,12 +156,6 @@ def test_resize_treats_every_image_and_channel_alone(channels: int) -> None:
         np.testing.assert_array_equal(small[index, ..., channel], alone[0, ..., 0])
 
 
-def test_images_of_the_right_shape_are_returned_themselves() -> None:
-    images = make_dataset().train_images
-    assert images_of.resize(images, 5) is images
-    assert images_of.conform(images, 5, 5, 1) is images
-
-
 def test_conform_makes_grey_of_colour_as_pillow_does() -> None:
     images = make_dataset(channels=3).train_images
     grey = images_of.conform(images, 5, 5, 1)
@@ -186,6 +165,7 @@ def test_conform_makes_grey_of_colour_as_pillow_does() -> None:
 
 def test_conform_brings_any_image_into_shape() -> None:
     images = make_dataset(channels=1).train_images
+    assert images_of.conform(images, 5, 5, 1) is images
     shaped = images_of.conform(images, 6, 8, 3)
     assert (shaped.shape, shaped.dtype) == ((9, 6, 8, 3), np.uint8)
     assert np.all(shaped == shaped[..., :1])
@@ -246,15 +226,6 @@ def test_white_noise_is_rounded_to_the_nearest() -> None:
     noise = images_of.white_noise(like, COUNT, rng=np.random.default_rng(5))
     standard_error = noise.std() / np.sqrt(noise.size)
     assert abs(noise.mean() - like.mean()) < 5 * standard_error < 0.1  # cutting takes 0.5 off
-
-
-def test_the_tolerances_would_catch_a_clipped_gaussian() -> None:
-    like = LIKE["nearly black, as MNIST"].astype(float)
-    rng = np.random.default_rng(5)
-    noise = np.rint(rng.normal(like.mean(), like.std(), COUNT * 100).clip(0, 255))
-    of_mean, of_deviation = tolerances(noise)
-    assert abs(noise.mean() - like.mean()) > 5 * of_mean
-    assert abs(noise.std() - like.std()) > 5 * of_deviation
 
 
 def test_white_noise_pixels_are_independent() -> None:

@@ -13,44 +13,31 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 from stages.lib.core.text import one_line
 from stages.lib.data.datasets import DataError
 
 MOST_BYTES = 1 << 28  # of one file; an image is smaller, a bomb is not
-
 MOST_NAME_BYTES = 1 << 20  # of a member's name and properties in a tar archive
-
 SHOWN = 5  # names in a message
-
 TAR_BLOCK = 512
 
 DECOMPRESSORS: dict[bytes, Callable[[Path], Any]] = {
-    b"\x1f\x8b": gzip.GzipFile,
-    b"BZh": bz2.BZ2File,
-    b"\xfd7zXZ": lzma.LZMAFile,
-}
+    b"\x1f\x8b": gzip.GzipFile, b"BZh": bz2.BZ2File, b"\xfd7zXZ": lzma.LZMAFile,
+}  # fmt: skip
 
 #: Kinds of tar headers that hold the name of the next one, as long as they like.
 LONG_HEADERS = (
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
-)
+)  # fmt: skip
 
 #: What is raised at broken archives, apart from some OSErrors.
 DAMAGE = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    NotImplementedError,
-    UnicodeDecodeError,
-)
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError,
+    NotImplementedError, UnicodeDecodeError,
+)  # fmt: skip
 
 File = tuple[str, Callable[[], bytes]]  # a path with slashes, and what reads the content
 
@@ -59,7 +46,10 @@ def _refuse(path: Path, name: str, what: str) -> NoReturn:
     raise DataError(f"{path}: {name!r} {what}; must hold plain files below it only; remove it")
 
 
-def _check_size(path: Path, name: str, size: int) -> None:
+def _check(path: Path, name: str, regular: bool, size: int) -> None:
+    """Require a plain file of a bearable size."""
+    if not regular:
+        _refuse(path, name, "is a link or a special file")
     if size > MOST_BYTES:
         _refuse(path, name, f"has {size:,} bytes, more than the {MOST_BYTES:,} allowed")
 
@@ -92,6 +82,13 @@ class Header(tarfile.TarInfo):
         return header
 
 
+def headers(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the headers of a tar archive, one in memory at a time."""
+    while (member := archive.next()) is not None:
+        archive.members.clear()  # type: ignore[attr-defined]  # else it keeps every header
+        yield member
+
+
 @contextmanager
 def whole_archive(path: Path) -> Iterator[None]:
     """Tell what goes wrong while an archive is read.
@@ -105,94 +102,67 @@ def whole_archive(path: Path) -> Iterator[None]:
         # Decompressors raise OSError without a number, and zipfile goes to places before the start.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise DataError(
-            f"{path}: is no whole .zip or .tar(.gz, .xz, .bz2) ({one_line(str(error))}); make or "
-            "fetch it again"
-        ) from error
+        told = f"{path}: is no whole .zip or .tar(.gz, .xz, .bz2) ({one_line(str(error))})"
+        raise DataError(f"{told}; make or fetch it again") from error
 
 
-def _raise(error: OSError) -> NoReturn:
+def refuse_folder(error: OSError) -> NoReturn:
+    """Raise what `os.walk` meets, which would pass over a folder that it may not read."""
     raise error
 
 
 def _files_of_folder(path: Path) -> Iterator[File]:
-    # os.walk would pass over a folder that it may not read.
-    for root, folders, names in os.walk(path, onerror=_raise):
+    for root, folders, names in os.walk(path, onerror=refuse_folder):
         folders.sort()
         for name in sorted(folders + names):
             file = Path(root, name)
-            inner = file.relative_to(path).as_posix()
             status = file.lstat()
-            if stat.S_ISDIR(status.st_mode):
-                continue
-            if not stat.S_ISREG(status.st_mode):
-                _refuse(path, inner, "is a link or a special file")
-            _check_size(path, inner, status.st_size)
-            yield inner, file.read_bytes
+            if not stat.S_ISDIR(status.st_mode):
+                inner = file.relative_to(path).as_posix()
+                _check(path, inner, stat.S_ISREG(status.st_mode), status.st_size)
+                yield inner, file.read_bytes
 
 
 def _files_of_zip(path: Path) -> Iterator[File]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
-            if not member.filename:
-                _refuse(path, "", "is a member without a name")
-            _check_place(path, member.filename)
+            name = member.filename
+            if not name:
+                _refuse(path, name, "is a member without a name")
+            _check_place(path, name)
             if member.is_dir():
                 continue
-            kind = stat.S_IFMT(member.external_attr >> 16)
-            if kind not in (0, stat.S_IFREG):
-                _refuse(path, member.filename, "is a link or a special file")
             if member.flag_bits & 1:
-                _refuse(path, member.filename, "is encrypted")
-            _check_size(path, member.filename, member.file_size)
-            yield member.filename, partial(archive.read, member)
-
-
-def _open_tar(path: Path) -> Any:
-    """Return a stream of a tar archive's bytes, decompressed."""
-    with path.open("rb") as stream:
-        head = stream.read(8)
-    for magic, decompressor in DECOMPRESSORS.items():
-        if head.startswith(magic):
-            return decompressor(path)
-    return path.open("rb")
+                _refuse(path, name, "is encrypted")
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            _check(path, name, kind in (0, stat.S_IFREG), member.file_size)
+            yield name, partial(archive.read, member)
 
 
 def _files_of_tar(path: Path) -> Iterator[File]:
+    with path.open("rb") as start:
+        head = start.read(8)
+    openers = (opener for magic, opener in DECOMPRESSORS.items() if head.startswith(magic))
+    opener: Callable[[Path], Any] = next(openers, partial(Path.open, mode="rb"))
     with (
-        _open_tar(path) as stream,
+        opener(path) as stream,
         tarfile.open(fileobj=stream, mode="r|", tarinfo=Header) as archive,
     ):
-        while (member := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # else it keeps every header
+        for member in headers(archive):
             _check_place(path, member.name)
-            if member.isdir():
-                continue
-            if not member.isreg():
-                _refuse(path, member.name, "is a link or a special file")
-            _check_size(path, member.name, member.size)
-            yield member.name, partial(_read_member, archive, member)
-        _check_end(archive, stream)
+            if not member.isdir():
+                _check(path, member.name, member.isreg(), member.size)
+                yield member.name, partial(_read_member, archive, member)
+        # tarfile takes a cut archive for a short one: the second of two blocks of zeros must be
+        # there, and the compressed data must end as they should.
+        if archive.fileobj.read(TAR_BLOCK) != bytes(TAR_BLOCK):
+            raise tarfile.ReadError("no end mark")
+        while stream.read(1 << 20):
+            pass
 
 
 def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    content = archive.extractfile(member)
-    assert content is not None  # noqa: S101, it is a regular file
-    return content.read()
-
-
-def _check_end(archive: tarfile.TarFile, stream: IO[bytes]) -> None:
-    """Require the end mark and whole compression; tarfile takes a cut archive for a short one.
-
-    Raises:
-        tarfile.ReadError: the second of the two blocks of zeros is missing.
-        EOFError: the compressed data end too soon.
-    """
-    assert archive.fileobj is not None  # noqa: S101, it is open
-    if archive.fileobj.read(TAR_BLOCK) != bytes(TAR_BLOCK):
-        raise tarfile.ReadError("no end mark")
-    while stream.read(1 << 20):
-        pass
+    return archive.extractfile(member).read()  # type: ignore[union-attr]  # it is regular
 
 
 def files_of(path: Path) -> Iterator[File]:

@@ -15,9 +15,7 @@ from stages.lib.data.registry import NAMED, DatasetRequest
 from stages.lib.noise.sampling import label_dtype
 
 SPLITS = ("train", "test")
-
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
-
 DESCRIPTION = "dataset.json"
 
 
@@ -26,22 +24,14 @@ class DataError(UserError):
 
 
 def noise_folder(name: str) -> str:
-    """Return the folder of a data set that noisy labels are put on, at its native size.
-
-    Apart from the same data set as originals, which may be resized: noise images are brought to
-    the originals' size when used, whatever else was fetched.
-    """
+    """Return the folder of a data set that noisy labels are put on, always at its native size."""
     return f"{name}-as-noise"
 
 
 def needed(name: str, path: str | None, size: int | None, images: str) -> dict[str, DatasetRequest]:
     """Return what a config needs, by folder: its own data set, and that of its noisy images.
 
-    Args:
-        name: ``data.name``.
-        path: ``data.path``.
-        size: ``data.size``.
-        images: ``noise.images``.
+    The arguments are ``data.name``, ``data.path``, ``data.size`` and ``noise.images``.
     """
     wanted = {name: DatasetRequest(name, path, size)}
     if images in NAMED:
@@ -90,33 +80,27 @@ class Dataset:
         """
         if len(set(self.class_names)) < self.num_classes:
             raise ValueError(
-                f"{self.name}: got class names {self.class_names}; each must be there "
-                "once; rename the classes"
+                f"{self.name}: class names {self.class_names}; each must be there once; rename one"
             )
         for split in SPLITS:
             images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
             check_images(images, f"{self.name}: {split}_images")
-            _check_labels(labels, len(images), self.num_classes, f"{self.name}: {split}_labels")
+            name, dtype = f"{self.name}: {split}_labels", label_dtype(self.num_classes)
+            if labels.dtype != dtype or labels.shape != (len(images),):
+                raise ValueError(
+                    f"{name}: got {labels.dtype} of shape {labels.shape}; must be {dtype} of shape "
+                    f"({len(images)},), one for each image; convert or cut it"
+                )
+            if labels.max() >= self.num_classes:
+                raise ValueError(
+                    f"{name}: got label {labels.max()}; must be below {self.num_classes}, the "
+                    "number of class names; add names or mend the labels"
+                )
         if self.test_images.shape[1:] != self.image_shape:
             raise ValueError(
                 f"{self.name}: got training images of {self.image_shape} and test images of "
                 f"{self.test_images.shape[1:]}; these must be equal; resize either"
             )
-
-
-def _check_labels(labels: NDArray[Any], count: int, num_classes: int, name: str) -> None:
-    """Require ``(count,)`` labels of the right type, all in ``[0, num_classes)``."""
-    dtype = label_dtype(num_classes)
-    if labels.dtype != dtype or labels.shape != (count,):
-        raise ValueError(
-            f"{name}: got {labels.dtype} of shape {labels.shape}; must be {dtype} of "
-            f"shape ({count},), one for each image; convert or cut it"
-        )
-    if labels.max() >= num_classes:
-        raise ValueError(
-            f"{name}: got label {labels.max()}; must be below {num_classes}, the "
-            "number of class names; add names or mend the labels"
-        )
 
 
 def interleave(labels: NDArray[Any]) -> NDArray[np.int64]:
@@ -134,43 +118,12 @@ def interleave(labels: NDArray[Any]) -> NDArray[np.int64]:
     return order[np.lexsort((sorted_labels, places))]
 
 
-def _describe(dataset: Dataset, ready: Mapping[str, Path]) -> dict[str, Any]:
-    """Return the content of ``dataset.json``."""
-    arrays: dict[str, NDArray[Any]] = {name: getattr(dataset, name) for name in ARRAYS}
-    height, width, channels = dataset.image_shape
-    return {
-        "name": dataset.name,
-        "source": dataset.source,
-        "class_names": list(dataset.class_names),
-        "num_classes": dataset.num_classes,
-        "height": height,
-        "width": width,
-        "channels": channels,
-        "size": {split: len(arrays[f"{split}_labels"]) for split in SPLITS},
-        "class_counts": {
-            split: np.bincount(arrays[f"{split}_labels"], minlength=dataset.num_classes).tolist()
-            for split in SPLITS
-        },
-        "arrays": {
-            name: {
-                "dtype": str(array.dtype),
-                "shape": list(array.shape),
-                "sha256": files.sha256_of_stored(ready[name])
-                if name in ready
-                else files.sha256_of_array(array),
-            }
-            for name, array in arrays.items()
-        },
-    }
-
-
 def save(dataset: Dataset, folder: Path, ready: Mapping[str, Path] | None = None) -> None:
     """Write a data set: ``{train,test}_{images,labels}.npy`` and ``dataset.json``.
 
-    ``dataset.json`` holds ``name``, ``source``, ``class_names``, ``num_classes``, ``height``,
-    ``width`` and ``channels``; ``size`` and ``class_counts`` (images, and images of each class)
-    by split; ``arrays``, the dtype, shape and sha256 of each file (`files.sha256_of_array`). It is
-    written last, so that a folder that has it is whole.
+    ``dataset.json``, written last, so that a folder that has it is whole, has beside what a
+    `Dataset` says of itself ``size`` and ``class_counts`` (images, and those of each class) by
+    split, and in ``arrays`` dtype, shape and sha256 (`files.sha256_of_array`) of each file.
 
     Args:
         dataset: what to write.
@@ -184,14 +137,30 @@ def save(dataset: Dataset, folder: Path, ready: Mapping[str, Path] | None = None
     """
     dataset.check()
     (folder / DESCRIPTION).unlink(missing_ok=True)
-    ready = ready or {}
-    content = _describe(dataset, ready)
+    ready, arrays = ready or {}, {}
     for name in ARRAYS:
-        file = folder / f"{name}.npy"
+        array, file = getattr(dataset, name), folder / f"{name}.npy"
         if name in ready:
+            sha256 = files.sha256_of_stored(ready[name])
             files.link_or_copy(ready[name], file)
         else:
-            files.write_array(file, getattr(dataset, name))
+            sha256 = files.sha256_of_array(array)
+            files.write_array(file, array)
+        arrays[name] = {"dtype": str(array.dtype), "shape": list(array.shape), "sha256": sha256}
+    labels = {split: getattr(dataset, f"{split}_labels") for split in SPLITS}
+    content = {
+        "name": dataset.name,
+        "source": dataset.source,
+        "class_names": list(dataset.class_names),
+        "num_classes": dataset.num_classes,
+        **dict(zip(("height", "width", "channels"), dataset.image_shape, strict=True)),
+        "size": {split: len(each) for split, each in labels.items()},
+        "class_counts": {
+            split: np.bincount(each, minlength=dataset.num_classes).tolist()
+            for split, each in labels.items()
+        },
+        "arrays": arrays,
+    }
     files.write_json(folder / DESCRIPTION, content)
 
 
@@ -214,9 +183,5 @@ def load(folder: Path, *, labels_only: bool = False) -> Dataset:
         )
         for name in ARRAYS
     }
-    return Dataset(
-        **arrays,
-        name=content["name"],
-        class_names=tuple(content["class_names"]),
-        source=content["source"],
-    )
+    names = tuple(content["class_names"])
+    return Dataset(**arrays, name=content["name"], class_names=names, source=content["source"])

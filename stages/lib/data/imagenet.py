@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import PIL
@@ -34,7 +34,6 @@ from stages.lib.data.registry import IMAGENET_CLASSES, IMAGENET_COUNTS
 from stages.lib.noise.sampling import label_dtype
 
 NAME = "imagenet"
-
 UNREADABLE = "unreadable.json"  # which images are left out, by split, and why
 
 
@@ -50,11 +49,7 @@ def _stamp(listed: Mapping[str, list[Labelled]], size: int) -> str:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; the system lets go of it whatever ends the process.
-
-    Raises:
-        UserError: another process holds it.
-    """
+    """Hold a folder for this process, whatever ends it; a `UserError` if another one holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as stream:
         try:
@@ -87,51 +82,36 @@ def fetch(path: Path, size: int, folder: Path, downloads: Path) -> None:
     counts = {split: len(images) for split, images in listed.items()}
     whole = (counts, len(names)) == (IMAGENET_COUNTS, IMAGENET_CLASSES)
     kept = downloads / f"{NAME}-{_stamp(listed, size)}"
+    ready = {f"{split}_images": kept / f"{split}_images.npy" for split in SPLITS}
+    arrays, unreadable = {}, {}
     with _alone(kept):
-        train, test = (_decode(split, listed[split], names, size, kept) for split in SPLITS)
-        dataset = Dataset(
-            name=NAME,
-            train_images=np.load(train.file, mmap_mode="r", allow_pickle=False),
-            train_labels=train.labels,
-            test_images=np.load(test.file, mmap_mode="r", allow_pickle=False),
-            test_labels=test.labels,
-            class_names=names,
-            source=_source(counts, len(names), whole, size),
+        for split, (key, file) in zip(SPLITS, ready.items(), strict=True):
+            decoded = _decode(file, listed[split], names, size, f"{NAME} {FOLDERS[split]}")
+            arrays[key] = np.load(file, mmap_mode="r", allow_pickle=False)
+            arrays[f"{split}_labels"], unreadable[split] = decoded
+        source = (
+            f"ImageNet (ILSVRC2012){'' if whole else ', not the whole of it'}: "
+            f"{counts['train']:,} training images (of {IMAGENET_COUNTS['train']:,}) and "
+            f"{counts['test']:,} validation images (of {IMAGENET_COUNTS['test']:,}), the latter "
+            f"for testing, of {len(names):,} classes (of {IMAGENET_CLASSES:,}); those that cannot "
+            f"be read are left out ({UNREADABLE}). The shorter side scaled to {size} pixels, then "
+            f"cropped to the middle {size}x{size}."
         )
-        unreadable = {"train": train.unreadable, "test": test.unreadable}
         files.write_json(folder / UNREADABLE, unreadable)
-        datasets.save(dataset, folder, {"train_images": train.file, "test_images": test.file})
+        dataset = Dataset(NAME, **arrays, class_names=names, source=source)
+        datasets.save(dataset, folder, ready)
         shutil.rmtree(kept)
     if not whole:
-        print(f"warning: {dataset.source}", file=sys.stderr)
-    if left_out := [*train.unreadable, *test.unreadable]:
+        print(f"warning: {source}", file=sys.stderr)
+    if left_out := [name for images in unreadable.values() for name in images]:
         told = f"{len(left_out)} images cannot be read and are left out: {first_names(left_out)}"
         print(f"warning: {NAME}: {told}; see {folder / UNREADABLE}", file=sys.stderr)
 
 
-class Decoded(NamedTuple):
-    """A split on the disk.
-
-    Attributes:
-        file: Its images, a ``.npy`` file.
-        labels: ``(n,)`` their labels.
-        unreadable: Why images are not there, by class and name.
-    """
-
-    file: Path
-    labels: NDArray[Any]
-    unreadable: dict[str, str]
-
-
 def _decode(
-    split: str, images: list[Labelled], names: tuple[str, ...], size: int, kept: Path
-) -> Decoded:
-    """Decode a split, its classes interleaved.
-
-    Raises:
-        DataError: no image can be read.
-    """
-    file, title = kept / f"{split}_images.npy", f"{NAME} {FOLDERS[split]}"
+    file: Path, images: list[Labelled], names: tuple[str, ...], size: int, title: str
+) -> tuple[NDArray[Any], dict[str, str]]:
+    """Decode a split, its classes interleaved; return its labels, and why images are not there."""
     number = {wnid: label for label, wnid in enumerate(names)}
     labels = np.array([number[wnid] for wnid, _ in images], dtype=label_dtype(len(names)))
     rows = np.argsort(interleave(labels))  # of each image: the inverse of whose each row is
@@ -142,16 +122,4 @@ def _decode(
             f"{title}: none of {len(images)} images can be read "
             f"({first_names(set(unreadable.values()))}); fetch them again"
         )
-    return Decoded(file, labels[order], unreadable)
-
-
-def _source(counts: Mapping[str, int], num_classes: int, whole: bool, size: int) -> str:
-    """Return where the images come from, how many there were, and how they were made square."""
-    return (
-        f"ImageNet (ILSVRC2012){'' if whole else ', not the whole of it'}: "
-        f"{counts['train']:,} training images (of {IMAGENET_COUNTS['train']:,}) and "
-        f"{counts['test']:,} validation images (of {IMAGENET_COUNTS['test']:,}), the latter for "
-        f"testing, of {num_classes:,} classes (of {IMAGENET_CLASSES:,}); those that cannot be read "
-        f"are left out ({UNREADABLE}). The shorter side scaled to {size} pixels, then cropped to "
-        f"the middle {size}x{size}."
-    )
+    return labels[order], unreadable

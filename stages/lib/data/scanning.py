@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from stages.lib.data.archives import refuse_folder
 from stages.lib.data.datasets import DataError
 from stages.lib.data.folder import is_litter
 
@@ -29,14 +30,10 @@ def scan(path: Path, *, names_only: bool = False) -> dict[str, Any]:
     """
     if not path.exists():
         raise DataError(f"data.path: got '{path}'; accepted: a folder or an archive of images")
-    if path.is_file():
-        return {"digest": _digest([_state(path)]), "bytes": path.stat().st_size}
-    files = list(_files(path, names_only))
-    return {"digest": _digest(files), "files": len(files)}
-
-
-def _digest(lines: list[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+    whole = path.is_file()
+    lines = [_state(path)] if whole else list(_files(path, names_only))
+    digest = hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+    return {"digest": digest} | ({"bytes": path.stat().st_size} if whole else {"files": len(lines)})
 
 
 def _state(path: Path) -> str:
@@ -47,11 +44,7 @@ def _state(path: Path) -> str:
 def _files(path: Path, names_only: bool) -> Iterator[str]:
     """Yield a line for each file of a folder, in the order of their names."""
     seen = set()
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    for root, folders, names in os.walk(path, onerror=refuse, followlinks=True):
+    for root, folders, names in os.walk(path, onerror=refuse_folder, followlinks=True):
         place, status = Path(root), Path(root).stat()
         if (status.st_dev, status.st_ino) in seen:  # a link back or a second one
             folders.clear()

@@ -35,18 +35,11 @@ def load_source(name: str, *, path: str | None, size: int | None, downloads: Pat
     if entry.load is None:
         raise ValueError(f"{name}: got a data set too large for the memory; fetch it instead")
     if entry.facts is not None and path is not None:
-        raise ValueError(
-            f"{name}: got path {path!r}; only images of your own have one; leave it empty"
-        )
+        raise ValueError(f"{name}: got path {path!r}; only images of your own have one; remove it")
     dataset = entry.load(DatasetRequest(name, path, size), downloads)
     dataset.check()
-    return dataset if size is None else _resized(dataset, size)
-
-
-def _resized(dataset: Dataset, size: int) -> Dataset:
-    """Return the data set with images of ``size`` x ``size``."""
     height, width, _ = dataset.image_shape
-    if (height, width) == (size, size):
+    if size is None or (height, width) == (size, size):
         return dataset
     return replace(
         dataset,

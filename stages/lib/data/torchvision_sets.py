@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import torchvision.datasets
 from numpy.typing import NDArray
 from torchvision.datasets.utils import extract_archive
@@ -40,13 +39,7 @@ def resources(class_name: str, mirrors: Iterable[str] = ()) -> list[Resource]:
 
 
 def load(name: str, class_name: str, mirrors: Iterable[str], downloads: Path) -> Dataset:
-    """Return one of torchvision's data sets.
-
-    Args:
-        name: What we call it.
-        class_name: Its class in `torchvision.datasets`.
-        mirrors: As in `resources`.
-        downloads: The folder that keeps the archives.
+    """Return one of torchvision's data sets, called ``name`` here; else as in `resources`.
 
     Raises:
         DataError: no source has an archive.
@@ -57,32 +50,22 @@ def load(name: str, class_name: str, mirrors: Iterable[str], downloads: Path) ->
     archives = [obtain(resource, downloads, dataset=name, layout=layout) for resource in needed]
     # torchvision has no checksums of MNIST's extracted files, so that it would read what a kill has
     # cut: they are extracted anew each time.
+    cls = getattr(torchvision.datasets, class_name)
     with files.scratch_folder() as folder:
         for resource, archive in zip(needed, archives, strict=True):
             place = (folder / resource.path).parent
             place.mkdir(parents=True, exist_ok=True)
             extract_archive(archive, place)
-        cls = getattr(torchvision.datasets, class_name)
         # Whoever does not let it download keeps it from the network.
-        train, test = (cls(folder, train=split, download=False) for split in (True, False))
-    return Dataset(
-        name=name,
-        train_images=_images(train.data),
-        train_labels=_bytes(train.targets),
-        test_images=_images(test.data),
-        test_labels=_bytes(test.targets),
-        class_names=tuple(label.split(" - ")[0] for label in train.classes),  # "0 - zero"
-        source=f"{class_name}, the {'files' if len(needed) > 1 else 'archive'} that torchvision "
-        "names, md5-checked.",
-    )
+        splits = [cls(folder, train=split, download=False) for split in (True, False)]
+    train, test = ((_bytes(split.data), _bytes(split.targets)) for split in splits)
+    classes = tuple(label.split(" - ")[0] for label in splits[0].classes)  # "0 - zero"
+    kind = "files" if len(needed) > 1 else "archive"
+    source = f"{class_name}, the {kind} that torchvision names, md5-checked."
+    return Dataset(name, *train, *test, classes, source)
 
 
 def _bytes(data: Any) -> NDArray[np.uint8]:
-    """Return a tensor, array or list of torchvision's as an array."""
-    array = data.numpy() if isinstance(data, torch.Tensor) else data
-    return np.ascontiguousarray(array, dtype=np.uint8)
-
-
-def _images(data: Any) -> NDArray[np.uint8]:
-    array = _bytes(data)
-    return array[..., None] if array.ndim == 3 else array  # an axis of channels
+    """Return a tensor, array or list of torchvision's as an array, images with channels."""
+    array = np.ascontiguousarray(data, dtype=np.uint8)
+    return array[..., None] if array.ndim == 3 else array
