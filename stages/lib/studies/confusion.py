@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stages.lib.config.checks import check_confusion, check_model
 from stages.lib.config.params import (
@@ -119,34 +118,25 @@ def estimate(
         materialise(config.data, NO_NOISE, config.train.seeds, data_folder=data_folder, out=folder)
         todo = runs.expand(f"confusion {params.model}", config, data_folder, folder)
         outcomes, _ = executors.train_or_load(todo, f"confusion on {dataset_name}")
-    diverged = sum(outcome["diverged"] for outcome in outcomes)
-    if diverged:
+    if diverged := sum(outcome["diverged"] for outcome in outcomes):
         smaller = f"a smaller one, for {diverged} of {len(outcomes)} repeats diverged"
         fail(file, "confusion", "learning_rate", params.learning_rate, smaller)
     counts = np.sum([outcome["val_confusion"] for outcome in outcomes], axis=0)
     orders = {
-        order: transitions.false_class_order(counts, order).tolist()
+        order: transitions.false_class_order(counts, order)
         for order in transitions.ORDERS
         if order != "random"
     }
+    ranked = np.take_along_axis(counts, orders["confusing"], axis=1)
     return {
         "dataset": dataset_name,
-        "model": params.model,
-        "repeats": params.repeats,
-        "subset": params.subset,
-        "held_out": params.held_out,
+        **{key: getattr(params, key) for key in ("model", "repeats", "subset", "held_out")},
         "accuracy": float(np.trace(counts) / counts.sum()),
         "counts": counts.tolist(),
         "counts_axes": "row: true class; column: predicted class",
-        "orders": orders,
+        "orders": {name: order.tolist() for name, order in orders.items()},
         "orders_axes": "row: true class; its false classes, the most likely noisy label first",
         "ties": TIES,
-        "tied_neighbours": _tied(counts, np.asarray(orders["confusing"])),
+        "tied_neighbours": int((ranked[:, 1:] == ranked[:, :-1]).sum()),  # ranked by index alone
         "matrix": summaries.table(counts),
     }
-
-
-def _tied(counts: NDArray[np.integer], order: NDArray[np.integer]) -> int:
-    """Count neighbours in the order whose counts are equal, so that only the index ranks them."""
-    ranked = np.take_along_axis(counts, order, axis=1)
-    return int((ranked[:, 1:] == ranked[:, :-1]).sum())

@@ -25,6 +25,9 @@ SELECTIONS = {
     "_paper_selection": "test_accuracy",
 }
 
+#: What a point has from its chosen rate as it is.
+SHOWN = ("values", "val_accuracy", "diverged", "top5_accuracy", "top5_accuracy_sd", "top5_values")
+
 BAND = "mean ± one standard deviation over seeds (n - 1 in the denominator)"
 
 Outcome = dict[str, Any]
@@ -35,9 +38,8 @@ def spread(values: Sequence[float]) -> float | None:
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known and len(known) == len(values) else None
+def _mean(values: Sequence[Any]) -> float | None:
+    return float(np.mean(values)) if values and None not in values else None
 
 
 def summarise_rate(rate: float, outcomes: list[Outcome]) -> dict[str, Any]:
@@ -48,19 +50,21 @@ def summarise_rate(rate: float, outcomes: list[Outcome]) -> dict[str, Any]:
     ``stopped_at`` is there with early stopping alone: the examples that each seed had seen.
     """
     finite = [outcome for outcome in outcomes if not outcome["diverged"]]
+
+    def of_seeds(column: str) -> list[float | None]:
+        return [None if outcome["diverged"] else outcome[column] for outcome in outcomes]
+
     report = {
         "learning_rate": rate,
         **{column: _mean([o[column] for o in finite]) for column in SELECTIONS.values()},
         "test_accuracy_sd": spread([outcome["test_accuracy"] for outcome in finite]),
-        "values": [None if o["diverged"] else o["test_accuracy"] for o in outcomes],
+        "values": of_seeds("test_accuracy"),
         "diverged": len(outcomes) - len(finite),
     }
     if outcomes[0]["test_top5_accuracy"] is not None:
         values = [outcome["test_top5_accuracy"] for outcome in finite]
         report |= {"top5_accuracy": _mean(values), "top5_accuracy_sd": spread(values)}
-        report["top5_values"] = [
-            None if o["diverged"] else o["test_top5_accuracy"] for o in outcomes
-        ]
+        report["top5_values"] = of_seeds("test_top5_accuracy")
     if "stopped_at" in outcomes[0]:
         report["stopped_at"] = [outcome["stopped_at"] for outcome in outcomes]
     return report
@@ -102,22 +106,14 @@ def summarise(train: TrainParams, outcomes: list[Outcome]) -> dict[str, Any]:
         summarise_rate(rate, outcomes[i::width]) for i, rate in enumerate(train.learning_rates)
     ]
     nothing = {**rates[0], "learning_rate": None}  # all rates are alike: without any value
-    report: dict[str, Any] = {}
-    for suffix, column in SELECTIONS.items():
-        chosen = choose(rates, column) or nothing
-        report["test_accuracy" + suffix] = chosen["test_accuracy"]
-        report["learning_rate" + suffix] = chosen["learning_rate"]
-    headline = choose(rates, SELECTIONS[""]) or nothing
-    mean, sd = headline["test_accuracy"], headline["test_accuracy_sd"]
-    tried = product(train.seeds, train.learning_rates)
+    chosen = {suffix: choose(rates, column) or nothing for suffix, column in SELECTIONS.items()}
+    headline, tried = chosen[""], product(train.seeds, train.learning_rates)
     return {
-        **report,
-        **{key: value for key, value in headline.items() if key.startswith("top5_")},
-        **_band(mean, sd),
-        "values": headline["values"],
+        **{f"test_accuracy{suffix}": rate["test_accuracy"] for suffix, rate in chosen.items()},
+        **{f"learning_rate{suffix}": rate["learning_rate"] for suffix, rate in chosen.items()},
+        **{key: value for key, value in headline.items() if key in SHOWN},
+        **_band(headline["test_accuracy"], headline["test_accuracy_sd"]),
         "seeds": list(train.seeds),
-        "val_accuracy": headline["val_accuracy"],
-        "diverged": headline["diverged"],
         "diverged_runs": [
             {"learning_rate": rate, "seed": seed}
             for (seed, rate), outcome in zip(tried, outcomes, strict=True)
@@ -152,18 +148,15 @@ def number_of_seeds(known: int, seeds: int) -> str:
 
 def _seeds_text(rates: list[dict[str, Any]], headline: dict[str, Any]) -> str:
     """Return ``2 of 3 seeds; 1 diverged at lr 1``: of how many seeds a point's mean is, and why."""
-    seeds, lost = len(headline["values"]), headline["diverged"]
-    parts = [number_of_seeds(seeds - lost, seeds)]
-    if headline["learning_rate"] is None:
-        return f"{parts[0]}; all diverged at lr {listed(rate['learning_rate'] for rate in rates)}"
-    if lost:
-        parts.append(f"{lost} diverged at lr {headline['learning_rate']:g}")
-    parts += [
-        f"{rate['diverged']} diverged at lr {rate['learning_rate']:g}, not chosen"
-        for rate in rates
-        if rate["diverged"] and rate["learning_rate"] != headline["learning_rate"]
-    ]
-    return "; ".join(parts)
+    seeds, chosen = len(headline["values"]), headline["learning_rate"]
+    text = number_of_seeds(seeds - headline["diverged"], seeds)
+    if chosen is None:
+        return f"{text}; all diverged at lr {listed(rate['learning_rate'] for rate in rates)}"
+    for rate in sorted(rates, key=lambda rate: rate["learning_rate"] != chosen):
+        if rate["diverged"]:
+            aside = ", not chosen" * (rate["learning_rate"] != chosen)
+            text += f"; {rate['diverged']} diverged at lr {rate['learning_rate']:g}{aside}"
+    return text
 
 
 def listed(rates: Iterable[float]) -> str:
