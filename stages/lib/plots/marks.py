@@ -1,7 +1,7 @@
 """What a figure's points ask to be drawn: series, colours, marks of the paper, what is missing."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Point = Mapping[str, Any]
@@ -65,78 +65,48 @@ def paper_marks(points: Sequence[Point]) -> list[tuple[str, float, float]]:
     return list(dict.fromkeys(marks))
 
 
-def rows_of(picture: Picture, series: str) -> list[Point]:
-    """Return the points of a series from left to right."""
-    rows = [row for row in picture["points"] if str(row["series"]) == series]
-    return sorted(rows, key=lambda row: row[picture["x"]])
-
-
 def beyond_the_grid(picture: Picture) -> list[float]:
     """Return where right of all points the paper states something: values of x, ascending."""
     greatest = max(point[picture["x"]] for point in picture["points"])
     return sorted({x for _, x, _ in paper_marks(picture["points"]) if x > greatest})
 
 
-def diverged(picture: Picture) -> tuple[list[Point], list[Point]]:
-    """Return the points of which some seeds diverged, and those that have no value for it."""
-    marked = [point for point in picture["points"] if point.get("diverged")]
-    lost = [
-        point
-        for point in marked
-        if point[picture["y"]] is None and point.get("status", "diverged") == "diverged"
-    ]
-    return [point for point in marked if point not in lost], lost
+def fate(picture: Picture, point: Point) -> str:
+    """Return ``value``, or why a point has none.
 
-
-def without_value(picture: Picture) -> tuple[list[Point], list[Point]]:
-    """Return the points without a value: those above all that was tried, and those below.
-
-    A point that has none because every seed diverged is neither.
+    That is ``lost`` where every seed diverged, else ``above`` or ``below`` all that was tried.
     """
-    _, lost = diverged(picture)
-    missing = [p for p in picture["points"] if p[picture["y"]] is None and p not in lost]
-    below = [point for point in missing if point.get("status") == "below the grid"]
-    return [point for point in missing if point not in below], below
+    if point[picture["y"]] is not None:
+        return "value"
+    if point.get("diverged") and point.get("status", "diverged") == "diverged":
+        return "lost"
+    return "below" if point.get("status") == "below the grid" else "above"
 
 
-def notes_of_missing(picture: Picture) -> list[str]:
-    """Return notes of the points above all that was tried, and of those below."""
-    above, below = without_value(picture)
-    notes: dict[str, list[Point]] = {}
-    for point in above:
-        notes.setdefault(f"△ not reached with {_tried(point, max)}", []).append(point)
-    for point in below:
-        notes.setdefault(f"▽ reached already with {_tried(point, min)}", []).append(point)
-    return [f"{note}: {_listed(points, picture)}" for note, points in notes.items()]
+def notes(picture: Picture) -> list[str]:
+    """Return notes of the points above and below all that was tried, and of what diverged."""
+    found: dict[str, list[Point]] = {}
+    for kind in ("above", "below", "some", "lost"):
+        for point in picture["points"]:
+            here = fate(picture, point)
+            if here == kind or (kind == "some" and here != "lost" and point.get("diverged")):
+                sizes = point.get("sizes")
+                most, least = (
+                    f"{extreme(sizes):,g} labels" if sizes else "what was tried"
+                    for extreme in (max, min)
+                )
+                note = {
+                    "above": f"△ not reached with {most}",
+                    "below": f"▽ reached already with {least}",
+                    "some": "× on a point: some diverged, left out",
+                    "lost": "× at the bottom: all diverged",
+                }[kind]
+                found.setdefault(note, []).append(point)
+    return [f"{note}: {_listed(points, picture, '×' in note)}" for note, points in found.items()]
 
 
-def notes_of_diverged(picture: Picture) -> list[str]:
-    """Return a note of the points of which some seeds diverged, and one of those where all did."""
-    some, lost = diverged(picture)
-    notes = []
-    if some:
-        notes.append(f"× on a point: some diverged, left out: {_listed(some, picture, _lost)}")
-    if lost:
-        notes.append(f"× at the bottom: all diverged: {_listed(lost, picture, _lost)}")
-    return notes
-
-
-def _tried(point: Point, extreme: Callable[[Sequence[float]], float]) -> str:
-    """Return at how many labels a point's sweep ended, as far as it tells."""
-    sizes = point.get("sizes")
-    return f"{extreme(sizes):,g} labels" if sizes else "what was tried"
-
-
-def _listed(
-    points: Sequence[Point], picture: Picture, remark: Callable[[Point, str], str] = lambda *_: ""
-) -> str:
-    """Return the points as ``0.80 at α = 10, 20; 0.90 at α = 5``, those with one remark together.
-
-    Args:
-        points: some of the figure's.
-        picture: the figure.
-        remark: of a point and its series' name.
-    """
+def _listed(points: Sequence[Point], picture: Picture, lost: bool) -> str:
+    """Return the points as ``0.80 at α = 10, 20; 0.90 at α = 5``, with what each lost if asked."""
     x = picture["x"]
     symbol = {"alpha": "α", "delta": "δ", "originals": "n"}.get(x, x)
     places: dict[tuple[str, str], list[str]] = {}
@@ -144,9 +114,10 @@ def _listed(
         name = str(point["series"])
         if picture["series_title"] == "learning rate":
             name = f"lr {name}"  # a bare number would be taken for one of seeds
-        places.setdefault((name, remark(point, name)), []).append(f"{point[x]:,g}")
+        remark = _lost(point, name) if lost else ""
+        places.setdefault((name, remark), []).append(f"{point[x]:,g}")
     return "; ".join(
-        f"{name} at {symbol} = {', '.join(xs)}{said}" for (name, said), xs in places.items()
+        f"{name} at {symbol} = {', '.join(xs)}{remark}" for (name, remark), xs in places.items()
     )
 
 
@@ -161,9 +132,7 @@ def _lost(point: Point, name: str) -> str:
     runs = [run for run in point["diverged_runs"] if chosen in (None, run["learning_rate"])]
     sizes = sorted({run["originals"] for run in runs if "originals" in run})
     rates = sorted({run["learning_rate"] for run in runs})
-    where = [
-        *([f"n = {', '.join(f'{size:,}' for size in sizes)}"] if sizes else []),
-        f"lr {', '.join(f'{rate:g}' for rate in rates)}",
-    ]
+    where = [f"n = {', '.join(f'{size:,}' for size in sizes)}"] if sizes else []
+    where.append(f"lr {', '.join(f'{rate:g}' for rate in rates)}")
     at = ", ".join(words for words in where if words != name)
     return f" ({point['diverged']} of {seeds} seed{'s' * (seeds > 1)}{' at ' * bool(at)}{at})"
