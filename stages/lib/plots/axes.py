@@ -13,7 +13,7 @@ from stages.lib.plots.marks import PAPER_LABEL, Picture, beyond_the_grid, paper_
 LABEL_CHARACTERS = 20  # entries of a legend are wrapped to leave room for the curves
 
 # Where a symlog axis may have ticks: powers of ten alone are too few between 0 and 100.
-SYMLOG_TICKS = [
+SYMLOG_TICKS: list[float] = [
     *(0, 1, 2, 5, 10, 20, 50, 100, 250, 500),
     *(1000, 2000, 4000, 8000, 15000, 30000, 60000, 125000, 250000, 500000, 1000000),
 ]

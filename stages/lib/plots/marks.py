@@ -14,6 +14,14 @@ PALETTE = [
     *("#ca9161", "#56b4e9", "#949494", "#fbafe4", "#ece133"),
 ]
 
+#: Notes of the points that `fates` tells apart, with the fewest and the most labels tried.
+NOTES = {
+    "above": "△ not reached with {1}",
+    "below": "▽ reached already with {0}",
+    "some": "× on a point: some diverged, left out",
+    "lost": "× at the bottom: all diverged",
+}
+
 PAPER_LABEL = "stated by the paper"
 
 # A network has the same colour in every figure, the palette's at its place in this list; any other
@@ -57,12 +65,8 @@ def series_colours(names: Sequence[str]) -> dict[str, str]:
 
 def paper_marks(points: Sequence[Point]) -> list[tuple[str, float, float]]:
     """Return (series, x, y) of what the paper states: once each, though every row repeats it."""
-    marks = [
-        (str(point["series"]), point["paper_x"], point["paper_y"])
-        for point in points
-        if point.get("paper_x") is not None and point.get("paper_y") is not None
-    ]
-    return list(dict.fromkeys(marks))
+    columns: list[Any] = [(str(p["series"]), p.get("paper_x"), p.get("paper_y")) for p in points]
+    return [(name, x, y) for name, x, y in dict.fromkeys(columns) if None not in (x, y)]
 
 
 def beyond_the_grid(picture: Picture) -> list[float]:
@@ -71,37 +75,32 @@ def beyond_the_grid(picture: Picture) -> list[float]:
     return sorted({x for _, x, _ in paper_marks(picture["points"]) if x > greatest})
 
 
-def fate(picture: Picture, point: Point) -> str:
-    """Return ``value``, or why a point has none.
+def fates(picture: Picture) -> dict[str, list[Point]]:
+    """Return the points that need a mark.
 
-    That is ``lost`` where every seed diverged, else ``above`` or ``below`` all that was tried.
+    Without a value are those ``above`` and ``below`` all that was tried, and the ``lost``, of which
+    every seed diverged; of others ``some`` seeds did.
     """
-    if point[picture["y"]] is not None:
-        return "value"
-    if point.get("diverged") and point.get("status", "diverged") == "diverged":
-        return "lost"
-    return "below" if point.get("status") == "below the grid" else "above"
+    found: dict[str, list[Point]] = {"above": [], "below": [], "some": [], "lost": []}
+    for point in picture["points"]:
+        absent, status = point[picture["y"]] is None, point.get("status", "diverged")
+        lost = absent and point.get("diverged") and status == "diverged"
+        if absent:
+            above = "below" if status == "below the grid" else "above"
+            found["lost" if lost else above].append(point)
+        if point.get("diverged") and not lost:
+            found["some"].append(point)
+    return found
 
 
 def notes(picture: Picture) -> list[str]:
-    """Return notes of the points above and below all that was tried, and of what diverged."""
+    """Return what is said of the points that need a mark, those of one mark and end together."""
     found: dict[str, list[Point]] = {}
-    for kind in ("above", "below", "some", "lost"):
-        for point in picture["points"]:
-            here = fate(picture, point)
-            if here == kind or (kind == "some" and here != "lost" and point.get("diverged")):
-                sizes = point.get("sizes")
-                most, least = (
-                    f"{extreme(sizes):,g} labels" if sizes else "what was tried"
-                    for extreme in (max, min)
-                )
-                note = {
-                    "above": f"△ not reached with {most}",
-                    "below": f"▽ reached already with {least}",
-                    "some": "× on a point: some diverged, left out",
-                    "lost": "× at the bottom: all diverged",
-                }[kind]
-                found.setdefault(note, []).append(point)
+    for kind, points in fates(picture).items():
+        for point in points:
+            sizes = point.get("sizes")
+            ends = [f"{end(sizes):,g} labels" if sizes else "what was tried" for end in (min, max)]
+            found.setdefault(NOTES[kind].format(*ends), []).append(point)
     return [f"{note}: {_listed(points, picture, '×' in note)}" for note, points in found.items()]
 
 

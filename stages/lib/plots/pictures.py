@@ -13,7 +13,6 @@ import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.transforms import Transform, offset_copy
@@ -23,7 +22,7 @@ from stages.lib.plots.marks import (
     Picture,
     Point,
     beyond_the_grid,
-    fate,
+    fates,
     notes,
     paper_marks,
     series_colours,
@@ -31,6 +30,9 @@ from stages.lib.plots.marks import (
 )
 
 MARKERS = "osD^vPX<>p"
+
+#: Without a date, so that bytes repeat.
+METADATA: dict[str, Any] = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
 
 STYLE = {
     **sns.axes_style("ticks"),
@@ -89,20 +91,14 @@ def _draw_missing(axes: Axes, picture: Picture, colours: Mapping[str, str]) -> N
     Those of several series stand side by side, and the y axis gets room for them.
     """
     root = axes.get_figure(root=True)
-    points = picture["points"]
-    above = [point for point in points if fate(picture, point) == "above"]
-    below = [point for point in points if fate(picture, point) == "below"]
-    lost = [point for point in points if fate(picture, point) == "lost"]
+    above, below, _, lost = fates(picture).values()
     low, high = axes.get_ylim()
     room = 0.12 * (high - low)
     if above:
         axes.set_ylim(top=high + room)
     if lost:
         axes.set_ylim(bottom=max(0.0, low - room))
-    for group, marker, edge, inward in (
-        (above, "^", 0.965, -9),
-        ([*below, *lost], "v", 0.035, 9),
-    ):
+    for group, marker, edge, inward in (above, "^", 0.965, -9), ([*below, *lost], "v", 0.035, 9):
         for point in group:
             x, name = point[picture["x"]], str(point["series"])
             here = {str(other["series"]) for other in group if other[picture["x"]] == x}
@@ -123,7 +119,6 @@ def draw_curves(picture: Picture) -> Figure:
     Stars right of all points would leave most of the axes empty: they get a strip of their own.
     """
     figure = Figure(figsize=(7.2, 3.3))
-    FigureCanvasAgg(figure)
     points, beyond = picture["points"], beyond_the_grid(picture)
     if beyond:
         axes, strip = figure.subplots(1, 2, sharey=True, width_ratios=[12, len(beyond)])
@@ -136,17 +131,13 @@ def draw_curves(picture: Picture) -> Figure:
         rows.sort(key=lambda row: row[picture["x"]])
         _draw_series(axes, picture, rows, name, colours[name], marker)
     for name, x, y in paper_marks(points):
-        star = {**STAR, "markeredgecolor": colours[name], "gid": f"paper-{name}"}
-        if x in beyond:
-            strip.plot([beyond.index(x)], [y], **star)
-        else:
-            axes.plot([x], [y], **star)
+        here, place = (strip, beyond.index(x)) if x in beyond else (axes, x)
+        here.plot([place], [y], markeredgecolor=colours[name], gid=f"paper-{name}", **STAR)
     set_scales(axes, picture)
     _draw_missing(axes, picture, colours)
     if beyond:
         set_strip(strip, beyond)
-    axes.set_xlabel(picture["x_title"])
-    axes.set_ylabel(picture["y_title"])
+    axes.set(xlabel=picture["x_title"], ylabel=picture["y_title"])
     add_legend(axes, strip, picture)
     banded = any(point.get("lo") is not None for point in points)
     band = [f"Band: {picture['band']}"] if banded else []
@@ -162,7 +153,6 @@ def draw_heatmap(picture: Picture) -> Figure:
     rows = math.ceil(len(names) / 4)
     columns = math.ceil(len(names) / rows)
     figure = Figure(figsize=(2.2 * columns + 1.2, 2.5 * rows))
-    FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     greatest = max(point["probability"] for point in points)
     for i, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):
@@ -172,8 +162,7 @@ def draw_heatmap(picture: Picture) -> Figure:
                 matrix[point["true_class"], point["label"]] = point["probability"]
         image = axes.imshow(matrix, cmap="Blues", vmin=0.0, vmax=greatest)
         axes.set_title(name, fontsize="medium")
-        axes.set_xticks(range(classes))
-        axes.set_yticks(range(classes))
+        axes.set(xticks=range(classes), yticks=range(classes))
         axes.grid(visible=False)
         axes.tick_params(labelsize="x-small", length=2)
         if i + columns >= len(names):
@@ -232,16 +221,12 @@ def draw(picture: Picture) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a drawing as the suffix of ``path`` says, without a date, so that bytes repeat.
+    """Write a drawing as the suffix of ``path`` says.
 
     Raises:
         ValueError: the suffix is neither ``.svg`` nor ``.png``.
     """
-    metadata: dict[str, dict[str, str | None]] = {
-        ".svg": {"Date": None, "Creator": None},
-        ".png": {"Software": None},
-    }
-    if path.suffix not in metadata:
+    if path.suffix not in METADATA:
         raise ValueError(f"pictures are .svg or .png, got {path.name!r}")
     with mpl.rc_context(STYLE):
-        figure.savefig(path, format=path.suffix[1:], metadata=metadata[path.suffix])
+        figure.savefig(path, format=path.suffix[1:], metadata=METADATA[path.suffix])

@@ -60,28 +60,9 @@ def shared_training(grid: Grid) -> tuple[str, SharedTraining]:
         (p.data.name, SharedTraining(**{name: getattr(p.train, name) for name in names}))
         for p in grid.points
     }
-    if len(found) > 1:
-        raise UserError(
-            f"{grid.key}: got several data sets or starts with structured noise; use one"
-        )
-    return found.pop()
-
-
-def config_of(params: ConfusionParams, dataset: str, start: SharedTraining) -> Config:
-    """Return the config of the small trainings, on clean labels; a seed for every repeat."""
-    return Config(
-        data=DataParams(dataset, None, None, params.subset, params.held_out),
-        noise=NO_NOISE,
-        model=ModelParams(params.model, params.width),
-        train=TrainParams(
-            learning_rates=(params.learning_rate,),
-            batch_size=params.batch_size,
-            epochs=0.0,
-            min_samples=params.min_samples,
-            seeds=tuple(range(params.repeats)),
-            **asdict(start),
-        ),
-    )
+    if len(found) == 1:
+        return found.pop()
+    raise UserError(f"{grid.key}: got several data sets or starts with structured noise; use one")
 
 
 def estimate(
@@ -111,7 +92,19 @@ def estimate(
     if dataset.num_classes > MOST_CONFUSED:
         why = f"{dataset.num_classes} classes, more than {MOST_CONFUSED}: none are ordered"
         return {"dataset": dataset_name, "counts": None, "why": why}
-    config = config_of(params, dataset_name, start)
+    config = Config(
+        data=DataParams(dataset_name, None, None, params.subset, params.held_out),
+        noise=NO_NOISE,
+        model=ModelParams(params.model, params.width),
+        train=TrainParams(
+            learning_rates=(params.learning_rate,),
+            batch_size=params.batch_size,
+            epochs=0.0,
+            min_samples=params.min_samples,
+            seeds=tuple(range(params.repeats)),
+            **asdict(start),
+        ),
+    )
     seen = replace(config.data, size=min(dataset.image_shape[:2]))
     check_model(config.model, seen, file, "confusion", key="model")
     with files.scratch_folder() as folder:

@@ -5,6 +5,7 @@ core of a CPU, or one on the accelerator, for some seconds, on random images and
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -125,8 +126,10 @@ def make(key: str, scale: str) -> Plan:
     free = machine.free_gpu_memory() if device == "cuda" else 0
     queue = packing.form(every, device, seen=known, free=free)
     sizes = [(point.data.originals, point.noise.alpha) for point in grid.points]
-    kinds = []
-    for group in _alike(queue):
+    kinds, groups = [], defaultdict(list)
+    for stack in queue:
+        groups[_cost(stack[0])].append(stack)
+    for group in groups.values():
         alike, largest = [run for stack in group for run in stack], max(group, key=len)
         steps = sum(run.steps for run in alike)
         kinds.append(Kind(largest[0], len(alike), steps, _rate(largest, device)))
@@ -149,15 +152,11 @@ def _outcome(run: Run) -> Hashable:
     return config.data, wanted, config.model, train
 
 
-def _alike(queue: Sequence[list[Run]]) -> list[list[list[Run]]]:
-    """Return the stacks in groups whose steps take equally long."""
-    groups: dict[Hashable, list[list[Run]]] = {}
-    for stack in queue:
-        run, train = stack[0], stack[0].config.train
-        cost = run.config.model, known(run), train.batch_size, train.precision, train.stacking
-        more = train.augmentation, train.average > 0, run.alpha > 0
-        groups.setdefault((cost, more), []).append(stack)
-    return list(groups.values())
+def _cost(run: Run) -> Hashable:
+    """Return what decides how long a step takes."""
+    train = run.config.train
+    cost = run.config.model, known(run), train.batch_size, train.precision, train.stacking
+    return cost, train.augmentation, train.average > 0, run.alpha > 0
 
 
 def _memory(queue: Sequence[list[Run]], device: str) -> int:

@@ -1,11 +1,9 @@
 """From the outcomes of a point's runs to what is reported of it: selection, mean, spread.
 
 The learning rate is chosen on the mean over seeds of one column, and the test accuracy at that rate
-is reported. The headline chooses on clean validation images; beside it stand the choice on noisy
-validation labels, and the paper's, the best on the test set itself, which is optimistic.
-
-A run that diverged has no accuracy: it is counted and named, and no mean is of it. What is reported
-repeats to the byte; how long it took, and on what, is told apart from it.
+is reported: the headline by clean validation images; beside it by noisy validation labels, and the
+paper's way, by the test set itself, which is optimistic. A run that diverged is counted and named,
+and no mean is of it. What is reported repeats to the byte.
 """
 
 from collections.abc import Iterable, Sequence
@@ -50,21 +48,18 @@ def summarise_rate(rate: float, outcomes: list[Outcome]) -> dict[str, Any]:
     ``stopped_at`` is there with early stopping alone: the examples that each seed had seen.
     """
     finite = [outcome for outcome in outcomes if not outcome["diverged"]]
-
-    def of_seeds(column: str) -> list[float | None]:
-        return [None if outcome["diverged"] else outcome[column] for outcome in outcomes]
-
     report = {
         "learning_rate": rate,
         **{column: _mean([o[column] for o in finite]) for column in SELECTIONS.values()},
         "test_accuracy_sd": spread([outcome["test_accuracy"] for outcome in finite]),
-        "values": of_seeds("test_accuracy"),
+        "values": [None if o["diverged"] else o["test_accuracy"] for o in outcomes],
         "diverged": len(outcomes) - len(finite),
     }
     if outcomes[0]["test_top5_accuracy"] is not None:
         values = [outcome["test_top5_accuracy"] for outcome in finite]
         report |= {"top5_accuracy": _mean(values), "top5_accuracy_sd": spread(values)}
-        report["top5_values"] = of_seeds("test_top5_accuracy")
+        every = [None if o["diverged"] else o["test_top5_accuracy"] for o in outcomes]
+        report["top5_values"] = every
     if "stopped_at" in outcomes[0]:
         report["stopped_at"] = [outcome["stopped_at"] for outcome in outcomes]
     return report
@@ -92,14 +87,11 @@ def summarise(train: TrainParams, outcomes: list[Outcome]) -> dict[str, Any]:
         outcomes: of `runs.expand`'s runs, in its order: rates within seeds.
 
     Returns:
-        ``test_accuracy`` (mean at the chosen rate over the seeds that did not diverge there),
-        ``sd``, ``lo``, ``hi``, ``values`` per seed, ``val_accuracy``, ``learning_rate``,
-        ``top5_accuracy``, ``top5_accuracy_sd`` and ``top5_values`` at that rate (of more than five
-        classes), the test accuracy and rate of the other two selections, ``diverged`` (how many
-        seeds did at the chosen rate; as many at the other selections' rates), ``diverged_runs`` at
-        whatever rate, ``seeds_text`` (of how many seeds all this is, in words) and ``rates``. Where
-        every seed diverged at every rate no rate is chosen, and there is no mean; where fewer than
-        two are left there is no spread.
+        ``test_accuracy`` (mean over the seeds that did not diverge at the ``learning_rate``),
+        ``sd``, ``lo``, ``hi``, ``values`` per seed, ``val_accuracy``, ``diverged`` (how many seeds
+        did) and, of more than five classes, top-5's, all at that rate; the other selections' test
+        accuracy and rate; ``diverged_runs`` at whatever rate, ``seeds_text`` (of how many seeds all
+        this is) and ``rates``. Where every seed diverged at every rate, no rate and no mean.
     """
     width = len(train.learning_rates)
     rates = [
