@@ -84,6 +84,8 @@ def compute(prepared: Prepared) -> dict[str, Any]:
     report, times = computing.compute(*prepared)
     files.to_json([report, times])  # and hold no NaN
     assert set(report) == KEYS
+    about = report["series_title"], report["caption"]  # which each row repeats
+    assert {(p["series_title"], p["caption"]) for p in report["points"]} == {about}
     assert set(times) == TIMES
     return report
 
@@ -126,13 +128,10 @@ def test_drawn_frequencies_are_those_of_the_labels(prepare: Any, make_dataset: A
         assert point["drawn"] == pytest.approx((given == point["label"]).mean())
 
 
-def test_a_class_without_originals_draws_nothing(prepare: Any) -> None:
-    """Of five originals, five classes have none: no frequency, and no division by zero."""
-    compute(prepare(DRAWN, {"data.originals": 5, "train.batch_size": 4}))
-
-
 def test_what_trains_nothing_took_no_time(prepare: Any) -> None:
-    _, times = computing.compute(*prepare(DRAWN, {"noise.alpha": 10}))
+    """Nor does it divide by zero: of five originals, five classes have none."""
+    nothing = {"noise.alpha": 10, "data.originals": 5, "train.batch_size": 4}
+    _, times = computing.compute(*prepare(DRAWN, nothing))
     assert (times["wall_seconds"], times["points"]) == (0.0, [])
     assert times["hardware"] == [machine.hardware("cpu")]
 
@@ -217,19 +216,13 @@ def test_a_point_of_which_every_run_diverged_stays_with_its_rates(
     prepare: Any, pretend: Any
 ) -> None:
     pretend(lambda run: None if run.config.noise.alpha else 0.5)
-    got = compute(prepare(UNIFORM, *({**BOTH, "noise.alpha": a} for a in (0, 2))))
+    changes = {**BOTH, "model.name": "mlp1"}  # of which the paper says nothing
+    got = compute(prepare(UNIFORM, *({**changes, "noise.alpha": a} for a in (0, 2))))
     clean, noisy = got["points"]
     assert clean.keys() == noisy.keys()  # DVC's plots want rows of equal keys
     assert (clean["test_accuracy"], noisy["test_accuracy"]) == (0.5, None)
     assert (noisy["learning_rate"], noisy["diverged"]) == (None, 2)
-
-
-def test_a_series_that_the_paper_says_nothing_of_has_no_value_of_it(
-    prepare: Any, pretend: Any
-) -> None:
-    pretend(lambda _: 0.5)
-    (point,) = compute(prepare(UNIFORM, {"model.name": "mlp1"}))["points"]
-    assert (point["paper_x"], point["paper_y"], point["paper_text"]) == (None, None, None)
+    assert [noisy[f"paper_{key}"] for key in ("x", "y", "text")] == [None] * 3
 
 
 def test_top_5_is_a_series_beside_top_1(prepare: Any, pretend: Any) -> None:
@@ -383,8 +376,15 @@ def test_a_seed_that_diverged_at_a_size_is_left_out_there_and_named(
 
 
 def test_a_seed_that_diverged_at_two_sizes_is_one_seed(critical: Any, pretend: Any) -> None:
-    pretend(lambda r: None if r.seed == 1 and r.config.data.originals > 30 else by_size(r))
-    point = critical((0.45,))[5, 0.45]
+    """A rate that was not chosen is no part of its threshold."""
+    pretend(
+        lambda run: (
+            None
+            if run.learning_rate == 1.0 or (run.seed == 1 and run.config.data.originals > 30)
+            else by_size(run)
+        )
+    )
+    point = critical((0.45,), learning_rates=[0.5, 1.0])[5, 0.45]
     assert point["diverged"] == 1
     assert [run["originals"] for run in point["diverged_runs"]] == [90, 270]
     assert point["values"][1] is None  # a single size tells nothing
@@ -392,13 +392,6 @@ def test_a_seed_that_diverged_at_two_sizes_is_one_seed(critical: Any, pretend: A
         "1 of 2 seeds with a threshold of their own; "
         "diverged: 1 at n = 90 (lr 0.5), 1 at n = 270 (lr 0.5)"
     )
-
-
-def test_a_rate_that_was_not_chosen_is_no_part_of_a_threshold(critical: Any, pretend: Any) -> None:
-    pretend(lambda run: None if run.learning_rate == 1.0 else by_size(run))
-    point = critical((0.45,), learning_rates=[0.5, 1.0])[5, 0.45]
-    assert (point["diverged"], point["diverged_runs"]) == (0, [])
-    assert point["seeds_text"] == "2 seeds"
 
 
 @pytest.mark.parametrize("kept", [(), (30,), (270,)])
