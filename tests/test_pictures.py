@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 from matplotlib.colors import to_hex
 
-from stages import draw
-from stages.lib.core import files, paths
 from stages.lib.models import architectures
 from stages.lib.plots import marks, pictures
 
@@ -381,12 +379,3 @@ def test_heatmap_has_a_matrix_for_each_series_and_one_colour_bar() -> None:
 def test_other_suffixes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'a\.pdf'"):
         pictures.save(drawn(TWO_SERIES), tmp_path / "a.pdf")
-
-
-def test_stage_writes_both_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    files.write_json(paths.figure_metrics("quick", "fig1"), curves(TWO_SERIES))
-    monkeypatch.setattr("sys.argv", ["draw", "quick", "fig1"])
-    assert draw.main() == 0
-    folder = tmp_path / "plots" / "figures" / "quick"
-    assert sorted(path.name for path in folder.iterdir()) == ["fig1.png", "fig1.svg"]
