@@ -260,7 +260,7 @@ def test_thresholds_are_interpolated_for_the_mean_and_each_seed(
         return 30 * 10 ** ((target - low) / (high - low))
 
     assert (middle["series"], middle["sizes"]) == ("0.50", [30, 300])
-    assert middle["status"] == "reached"
+    assert (middle["status"], middle["config"]["data"]["originals"]) == ("reached", 300)
     assert middle["critical_size"] == pytest.approx(by_hand(0.18, 0.78, 0.5))
     seeds = [by_hand(0.08, 0.68, 0.5), by_hand(0.28, 0.88, 0.5)]
     assert middle["values"] == pytest.approx(seeds)

@@ -225,6 +225,8 @@ def test_the_critical_size_is_interpolated_over_log_n_and_never_extrapolated(
         assert found == (None, expected)
     else:
         assert found == (pytest.approx(expected), "reached")
+    with pytest.raises(ValueError, match="zip"):
+        critical_size([100], [*accuracies, 0.5], target)
 
 
 # --- tables and reports
@@ -260,6 +262,7 @@ def test_a_set_is_described_by_the_mean_over_seeds(
 def test_an_experiments_report_has_scalars_and_lists(two_by_two: Config, tmp_path: Path) -> None:
     todo = make_runs(two_by_two, tmp_path)
     outcomes = [outcome(0.9, 0.6), outcome(0.1, 0.1), outcome(0.9, 0.8), outcome(0.1, 0.1)]
+    outcomes = [{**each, "test_top5_accuracy": 0.9} for each in outcomes]
     outcomes[2]["test_confusion"] = [[1, 0], [4, 0]]
     outcomes[3]["test_confusion"] = [[9, 9], [9, 9]]
     report = experiment.report(two_by_two, todo, outcomes)
@@ -272,7 +275,8 @@ def test_an_experiments_report_has_scalars_and_lists(two_by_two: Config, tmp_pat
     (config,) = report["config"]
     assert config.count("\n") == 1
     assert json.loads(config)["train"]["seeds"] == [0, 7]
-    assert not {"seeds", "rates", "lo", "hi", "sd"} & report.keys()  # of a figure's points
+    of_points = {"seeds", "rates", "lo", "hi", "sd", "top5_values"}
+    assert not of_points & report.keys()
     confusion = [tuple(row.values()) for row in report["confusion"]]
     assert confusion == [  # both seeds at the chosen rate
         (0, 0, 3, 0.75), (0, 1, 1, 0.25), (1, 0, 4, pytest.approx(4 / 7)), (1, 1, 3, 3 / 7),
@@ -319,7 +323,9 @@ def test_an_experiment_names_the_runs_that_diverged_and_ends_their_curves_there(
         "seeds_text": ["1 of 2 seeds; 1 diverged at lr 0.1; 2 diverged at lr 0.5, not chosen"],
     }  # fmt: skip
     assert {key: some_diverged[key] for key in wanted} == wanted
-    runs = [tuple(run.values()) for run in json.loads(some_diverged["diverged_runs"][0])]
+    (text,) = some_diverged["diverged_runs"]
+    assert text.count("\n") == 1
+    runs = [tuple(run.values()) for run in json.loads(text)]
     assert runs == [(0.5, 0), (0.1, 7), (0.5, 7)]
     # Confusion is counted over the seeds that did not.
     assert [row["count"] for row in some_diverged["confusion"]] == [2, 1, 0, 3]

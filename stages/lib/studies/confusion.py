@@ -33,8 +33,6 @@ from stages.lib.studies.grids import Grid
 
 NO_NOISE = NoiseParams(kind="uniform", alpha=0.0)
 
-TIES = "equal counts, never-seen errors among them, go by class index, the smaller first"
-
 
 @dataclass(frozen=True)
 class SharedTraining:
@@ -129,7 +127,7 @@ def estimate(
         "counts_axes": "row: true class; column: predicted class",
         "orders": {name: order.tolist() for name, order in orders.items()},
         "orders_axes": "row: true class; its false classes, the most likely noisy label first",
-        "ties": TIES,
+        "ties": "equal counts, never-seen errors among them, go by class index, the smaller first",
         "tied_neighbours": int((ranked[:, 1:] == ranked[:, :-1]).sum()),  # ranked by index alone
         "matrix": summaries.table(counts),
     }
