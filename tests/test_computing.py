@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages import train_figure
 from stages.lib.config.params import Config
-from stages.lib.core import files, machine, paths
+from stages.lib.core import files, machine
 from stages.lib.core.errors import UserError
 from stages.lib.data import datasets
 from stages.lib.execution import executors, packing, runs
 from stages.lib.labels import dilution
 from stages.lib.noise import transitions
-from stages.lib.studies import computing, grids, thresholds
+from stages.lib.studies import computing, thresholds
 from stages.lib.studies.grids import Grid
 from stages.lib.studies.registry import read_study
 
@@ -84,6 +83,8 @@ def compute(prepared: Prepared) -> dict[str, Any]:
     report, times = computing.compute(*prepared)
     files.to_json([report, times])  # and hold no NaN
     assert set(report) == KEYS
+    about = report["series_title"], report["caption"]  # which each row repeats
+    assert {(p["series_title"], p["caption"]) for p in report["points"]} == {about}
     assert set(times) == TIMES
     return report
 
@@ -91,18 +92,22 @@ def compute(prepared: Prepared) -> dict[str, Any]:
 # --- figure 4
 
 
-def test_transitions_are_the_diluted_distributions(prepare: Any) -> None:
+def test_transitions_are_the_diluted_distributions(prepare: Any, make_dataset: Any) -> None:
     structured = {"noise.kind": "structured", "noise.order": "confusing", "noise.delta": 1.0}
     shared = {"noise.alpha": 10, "data.originals": 200}
-    got = compute(prepare(DRAWN, shared, {**shared, **structured}))
-    assert got["kind"] == "heatmap"
-    assert len(got["points"]) == 2 * 100
+    grid, data, labels = prepare(DRAWN, shared, {**shared, **structured})
+    got = compute((grid, data, labels))
+    assert (got["kind"], len(got["points"])) == ("heatmap", 2 * 100)
     uniform, confusing = (
         {(p["true_class"], p["label"]): p for p in got["points"] if p["series"] == series}
         for series in ("uniform", "confusing, δ = 1")
     )
     order = transitions.false_class_order(CONFUSION, "confusing", rng=np.random.default_rng(0))
+    config = grid.points[0]
+    drawn = dilution.load(labels / dilution.name_of(config.data, config.noise) / "seed-0")
+    true = make_dataset("digits", train=400).train_labels[np.tile(drawn.images, 11)]
     for (i, j), point in uniform.items():
+        assert point["drawn"] == pytest.approx((drawn.labels[true == i] == j).mean())
         expected = (1 + 10 / 10) / 11 if i == j else (10 / 10) / 11
         assert point["probability"] == pytest.approx(expected)
         assert point["transition"] == pytest.approx(0.1)
@@ -115,31 +120,14 @@ def test_transitions_are_the_diluted_distributions(prepare: Any) -> None:
         assert confusing[i, int(order[i, -1])]["rank"] == 9
 
 
-def test_drawn_frequencies_are_those_of_the_labels(prepare: Any, make_dataset: Any) -> None:
-    grid, data, labels = prepare(DRAWN, {"noise.alpha": 10, "data.originals": 200})
-    points = compute((grid, data, labels))["points"]
-    config = grid.points[0]
-    drawn = dilution.load(labels / dilution.name_of(config.data, config.noise) / "seed-0")
-    true = make_dataset("digits", train=400).train_labels[np.tile(drawn.images, 11)]
-    for point in points[::7]:
-        given = drawn.labels[true == point["true_class"]]
-        assert point["drawn"] == pytest.approx((given == point["label"]).mean())
-
-
-def test_a_class_without_originals_draws_nothing(prepare: Any) -> None:
-    """Of five originals, five classes have none: no frequency, and no division by zero."""
-    compute(prepare(DRAWN, {"data.originals": 5, "train.batch_size": 4}))
-
-
-def test_what_trains_nothing_took_no_time(prepare: Any) -> None:
-    _, times = computing.compute(*prepare(DRAWN, {"noise.alpha": 10}))
-    assert (times["wall_seconds"], times["points"]) == (0.0, [])
-    assert times["hardware"] == [machine.hardware("cpu")]
-
-
-def test_transitions_of_many_classes_are_refused(
+def test_what_trains_nothing_took_no_time_and_many_classes_are_refused(
     prepare: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Five classes have none of five originals, and nothing is divided by zero.
+    nothing = {"noise.alpha": 10, "data.originals": 5, "train.batch_size": 4}
+    _, times = computing.compute(*prepare(DRAWN, nothing))
+    assert (times["wall_seconds"], times["points"]) == (0.0, [])
+    assert times["hardware"] == [machine.hardware("cpu")]
     prepared = prepare(DRAWN, {"noise.alpha": 2})
     monkeypatch.setattr(dilution, "read_facts", lambda _: {"transition": None})
     with pytest.raises(UserError, match="got more than 100 classes"):
@@ -155,10 +143,9 @@ def test_points_are_reported_with_what_decides_them(prepare: Any, pretend: Any) 
     pretend(lambda run: 0.9 / (1 + run.config.noise.alpha) - 0.1 * run.seed)
     got = compute(prepare(UNIFORM, *({**BOTH, "noise.alpha": a} for a in (0, 2))))
     clean, noisy = got["points"]
-    assert clean["series"] == noisy["series"] == "perceptron"
-    assert (clean["alpha"], noisy["alpha"]) == (0, 2)
-    assert clean["test_accuracy"] == pytest.approx(0.85)
-    assert noisy["test_accuracy"] == pytest.approx(0.25)
+    for point, alpha, accuracy in (clean, 0, 0.85), (noisy, 2, 0.25):
+        assert (point["series"], point["alpha"]) == ("perceptron", alpha)
+        assert point["test_accuracy"] == pytest.approx(accuracy)
     assert noisy["values"] == pytest.approx([0.3, 0.2])
     assert (clean["examples"], noisy["examples"]) == (60, 180)
     assert clean["label_accuracy"] == 1
@@ -185,56 +172,33 @@ def test_times_stand_apart_with_what_they_were_taken_on(prepare: Any, pretend: A
     report, times = computing.compute(*prepared)
     place = {"series": "perceptron", "delta": 0.0, "originals": 60, "batch_size": 16}
     assert times == {
-        "figure": UNIFORM,
-        "scale": "tiny",
-        "wall_seconds": 5.0,
-        "hardware": [machine.hardware("cpu")],
-        "versions": [machine.versions()],
-        "points": [
-            {**place, "alpha": 0, "wall_seconds": 0.5},
-            {**place, "alpha": 2, "wall_seconds": 4.5},
-        ],
-    }
+        "figure": UNIFORM, "scale": "tiny", "wall_seconds": 5.0,
+        "hardware": [machine.hardware("cpu")], "versions": [machine.versions()],
+        "points": [{**place, "alpha": a, "wall_seconds": s} for a, s in ((0, 0.5), (2, 4.5))],
+    }  # fmt: skip
     pretend(lambda _: 0.5, lambda _: 7.0)
     assert files.to_json(computing.compute(*prepared)[0]) == files.to_json(report)
-
-
-def test_the_stage_writes_points_and_times(
-    prepare: Any, pretend: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pretend(lambda _: 0.5)
-    grid, data, labels = prepare(UNIFORM, {"noise.alpha": 2})
-    monkeypatch.setattr(grids, "read_grid", lambda *_: grid)
-    monkeypatch.setattr(paths, "datasets", lambda _: data)
-    monkeypatch.setattr(paths, "figure_labels", lambda *_: labels)
-    monkeypatch.setattr("sys.argv", ["train_figure", "tiny", UNIFORM])
-    assert train_figure.main() == 0
-    assert set(files.read_json(Path(f"metrics/figures/tiny/{UNIFORM}.json"))) == KEYS
-    assert set(files.read_json(Path(f"metrics/times/tiny/{UNIFORM}.json"))) == TIMES
 
 
 def test_a_point_of_which_every_run_diverged_stays_with_its_rates(
     prepare: Any, pretend: Any
 ) -> None:
     pretend(lambda run: None if run.config.noise.alpha else 0.5)
-    got = compute(prepare(UNIFORM, *({**BOTH, "noise.alpha": a} for a in (0, 2))))
+    changes = {**BOTH, "model.name": "mlp1"}  # of which the paper says nothing
+    got = compute(prepare(UNIFORM, *({**changes, "noise.alpha": a} for a in (0, 2))))
     clean, noisy = got["points"]
     assert clean.keys() == noisy.keys()  # DVC's plots want rows of equal keys
     assert (clean["test_accuracy"], noisy["test_accuracy"]) == (0.5, None)
     assert (noisy["learning_rate"], noisy["diverged"]) == (None, 2)
+    assert [noisy[f"paper_{key}"] for key in ("x", "y", "text")] == [None] * 3
 
 
-def test_a_series_that_the_paper_says_nothing_of_has_no_value_of_it(
-    prepare: Any, pretend: Any
+def test_top_5_is_a_series_beside_top_1(
+    prepare: Any, pretend: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretend(lambda _: 0.5)
-    (point,) = compute(prepare(UNIFORM, {"model.name": "mlp1"}))["points"]
-    assert (point["paper_x"], point["paper_y"], point["paper_text"]) == (None, None, None)
-
-
-def test_top_5_is_a_series_beside_top_1(prepare: Any, pretend: Any) -> None:
     pretend(lambda _: 0.5, test_top5_accuracy=0.75)
-    report, times = computing.compute(*prepare(TOP5, {"noise.alpha": 2}))
+    prepared = prepare(TOP5, {"noise.alpha": 2})
+    report, times = computing.compute(*prepared)
     found = {p["series"]: p["test_accuracy"] for p in report["points"]}
     assert found == {"perceptron, top-1": 0.5, "perceptron, top-5": 0.75}
     (_, top5) = report["points"]
@@ -243,12 +207,7 @@ def test_top_5_is_a_series_beside_top_1(prepare: Any, pretend: Any) -> None:
         assert top5[f"test_accuracy_{way}_selection"] == 0.75
     assert "rates" not in top5
     assert len(times["points"]) == 1
-
-
-def test_top_5_of_five_classes_is_refused_before_any_compute(
-    prepare: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prepared = prepare(TOP5, {"noise.alpha": 2})
+    # Of five classes it is refused before any compute.
     monkeypatch.setattr(packing, "fetched", lambda _: packing.ImageInfo((8, 8, 1), 5, 300))
     monkeypatch.setattr(executors, "train_or_load", None)
     with pytest.raises(UserError, match="got 5 classes; accepted: more than 5, for top-5"):
@@ -301,7 +260,7 @@ def test_thresholds_are_interpolated_for_the_mean_and_each_seed(
         return 30 * 10 ** ((target - low) / (high - low))
 
     assert (middle["series"], middle["sizes"]) == ("0.50", [30, 300])
-    assert middle["status"] == "reached"
+    assert (middle["status"], middle["config"]["data"]["originals"]) == ("reached", 300)
     assert middle["critical_size"] == pytest.approx(by_hand(0.18, 0.78, 0.5))
     seeds = [by_hand(0.08, 0.68, 0.5), by_hand(0.28, 0.88, 0.5)]
     assert middle["values"] == pytest.approx(seeds)
@@ -383,8 +342,15 @@ def test_a_seed_that_diverged_at_a_size_is_left_out_there_and_named(
 
 
 def test_a_seed_that_diverged_at_two_sizes_is_one_seed(critical: Any, pretend: Any) -> None:
-    pretend(lambda r: None if r.seed == 1 and r.config.data.originals > 30 else by_size(r))
-    point = critical((0.45,))[5, 0.45]
+    """A rate that was not chosen is no part of its threshold."""
+    pretend(
+        lambda run: (
+            None
+            if run.learning_rate == 1.0 or (run.seed == 1 and run.config.data.originals > 30)
+            else by_size(run)
+        )
+    )
+    point = critical((0.45,), learning_rates=[0.5, 1.0])[5, 0.45]
     assert point["diverged"] == 1
     assert [run["originals"] for run in point["diverged_runs"]] == [90, 270]
     assert point["values"][1] is None  # a single size tells nothing
@@ -392,13 +358,6 @@ def test_a_seed_that_diverged_at_two_sizes_is_one_seed(critical: Any, pretend: A
         "1 of 2 seeds with a threshold of their own; "
         "diverged: 1 at n = 90 (lr 0.5), 1 at n = 270 (lr 0.5)"
     )
-
-
-def test_a_rate_that_was_not_chosen_is_no_part_of_a_threshold(critical: Any, pretend: Any) -> None:
-    pretend(lambda run: None if run.learning_rate == 1.0 else by_size(run))
-    point = critical((0.45,), learning_rates=[0.5, 1.0])[5, 0.45]
-    assert (point["diverged"], point["diverged_runs"]) == (0, [])
-    assert point["seeds_text"] == "2 seeds"
 
 
 @pytest.mark.parametrize("kept", [(), (30,), (270,)])

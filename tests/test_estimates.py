@@ -66,7 +66,6 @@ def test_a_plan_counts_what_the_figure_trains(
     assert sorted(kind.run.config.model.name for kind in plan.kinds) == ["conv2", "perceptron"]
     for kind in plan.kinds:
         assert (kind.runs, kind.steps) == (2 * runs, runs * sum(steps.values()))
-        assert kind.examples == 32 * kind.steps
         assert kind.seconds == kind.steps / RATE
     assert plan.examples == 2 * 32 * runs * sum(steps.values())
     assert plan.seconds == sum(kind.seconds for kind in plan.kinds)
@@ -201,17 +200,12 @@ def test_the_command_prints_and_computes_nothing(
     assert sorted(workspace.rglob("*")) == before
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (["fig55"], "figures: got 'fig55'; accepted: fig1_uniform_mnist, "),
-    ],
-)
 def test_a_figure_that_is_not_there_is_told(
-    arguments: list[str], line: str, command: Callable[..., int], write: Any, capsys: Any
+    command: Callable[..., int], write: Any, capsys: Any
 ) -> None:
-    assert command(*arguments) == 1
-    assert capsys.readouterr().err.startswith(f"error: {line}")
+    assert command("fig55") == 1
+    told = "error: figures: got 'fig55'; accepted: fig1_uniform_mnist, "
+    assert capsys.readouterr().err.startswith(told)
 
 
 def test_imagenet_is_planned_before_it_is_there(

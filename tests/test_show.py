@@ -41,7 +41,8 @@ def test_each_series_shows_its_last_value(last: dict[str, Any], said: str) -> No
 
 def test_a_diverged_point_before_the_last_is_not_passed_over() -> None:
     points = [point(x, 0.9, 0.1, "2 seeds", diverged=lost) for x, lost in ((0, 2), (1, 1), (5, 0))]
-    assert shown(*points)[1] == "  seeds diverged at 2 of 3 points, × in plots"
+    lines = shown(*points, paper="It holds.")
+    assert lines[1:] == ["  seeds diverged at 2 of 3 points, × in plots", "  paper: It holds."]
 
 
 @pytest.mark.parametrize(
@@ -56,23 +57,13 @@ def test_a_threshold_is_a_number_of_labels_or_why_there_is_none(
     assert line.endswith(f"alpha = 5      {said} (2 seeds)")
 
 
-def test_what_the_paper_states_comes_last() -> None:
-    assert shown(point(5, 0.5, None, "1 seed"), paper="It holds.")[1:] == ["  paper: It holds."]
-
-
-REPORT = {
-    "test_accuracy": 0.744, "test_accuracy_sd": 0.02, "seeds_text": ["3 seeds"],
-    "label_accuracy": 0.1816, "examples": 38_500,
-}  # fmt: skip
-
-
-def test_the_experiment_is_a_line() -> None:
-    assert experiment(REPORT) == (
+def test_the_experiment_is_a_line_and_says_where_it_has_no_accuracy() -> None:
+    report = {
+        "test_accuracy": 0.744, "test_accuracy_sd": 0.02, "seeds_text": ["3 seeds"],
+        "label_accuracy": 0.1816, "examples": 38_500,
+    }  # fmt: skip
+    assert experiment(report) == (
         "experiment: test accuracy 0.744 ± 0.020 (3 seeds) with 18.2% of 38,500 labels true"
     )
-
-
-def test_an_experiment_without_an_accuracy_says_so() -> None:
-    said = "0 of 3 seeds; all diverged at lr 1, 2"
-    gone = REPORT | {"test_accuracy": None, "test_accuracy_sd": None, "seeds_text": [said]}
-    assert f"test accuracy diverged ({said}) with 18.2%" in experiment(gone)
+    gone = report | {"test_accuracy": None, "test_accuracy_sd": None, "seeds_text": [ALL]}
+    assert f"test accuracy diverged ({ALL}) with 18.2%" in experiment(gone)

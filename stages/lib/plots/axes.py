@@ -13,7 +13,7 @@ from stages.lib.plots.marks import PAPER_LABEL, Picture, beyond_the_grid, paper_
 LABEL_CHARACTERS = 20  # entries of a legend are wrapped to leave room for the curves
 
 # Where a symlog axis may have ticks: powers of ten alone are too few between 0 and 100.
-SYMLOG_TICKS = [
+SYMLOG_TICKS: list[float] = [
     *(0, 1, 2, 5, 10, 20, 50, 100, 250, 500),
     *(1000, 2000, 4000, 8000, 15000, 30000, 60000, 125000, 250000, 500000, 1000000),
 ]
@@ -30,24 +30,8 @@ def set_strip(strip: Axes, beyond: Sequence[float]) -> None:
     strip.set_title("paper", fontsize=8, color="0.35", pad=4)
 
 
-def _set_symlog(axes: Axes, xs: Sequence[float]) -> None:
-    """Make the x axis linear up to one and logarithmic beyond, as far as there are values."""
-    low, high = min(xs), max(xs)
-    axes.set_xscale("symlog", linthresh=1.0, linscale=0.5)
-    axes.set_xlim(low - 0.12 if low < 1 else low / 1.12, high * 1.12)
-    axes.xaxis.set_major_locator(FixedLocator([t for t in SYMLOG_TICKS if low <= t <= high]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-
-
-def _set_log(axes: Axes, xs: Sequence[float]) -> None:
-    """Make the x axis logarithmic, with ticks at the values: a sweep has few."""
-    margin = (max(xs) / min(xs)) ** 0.05 * 1.02
-    axes.set_xscale("log")
-    axes.set_xlim(min(xs) / margin, max(xs) * margin)
-    axes.xaxis.set_major_locator(FixedLocator(sorted(set(xs))[:: 1 + len(set(xs)) // 12]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+def _group_thousands(value: float, _: object) -> str:
+    return f"{value:,.10g}"
 
 
 def set_scales(axes: Axes, picture: Picture) -> None:
@@ -56,36 +40,41 @@ def set_scales(axes: Axes, picture: Picture) -> None:
     Raises:
         ValueError: the figure asks for a scale that is none of linear, symlog and log.
     """
-    points = picture["points"]
-    xs = [float(point[picture["x"]]) for point in points]
-    xs += [float(x) for _, x, _ in paper_marks(points) if x not in beyond_the_grid(picture)]
-    scale = picture["x_scale"]
-    if scale == "symlog":
-        _set_symlog(axes, xs)
-    elif scale == "linear":
-        margin = 0.05 * (max(xs) - min(xs)) or 0.5
-        axes.set_xlim(min(xs) - margin, max(xs) + margin)  # of points without a value, too
+    points, scale = picture["points"], picture["x_scale"]
+    xs = {float(point[picture["x"]]) for point in points}
+    xs |= {float(x) for _, x, _ in paper_marks(points) if x not in beyond_the_grid(picture)}
+    low, high = min(xs), max(xs)
+    if scale == "linear":
+        margin = 0.05 * (high - low) or 0.5
+        axes.set_xlim(low - margin, high + margin)  # of points without a value, too
+    elif scale == "symlog":  # linear up to one and logarithmic beyond
+        axes.set_xscale("symlog", linthresh=1.0, linscale=0.5)
+        axes.set_xlim(low - 0.12 if low < 1 else low / 1.12, high * 1.12)
+        ticks = [tick for tick in SYMLOG_TICKS if low <= tick <= high]
     elif scale == "log":
-        _set_log(axes, xs)
+        margin = (high / low) ** 0.05 * 1.02
+        axes.set_xscale("log")
+        axes.set_xlim(low / margin, high * margin)
+        ticks = sorted(xs)[:: 1 + len(xs) // 12]  # at the values: a sweep has few
     else:
         raise ValueError(f"x_scale must be linear, symlog or log, got {scale!r}")
+    if scale != "linear":
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(_group_thousands))
     if picture["y_scale"] != "linear":
         raise ValueError(f"y_scale must be linear, got {picture['y_scale']!r}")
     if "accuracy" in picture["y"]:
-        _set_accuracy_range(axes)
+        # Never less than a fifth of the range of an accuracy: noise would look like an effect.
+        low, high = axes.get_ylim()
+        high = min(high, 1.005)
+        axes.set_ylim(max(0.0, min(low, high - 0.2)), high)
     else:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(_group_thousands))
         axes.set_ylim(bottom=0.0)
     if not paper_marks(points) and all(point[picture["y"]] is None for point in points):
         axes.set_ylim(0.0, 1.0)
         axes.set_yticks([])  # nothing is measured along this axis
-
-
-def _set_accuracy_range(axes: Axes) -> None:
-    """Never show less than a fifth of the range of an accuracy: noise would look like an effect."""
-    low, high = axes.get_ylim()
-    high = min(high, 1.005)
-    axes.set_ylim(max(0.0, min(low, high - 0.2)), high)
 
 
 def add_legend(axes: Axes, beside: Axes, picture: Picture) -> None:

@@ -1,7 +1,7 @@
 """What a figure's points ask to be drawn: series, colours, marks of the paper, what is missing."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Point = Mapping[str, Any]
@@ -13,6 +13,14 @@ PALETTE = [
     *("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc"),
     *("#ca9161", "#56b4e9", "#949494", "#fbafe4", "#ece133"),
 ]
+
+#: Notes of the points that `fates` tells apart, with the fewest and the most labels tried.
+NOTES = {
+    "above": "△ not reached with {1}",
+    "below": "▽ reached already with {0}",
+    "some": "× on a point: some diverged, left out",
+    "lost": "× at the bottom: all diverged",
+}
 
 PAPER_LABEL = "stated by the paper"
 
@@ -57,18 +65,8 @@ def series_colours(names: Sequence[str]) -> dict[str, str]:
 
 def paper_marks(points: Sequence[Point]) -> list[tuple[str, float, float]]:
     """Return (series, x, y) of what the paper states: once each, though every row repeats it."""
-    marks = [
-        (str(point["series"]), point["paper_x"], point["paper_y"])
-        for point in points
-        if point.get("paper_x") is not None and point.get("paper_y") is not None
-    ]
-    return list(dict.fromkeys(marks))
-
-
-def rows_of(picture: Picture, series: str) -> list[Point]:
-    """Return the points of a series from left to right."""
-    rows = [row for row in picture["points"] if str(row["series"]) == series]
-    return sorted(rows, key=lambda row: row[picture["x"]])
+    columns: list[Any] = [(str(p["series"]), p.get("paper_x"), p.get("paper_y")) for p in points]
+    return [(name, x, y) for name, x, y in dict.fromkeys(columns) if None not in (x, y)]
 
 
 def beyond_the_grid(picture: Picture) -> list[float]:
@@ -77,66 +75,37 @@ def beyond_the_grid(picture: Picture) -> list[float]:
     return sorted({x for _, x, _ in paper_marks(picture["points"]) if x > greatest})
 
 
-def diverged(picture: Picture) -> tuple[list[Point], list[Point]]:
-    """Return the points of which some seeds diverged, and those that have no value for it."""
-    marked = [point for point in picture["points"] if point.get("diverged")]
-    lost = [
-        point
-        for point in marked
-        if point[picture["y"]] is None and point.get("status", "diverged") == "diverged"
-    ]
-    return [point for point in marked if point not in lost], lost
+def fates(picture: Picture) -> dict[str, list[Point]]:
+    """Return the points that need a mark.
 
-
-def without_value(picture: Picture) -> tuple[list[Point], list[Point]]:
-    """Return the points without a value: those above all that was tried, and those below.
-
-    A point that has none because every seed diverged is neither.
+    Without a value are those ``above`` and ``below`` all that was tried, and the ``lost``, of which
+    every seed diverged; of others ``some`` seeds did.
     """
-    _, lost = diverged(picture)
-    missing = [p for p in picture["points"] if p[picture["y"]] is None and p not in lost]
-    below = [point for point in missing if point.get("status") == "below the grid"]
-    return [point for point in missing if point not in below], below
+    found: dict[str, list[Point]] = {"above": [], "below": [], "some": [], "lost": []}
+    for point in picture["points"]:
+        absent, status = point[picture["y"]] is None, point.get("status", "diverged")
+        lost = absent and point.get("diverged") and status == "diverged"
+        if absent:
+            above = "below" if status == "below the grid" else "above"
+            found["lost" if lost else above].append(point)
+        if point.get("diverged") and not lost:
+            found["some"].append(point)
+    return found
 
 
-def notes_of_missing(picture: Picture) -> list[str]:
-    """Return notes of the points above all that was tried, and of those below."""
-    above, below = without_value(picture)
-    notes: dict[str, list[Point]] = {}
-    for point in above:
-        notes.setdefault(f"△ not reached with {_tried(point, max)}", []).append(point)
-    for point in below:
-        notes.setdefault(f"▽ reached already with {_tried(point, min)}", []).append(point)
-    return [f"{note}: {_listed(points, picture)}" for note, points in notes.items()]
+def notes(picture: Picture) -> list[str]:
+    """Return what is said of the points that need a mark, those of one mark and end together."""
+    found: dict[str, list[Point]] = {}
+    for kind, points in fates(picture).items():
+        for point in points:
+            sizes = point.get("sizes")
+            ends = [f"{end(sizes):,g} labels" if sizes else "what was tried" for end in (min, max)]
+            found.setdefault(NOTES[kind].format(*ends), []).append(point)
+    return [f"{note}: {_listed(points, picture, '×' in note)}" for note, points in found.items()]
 
 
-def notes_of_diverged(picture: Picture) -> list[str]:
-    """Return a note of the points of which some seeds diverged, and one of those where all did."""
-    some, lost = diverged(picture)
-    notes = []
-    if some:
-        notes.append(f"× on a point: some diverged, left out: {_listed(some, picture, _lost)}")
-    if lost:
-        notes.append(f"× at the bottom: all diverged: {_listed(lost, picture, _lost)}")
-    return notes
-
-
-def _tried(point: Point, extreme: Callable[[Sequence[float]], float]) -> str:
-    """Return at how many labels a point's sweep ended, as far as it tells."""
-    sizes = point.get("sizes")
-    return f"{extreme(sizes):,g} labels" if sizes else "what was tried"
-
-
-def _listed(
-    points: Sequence[Point], picture: Picture, remark: Callable[[Point, str], str] = lambda *_: ""
-) -> str:
-    """Return the points as ``0.80 at α = 10, 20; 0.90 at α = 5``, those with one remark together.
-
-    Args:
-        points: some of the figure's.
-        picture: the figure.
-        remark: of a point and its series' name.
-    """
+def _listed(points: Sequence[Point], picture: Picture, lost: bool) -> str:
+    """Return the points as ``0.80 at α = 10, 20; 0.90 at α = 5``, with what each lost if asked."""
     x = picture["x"]
     symbol = {"alpha": "α", "delta": "δ", "originals": "n"}.get(x, x)
     places: dict[tuple[str, str], list[str]] = {}
@@ -144,9 +113,10 @@ def _listed(
         name = str(point["series"])
         if picture["series_title"] == "learning rate":
             name = f"lr {name}"  # a bare number would be taken for one of seeds
-        places.setdefault((name, remark(point, name)), []).append(f"{point[x]:,g}")
+        remark = _lost(point, name) if lost else ""
+        places.setdefault((name, remark), []).append(f"{point[x]:,g}")
     return "; ".join(
-        f"{name} at {symbol} = {', '.join(xs)}{said}" for (name, said), xs in places.items()
+        f"{name} at {symbol} = {', '.join(xs)}{remark}" for (name, remark), xs in places.items()
     )
 
 
@@ -161,9 +131,7 @@ def _lost(point: Point, name: str) -> str:
     runs = [run for run in point["diverged_runs"] if chosen in (None, run["learning_rate"])]
     sizes = sorted({run["originals"] for run in runs if "originals" in run})
     rates = sorted({run["learning_rate"] for run in runs})
-    where = [
-        *([f"n = {', '.join(f'{size:,}' for size in sizes)}"] if sizes else []),
-        f"lr {', '.join(f'{rate:g}' for rate in rates)}",
-    ]
+    where = [f"n = {', '.join(f'{size:,}' for size in sizes)}"] if sizes else []
+    where.append(f"lr {', '.join(f'{rate:g}' for rate in rates)}")
     at = ", ".join(words for words in where if words != name)
     return f" ({point['diverged']} of {seeds} seed{'s' * (seeds > 1)}{' at ' * bool(at)}{at})"

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.transforms import Transform, offset_copy
@@ -22,17 +22,17 @@ from stages.lib.plots.marks import (
     Picture,
     Point,
     beyond_the_grid,
-    diverged,
-    notes_of_diverged,
-    notes_of_missing,
+    fates,
+    notes,
     paper_marks,
-    rows_of,
     series_colours,
     series_in_order,
-    without_value,
 )
 
 MARKERS = "osD^vPX<>p"
+
+#: Without a date, so that bytes repeat.
+METADATA: dict[str, Any] = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
 
 STYLE = {
     **sns.axes_style("ticks"),
@@ -91,48 +91,26 @@ def _draw_missing(axes: Axes, picture: Picture, colours: Mapping[str, str]) -> N
     Those of several series stand side by side, and the y axis gets room for them.
     """
     root = axes.get_figure(root=True)
-    above, below = without_value(picture)
-    _, lost = diverged(picture)
+    above, below, _, lost = fates(picture).values()
     low, high = axes.get_ylim()
     room = 0.12 * (high - low)
     if above:
         axes.set_ylim(top=high + room)
     if lost:
         axes.set_ylim(bottom=max(0.0, low - room))
-    for points, marker, edge, inward in (
-        (above, "^", 0.965, -9),
-        ([*below, *lost], "v", 0.035, 9),
-    ):
-        for point in points:
+    for group, marker, edge, inward in (above, "^", 0.965, -9), ([*below, *lost], "v", 0.035, 9):
+        for point in group:
             x, name = point[picture["x"]], str(point["series"])
-            here = {str(other["series"]) for other in points if other[picture["x"]] == x}
+            here = {str(other["series"]) for other in group if other[picture["x"]] == x}
             order = [other for other in colours if other in here]
             aside = 9 * (order.index(name) - (len(order) - 1) / 2)  # points
             place = offset_copy(axes.get_xaxis_transform(), root, aside, 0, "points")
-            if point in lost:
-                _draw_cross(axes, x, edge, colours[name], place)
-            else:
+            if point not in lost:
                 hollow = {**HOLLOW, "marker": marker, "markeredgecolor": colours[name]}
                 axes.plot([x], [edge], transform=place, **hollow)
-                if point.get("diverged"):
-                    beside = offset_copy(place, root, 0, inward, "points")
-                    _draw_cross(axes, x, edge, colours[name], beside)
-
-
-def _draw_paper_marks(
-    axes: Axes, strip: Axes | None, picture: Picture, colours: Mapping[str, str]
-) -> None:
-    """Draw what the paper states as hollow stars, right of all points on the strip."""
-    beyond = beyond_the_grid(picture)
-    for series, x, y in paper_marks(picture["points"]):
-        outside = strip is not None and x in beyond
-        (strip if strip is not None and outside else axes).plot(
-            [beyond.index(x) if outside else x],
-            [y],
-            markeredgecolor=colours[series],
-            gid=f"paper-{series}",
-            **STAR,
-        )
+                place = offset_copy(place, root, 0, inward, "points")
+            if point.get("diverged"):
+                _draw_cross(axes, x, edge, colours[name], place)
 
 
 def draw_curves(picture: Picture) -> Figure:
@@ -141,39 +119,30 @@ def draw_curves(picture: Picture) -> Figure:
     Stars right of all points would leave most of the axes empty: they get a strip of their own.
     """
     figure = Figure(figsize=(7.2, 3.3))
-    FigureCanvasAgg(figure)
-    beyond = beyond_the_grid(picture)
-    strip: Axes | None = None
+    points, beyond = picture["points"], beyond_the_grid(picture)
     if beyond:
         axes, strip = figure.subplots(1, 2, sharey=True, width_ratios=[12, len(beyond)])
     else:
-        axes = figure.add_subplot()
-    names = series_in_order(picture["points"])
+        axes = strip = figure.add_subplot()
+    names = series_in_order(points)
     colours = series_colours(names)
     for name, marker in zip(names, MARKERS, strict=False):
-        _draw_series(axes, picture, rows_of(picture, name), name, colours[name], marker)
-    _draw_paper_marks(axes, strip, picture, colours)
+        rows = [row for row in points if str(row["series"]) == name]
+        rows.sort(key=lambda row: row[picture["x"]])
+        _draw_series(axes, picture, rows, name, colours[name], marker)
+    for name, x, y in paper_marks(points):
+        here, place = (strip, beyond.index(x)) if x in beyond else (axes, x)
+        here.plot([place], [y], markeredgecolor=colours[name], gid=f"paper-{name}", **STAR)
     set_scales(axes, picture)
     _draw_missing(axes, picture, colours)
-    if strip is not None:
+    if beyond:
         set_strip(strip, beyond)
-    axes.set_xlabel(picture["x_title"])
-    axes.set_ylabel(picture["y_title"])
-    add_legend(axes, strip or axes, picture)
-    banded = any(point.get("lo") is not None for point in picture["points"])
+    axes.set(xlabel=picture["x_title"], ylabel=picture["y_title"])
+    add_legend(axes, strip, picture)
+    banded = any(point.get("lo") is not None for point in points)
     band = [f"Band: {picture['band']}"] if banded else []
-    _add_words(figure, picture, [*band, *notes_of_missing(picture), *notes_of_diverged(picture)])
+    _add_words(figure, picture, [*band, *notes(picture)])
     return figure
-
-
-def _matrix(points: Sequence[Point], series: str, classes: int) -> list[list[float]]:
-    """Return the probabilities of a series: rows are true classes, columns labels."""
-    cells = {
-        (point["true_class"], point["label"]): float(point["probability"])
-        for point in points
-        if str(point["series"]) == series
-    }
-    return [[cells[i, j] for j in range(classes)] for i in range(classes)]
 
 
 def draw_heatmap(picture: Picture) -> Figure:
@@ -184,14 +153,16 @@ def draw_heatmap(picture: Picture) -> Figure:
     rows = math.ceil(len(names) / 4)
     columns = math.ceil(len(names) / rows)
     figure = Figure(figsize=(2.2 * columns + 1.2, 2.5 * rows))
-    FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     greatest = max(point["probability"] for point in points)
     for i, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):
-        image = axes.imshow(_matrix(points, name, classes), cmap="Blues", vmin=0.0, vmax=greatest)
+        matrix = np.zeros((classes, classes))
+        for point in points:
+            if str(point["series"]) == name:
+                matrix[point["true_class"], point["label"]] = point["probability"]
+        image = axes.imshow(matrix, cmap="Blues", vmin=0.0, vmax=greatest)
         axes.set_title(name, fontsize="medium")
-        axes.set_xticks(range(classes))
-        axes.set_yticks(range(classes))
+        axes.set(xticks=range(classes), yticks=range(classes))
         axes.grid(visible=False)
         axes.tick_params(labelsize="x-small", length=2)
         if i + columns >= len(names):
@@ -201,18 +172,18 @@ def draw_heatmap(picture: Picture) -> Figure:
     for axes in grid.flat[len(names) :]:
         axes.set_axis_off()
     figure.colorbar(image, ax=grid, label="probability", shrink=0.8)
-    _add_words(figure, picture, notes=())
+    _add_words(figure, picture, [])
     return figure
 
 
-def _add_words(figure: Figure, picture: Picture, notes: Sequence[str]) -> None:
+def _add_words(figure: Figure, picture: Picture, remarks: Sequence[str]) -> None:
     """Put title and subtitle above, notes in small type below; the figure grows by their height."""
     width, height = figure.get_size_inches()
     characters = int(width * 15)  # that many of small type fit in a line
     title = wrapped([picture["title"].replace(": ", ":\u00a0")], int(width * 10))
     above = wrapped([picture["subtitle"]], characters)
     paper = f"Paper: {picture['paper']}" if picture.get("paper") else ""
-    below = wrapped([*notes, paper], characters)
+    below = wrapped([*remarks, paper], characters)
     under_title = 0.14 + 0.20 * len(title)
     top = under_title + 0.06 + 0.16 * len(above)
     bottom = 0.10 + 0.16 * len(below) if below else 0.0
@@ -228,10 +199,7 @@ def _add_words(figure: Figure, picture: Picture, notes: Sequence[str]) -> None:
     figure.text(edge, 0.06 / height, "\n".join(below), va="bottom", **small)
 
 
-DRAWINGS: dict[str, Callable[[Picture], Figure]] = {
-    "curves": draw_curves,
-    "heatmap": draw_heatmap,
-}
+DRAWINGS: dict[str, Callable[[Picture], Figure]] = {"curves": draw_curves, "heatmap": draw_heatmap}
 
 
 def draw(picture: Picture) -> Figure:
@@ -253,16 +221,12 @@ def draw(picture: Picture) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a drawing as the suffix of ``path`` says, without a date, so that bytes repeat.
+    """Write a drawing as the suffix of ``path`` says.
 
     Raises:
         ValueError: the suffix is neither ``.svg`` nor ``.png``.
     """
-    metadata: dict[str, dict[str, str | None]] = {
-        ".svg": {"Date": None, "Creator": None},
-        ".png": {"Software": None},
-    }
-    if path.suffix not in metadata:
+    if path.suffix not in METADATA:
         raise ValueError(f"pictures are .svg or .png, got {path.name!r}")
     with mpl.rc_context(STYLE):
-        figure.savefig(path, format=path.suffix[1:], metadata=metadata[path.suffix])
+        figure.savefig(path, format=path.suffix[1:], metadata=METADATA[path.suffix])

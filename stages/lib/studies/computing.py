@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stages.lib.config.params import TOP, Config
+from stages.lib.config.params import TOP
 from stages.lib.core.errors import UserError
 from stages.lib.execution import executors, packing, runs
 from stages.lib.execution.runs import Run
@@ -13,7 +13,6 @@ from stages.lib.labels import dilution
 from stages.lib.studies import experiment, grids, summaries
 from stages.lib.studies.grids import Grid
 from stages.lib.studies.kinds import KINDS, Point
-from stages.lib.studies.registry import Study
 
 
 def compute(grid: Grid, data: Path, labels: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -34,9 +33,10 @@ def compute(grid: Grid, data: Path, labels: Path) -> tuple[dict[str, Any], dict[
     study, make = grid.study, KINDS[grid.study.kind].from_labels
     if make is not None:
         points = [
-            {"series": study.series_of(config), **study.place_of(config), **row}
+            {**study.place_of(config), **row}
             for config in grid.points
-            for row in make(config, _facts(labels, config))
+            for folder in [labels / dilution.name_of(config.data, config.noise)]
+            for row in make(config, dilution.read_facts(folder / f"seed-{config.train.seeds[0]}"))
         ]
         return _report(grid, points, [], "cpu")
     expanded = expand(grid, data, labels)
@@ -45,27 +45,18 @@ def compute(grid: Grid, data: Path, labels: Path) -> tuple[dict[str, Any], dict[
         raise UserError(
             f"{grid.key}: got {fewest} classes; accepted: more than {TOP}, for top-{TOP}"
         )
-    every = [run for point in expanded for run in point]
-    outcomes, device = executors.train_or_load(every, grid.key)
+    outcomes, device = executors.train_or_load([run for each in expanded for run in each], grid.key)
     return report(grid, expanded, outcomes, device)
 
 
 def expand(grid: Grid, data: Path, labels: Path) -> list[list[Run]]:
     """Return the runs of each point of a grid, in their order; arguments as of `compute`."""
-    study, found = grid.study, []
+    found = []
     for config in grid.points:
-        x = study.place_of(config)[study.column]
-        name = f"{study.series_of(config)}, {study.column}={x:g}"
-        found.append(runs.expand(name, config, data, _folder(labels, config)))
+        place, x = grid.study.place_of(config), grid.study.column
+        folder = labels / dilution.name_of(config.data, config.noise)
+        found.append(runs.expand(f"{place['series']}, {x}={place[x]:g}", config, data, folder))
     return found
-
-
-def _folder(labels: Path, config: Config) -> Path:
-    return labels / dilution.name_of(config.data, config.noise)
-
-
-def _facts(labels: Path, config: Config) -> dict[str, Any]:
-    return dilution.read_facts(_folder(labels, config) / f"seed-{config.train.seeds[0]}")
 
 
 def report(
@@ -82,15 +73,16 @@ def report(
     study, points, times = grid.study, [], []
     for config, todo in zip(grid.points, expanded, strict=True):
         mine, outcomes = outcomes[: len(todo)], outcomes[len(todo) :]
-        series, place = study.series_of(config), study.place_of(config)
-        times.append({"series": series, **place, "wall_seconds": summaries.seconds(mine)})
-        summary = summaries.summarise(config.train, mine)
-        shown = {series: summary}
+        place, summary = study.place_of(config), summaries.summarise(config.train, mine)
+        times.append({**place, "wall_seconds": summaries.seconds(mine)})
+        shown = {"": summary}
         if study.top5:
-            top5 = summaries.as_top5(summary)
-            shown = {f"{series}, top-1": summary, f"{series}, top-5": top5}
-        shared = {**place, **experiment.describe_set(todo), "config": asdict(config)}
-        points += [{"series": name, **values, **shared} for name, values in shown.items()]
+            shown = {", top-1": summary, ", top-5": summaries.as_top5(summary)}
+        shared = {**experiment.describe_set(todo), "config": asdict(config)}
+        points += [
+            {**values, **place, **shared, "series": place["series"] + suffix}
+            for suffix, values in shown.items()
+        ]
     if make := KINDS[study.kind].from_points:
         points = make(points, grid.targets, study.column)
     return _report(grid, points, times, device)
@@ -99,29 +91,22 @@ def report(
 def _report(
     grid: Grid, points: list[Point], times: list[Point], device: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return both reports; each row repeats what is stated of it, for a DVC plot sees rows alone.
+
+    That is the paper's k-th value for the k-th point of a series, and its last for those beyond.
+    """
     about = grids.describe(grid)
-    shared = {key: about[key] for key in ("series_title", "caption")}
-    marked = [{**point, **shared} for point in _with_stated(grid.study, points)]
-    return {**about, "points": marked}, {
+    seen: Counter[str] = Counter()
+    rows = []
+    for point in points:
+        stated = grid.study.stated.get(point["series"], [])[: seen[point["series"]] + 1]
+        seen[point["series"]] += 1
+        paper = {f"paper_{k}": stated[-1][k] if stated else None for k in ("x", "y", "text")}
+        rows.append({**point, **paper, **{key: about[key] for key in ("series_title", "caption")}})
+    return {**about, "points": rows}, {
         "figure": grid.key,
         "scale": grid.scale,
         **summaries.host(device),
         "wall_seconds": float(sum(point["wall_seconds"] for point in times)),
         "points": times,
     }
-
-
-def _with_stated(study: Study, points: list[Point]) -> list[Point]:
-    """Add the paper's values, which rows repeat: a series' k-th with its k-th point, then the last.
-
-    Rows are all that a DVC plot sees of a study.
-    """
-    seen: Counter[str] = Counter()
-    marked = []
-    for point in points:
-        series = point["series"]
-        values = study.stated.get(series) or [{}]
-        stated = values[min(seen[series], len(values) - 1)]
-        seen[series] += 1
-        marked.append({**point, **{f"paper_{key}": stated.get(key) for key in ("x", "y", "text")}})
-    return marked

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stages.lib.config.checks import check_confusion
 from stages.lib.config.params import (
@@ -33,8 +32,6 @@ from stages.lib.studies import summaries
 from stages.lib.studies.grids import Grid
 
 NO_NOISE = NoiseParams(kind="uniform", alpha=0.0)
-
-TIES = "equal counts, never-seen errors among them, go by class index, the smaller first"
 
 
 @dataclass(frozen=True)
@@ -61,28 +58,9 @@ def shared_training(grid: Grid) -> tuple[str, SharedTraining]:
         (p.data.name, SharedTraining(**{name: getattr(p.train, name) for name in names}))
         for p in grid.points
     }
-    if len(found) > 1:
-        raise UserError(
-            f"{grid.key}: got several data sets or starts with structured noise; use one"
-        )
-    return found.pop()
-
-
-def config_of(params: ConfusionParams, dataset: str, start: SharedTraining) -> Config:
-    """Return the config of the small trainings, on clean labels; a seed for every repeat."""
-    return Config(
-        data=DataParams(dataset, None, None, params.subset, params.held_out),
-        noise=NO_NOISE,
-        model=ModelParams(params.model, params.width),
-        train=TrainParams(
-            learning_rates=(params.learning_rate,),
-            batch_size=params.batch_size,
-            epochs=0.0,
-            min_samples=params.min_samples,
-            seeds=tuple(range(params.repeats)),
-            **asdict(start),
-        ),
-    )
+    if len(found) == 1:
+        return found.pop()
+    raise UserError(f"{grid.key}: got several data sets or starts with structured noise; use one")
 
 
 def estimate(
@@ -108,7 +86,19 @@ def estimate(
             diverged: an order made of what a network of NaNs answers would be none.
     """
     dataset = datasets.load(data_folder / dataset_name, labels_only=True)
-    config = config_of(params, dataset_name, start)
+    config = Config(
+        data=DataParams(dataset_name, None, None, params.subset, params.held_out),
+        noise=NO_NOISE,
+        model=ModelParams(params.model, params.width),
+        train=TrainParams(
+            learning_rates=(params.learning_rate,),
+            batch_size=params.batch_size,
+            epochs=0.0,
+            min_samples=params.min_samples,
+            seeds=tuple(range(params.repeats)),
+            **asdict(start),
+        ),
+    )
     seen = replace(config.data, size=min(dataset.image_shape[:2]))
     check_confusion(params, seen, len(dataset.train_labels), file)
     if dataset.num_classes > MOST_CONFUSED:
@@ -118,34 +108,25 @@ def estimate(
         materialise(config.data, NO_NOISE, config.train.seeds, data_folder=data_folder, out=folder)
         todo = runs.expand(f"confusion {params.model}", config, data_folder, folder)
         outcomes, _ = executors.train_or_load(todo, f"confusion on {dataset_name}")
-    diverged = sum(outcome["diverged"] for outcome in outcomes)
-    if diverged:
+    if diverged := sum(outcome["diverged"] for outcome in outcomes):
         smaller = f"a smaller one, for {diverged} of {len(outcomes)} repeats diverged"
         fail(file, "confusion", "learning_rate", params.learning_rate, smaller)
     counts = np.sum([outcome["val_confusion"] for outcome in outcomes], axis=0)
     orders = {
-        order: transitions.false_class_order(counts, order).tolist()
+        order: transitions.false_class_order(counts, order)
         for order in transitions.ORDERS
         if order != "random"
     }
+    ranked = np.take_along_axis(counts, orders["confusing"], axis=1)
     return {
         "dataset": dataset_name,
-        "model": params.model,
-        "repeats": params.repeats,
-        "subset": params.subset,
-        "held_out": params.held_out,
+        **{key: getattr(params, key) for key in ("model", "repeats", "subset", "held_out")},
         "accuracy": float(np.trace(counts) / counts.sum()),
         "counts": counts.tolist(),
         "counts_axes": "row: true class; column: predicted class",
-        "orders": orders,
+        "orders": {name: order.tolist() for name, order in orders.items()},
         "orders_axes": "row: true class; its false classes, the most likely noisy label first",
-        "ties": TIES,
-        "tied_neighbours": _tied(counts, np.asarray(orders["confusing"])),
+        "ties": "equal counts, never-seen errors among them, go by class index, the smaller first",
+        "tied_neighbours": int((ranked[:, 1:] == ranked[:, :-1]).sum()),  # ranked by index alone
         "matrix": summaries.table(counts),
     }
-
-
-def _tied(counts: NDArray[np.integer], order: NDArray[np.integer]) -> int:
-    """Count neighbours in the order whose counts are equal, so that only the index ranks them."""
-    ranked = np.take_along_axis(counts, order, axis=1)
-    return int((ranked[:, 1:] == ranked[:, :-1]).sum())

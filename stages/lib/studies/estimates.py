@@ -4,6 +4,8 @@ Time comes from a short measurement: of each kind of stack that the figure would
 core of a CPU, or one on the accelerator, for some seconds, on random images and labels.
 """
 
+import math
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -36,18 +38,14 @@ class Kind:
 
     Attributes:
         run: one of them.
-        members: of the largest of their stacks.
         runs: how many there are.
         steps: of all of them together.
-        examples: that all of them see.
         rate: steps per second, of all that trains at the same time together.
     """
 
     run: Run
-    members: int
     runs: int
     steps: int
-    examples: int
     rate: float
 
     @property
@@ -80,7 +78,7 @@ class Plan:
     @property
     def examples(self) -> int:
         """What all runs see together."""
-        return sum(kind.examples for kind in self.kinds)
+        return sum(kind.steps * kind.run.config.train.batch_size for kind in self.kinds)
 
     @property
     def seconds(self) -> float:
@@ -95,19 +93,19 @@ def known(run: Run) -> ImageInfo:
         UserError: only their folder tells, and it has not been read yet.
     """
     wanted = run.config.data
-    facts = FACTS.get(wanted.name)
-    if facts is None:
-        if (run.data / wanted.name / datasets.DESCRIPTION).exists():
-            return packing.fetched(run)
-        if wanted.name == "imagenet" and wanted.size:  # the whole of it
-            shape, images = (wanted.size, wanted.size, 3), sum(IMAGENET_COUNTS.values())
-            return ImageInfo(shape, IMAGENET_CLASSES, images)
-        raise UserError(
-            f"data.name: {wanted.name} says its classes only once it is fetched; run first: "
-            "dvc repro fetch_figures"
-        )
-    size = (wanted.size, wanted.size) if wanted.size else (facts.height, facts.width)
-    return ImageInfo((*size, facts.channels), facts.num_classes, facts.train_size + facts.test_size)
+    if facts := FACTS.get(wanted.name):
+        size = (wanted.size, wanted.size) if wanted.size else (facts.height, facts.width)
+        count = facts.train_size + facts.test_size
+        return ImageInfo((*size, facts.channels), facts.num_classes, count)
+    if (run.data / wanted.name / datasets.DESCRIPTION).exists():
+        return packing.fetched(run)
+    if wanted.name == "imagenet" and wanted.size:  # the whole of it
+        shape = (wanted.size, wanted.size, 3)
+        return ImageInfo(shape, IMAGENET_CLASSES, sum(IMAGENET_COUNTS.values()))
+    raise UserError(
+        f"data.name: {wanted.name} says its classes only once it is fetched; run first: "
+        "dvc repro fetch_figures"
+    )
 
 
 def make(key: str, scale: str) -> Plan:
@@ -128,12 +126,19 @@ def make(key: str, scale: str) -> Plan:
     free = machine.free_gpu_memory() if device == "cuda" else 0
     queue = packing.form(every, device, seen=known, free=free)
     sizes = [(point.data.originals, point.noise.alpha) for point in grid.points]
+    kinds, groups = [], defaultdict(list)
+    for stack in queue:
+        groups[_cost(stack[0])].append(stack)
+    for group in groups.values():
+        alike, largest = [run for stack in group for run in stack], max(group, key=len)
+        steps = sum(run.steps for run in alike)
+        kinds.append(Kind(largest[0], len(alike), steps, _rate(largest, device)))
     return Plan(
         points=len(grid.points),
         runs=len(every),
         largest=max(n + sampling.count_noisy(n, alpha) for n, alpha in sizes),
         memory=_memory(queue, device),
-        kinds=tuple(_kind(group, device) for group in _alike(queue)),
+        kinds=tuple(kinds),
         device=device,
     )
 
@@ -147,51 +152,26 @@ def _outcome(run: Run) -> Hashable:
     return config.data, wanted, config.model, train
 
 
-def _alike(queue: Sequence[list[Run]]) -> list[list[list[Run]]]:
-    """Return the stacks in groups whose steps take equally long."""
-    groups: dict[Hashable, list[list[Run]]] = {}
-    for stack in queue:
-        run, train = stack[0], stack[0].config.train
-        cost = run.config.model, known(run), train.batch_size, train.precision, train.stacking
-        more = train.augmentation, train.average > 0, run.alpha > 0
-        groups.setdefault((cost, more), []).append(stack)
-    return list(groups.values())
+def _cost(run: Run) -> Hashable:
+    """Return what decides how long a step takes."""
+    train = run.config.train
+    cost = run.config.model, known(run), train.batch_size, train.precision, train.stacking
+    return cost, train.augmentation, train.average > 0, run.alpha > 0
 
 
 def _memory(queue: Sequence[list[Run]], device: str) -> int:
     """Return about how many bytes are needed at the same time: by the largest, one a process."""
     side_by_side = machine.cores() if device == "cpu" else 1
-    needed = []
+    needed, bank = [], 0
     for stack in queue:
-        seen = known(stack[0])
+        seen, noisy = known(stack[0]), stack[0].config.noise.images
         needed.append(sum(packing.memory(run, run.examples, device, seen) for run in stack))
-    bank = max((_bank(stack[0]) for stack in queue), default=0)
+        # Beside the data set's images lie those that noise is drawn on.
+        white = stack[0].config.data.originals if noisy == "white" else 0
+        images = seen.images + (FACTS[noisy].train_size if noisy in FACTS else white)
+        bank = max(bank, images * math.prod(seen.shape))
     copies = 1 if bank >= files.MAPPED_BYTES else side_by_side  # processes share what is mapped
     return sum(sorted(needed)[-side_by_side:]) + copies * bank
-
-
-def _bank(run: Run) -> int:
-    """Return the bytes of a run's images: its data set's, and those that noise is drawn on."""
-    shape, _, images = known(run)
-    noisy = run.config.noise.images
-    if noisy in FACTS:
-        images += FACTS[noisy].train_size
-    elif noisy == "white":
-        images += run.config.data.originals
-    return images * int(np.prod(shape))
-
-
-def _kind(group: list[list[Run]], device: str) -> Kind:
-    largest = max(group, key=len)
-    alike = [run for stack in group for run in stack]
-    return Kind(
-        run=largest[0],
-        members=len(largest),
-        runs=len(alike),
-        steps=sum(run.steps for run in alike),
-        examples=sum(run.steps * run.config.train.batch_size for run in alike),
-        rate=_rate(largest, device),
-    )
 
 
 def _rate(stack: list[Run], device: str) -> float:
@@ -219,18 +199,18 @@ def measure(stack: list[Run], device: str) -> float:
     shape, classes, _ = known(stack[0])
     pixels = np.random.default_rng(0).integers(0, 256, (MOST_IMAGES, *shape), dtype=np.uint8)
     images = torch.from_numpy(pixels).to(device)
+    places = torch.arange(MOST_IMAGES, dtype=torch.int32, device=device)
     none = torch.empty(0, dtype=torch.int64, device=device)
     data = TrainingData(
         bank=images,
-        labels=torch.arange(MOST_IMAGES, dtype=torch.int32, device=device) % classes,
-        images=torch.arange(MOST_IMAGES, dtype=torch.int32, device=device),
+        labels=places % classes,
+        images=places,
         validation=none,
         validation_labels=none,
         validation_votes=none.new_zeros((0, classes)),
         test_images=images[:1],
         test_labels=none.new_zeros(1),
     )
-
     members = [
         Replica(
             data=data,
@@ -245,12 +225,8 @@ def measure(stack: list[Run], device: str) -> float:
         for k, run in enumerate(stack)
     ]
     inputs.configure_torch(device)
-    return steps_per_second(
-        shared(stack[0].config),
-        members,
-        stacking=packing.stacking(stack[0], device),
-        seconds=SECONDS,
-    )
+    stacking = packing.stacking(stack[0], device)
+    return steps_per_second(shared(stack[0].config), members, stacking=stacking, seconds=SECONDS)
 
 
 def show(key: str, scale: str, plan: Plan) -> list[str]:

@@ -18,9 +18,8 @@ def describe_set(todo: list[Run]) -> dict[str, Any]:
     facts = [dilution.read_facts(folder) for folder in dict.fromkeys(r.labels for r in todo)]
     train = todo[0].config.train
     clean_only = LOSSES[train.loss].originals_only
-    accuracies = [1.0 if clean_only else f["label_accuracy"] for f in facts]
     return {
-        "label_accuracy": float(np.mean(accuracies)),
+        "label_accuracy": float(np.mean([1 if clean_only else f["label_accuracy"] for f in facts])),
         "examples": facts[0]["originals" if clean_only else "examples"],
         "examples_seen": todo[0].steps * train.batch_size,
     }
@@ -38,26 +37,22 @@ def report(config: Config, todo: list[Run], outcomes: list[summaries.Outcome]) -
         outcomes: their outcomes, in the same order.
     """
     summary = summaries.summarise(config.train, outcomes)
-    chosen = [
-        outcome["test_confusion"]
-        for run, outcome in zip(todo, outcomes, strict=True)
-        if run.learning_rate == summary["learning_rate"] and not outcome["diverged"]
-    ]
+    pairs = list(zip(todo, outcomes, strict=True))
     confusion = {}
     if outcomes[0]["test_confusion"] is not None:
-        nothing = np.zeros_like(outcomes[0]["test_confusion"])
-        confusion = {"confusion": summaries.table(np.sum([nothing, *chosen], axis=0))}
-    lists = {"values", "top5_values", "seeds", "rates", "lo", "hi", "sd", "diverged_runs"}
+        counts = np.zeros_like(outcomes[0]["test_confusion"])
+        for run, outcome in pairs:
+            if run.learning_rate == summary["learning_rate"] and not outcome["diverged"]:
+                counts += outcome["test_confusion"]
+        confusion = {"confusion": summaries.table(counts)}
+    lists = {"top5_values", "seeds", "rates", "lo", "hi", "sd"}
     return {
-        **{key: value for key, value in summary.items() if key not in {*lists, "seeds_text"}},
+        **{key: value for key, value in summary.items() if key not in lists},
         **describe_set(todo),
         "test_accuracy_sd": summary["sd"],
-        "values": summary["values"],
         "seeds_text": [summary["seeds_text"]],
         "diverged_runs": [files.to_json(summary["diverged_runs"], indent=None)],
-        "curves": [
-            row for run, outcome in zip(todo, outcomes, strict=True) for row in _curve(run, outcome)
-        ],
+        "curves": [row for run, outcome in pairs for row in _curve(run, outcome)],
         **confusion,
         "config": [files.to_json(asdict(config), indent=None)],
     }
@@ -69,23 +64,17 @@ def _curve(run: Run, outcome: summaries.Outcome) -> list[dict[str, Any]]:
     From the evaluation on at which its loss was not finite, at the latest the last, each row says
     so and has no accuracy: what a network of NaNs answers is none.
     """
-    curve, name = outcome["curve"], f"lr {run.learning_rate:g}"
-    first = len(curve)
+    curve, first = outcome["curve"], len(outcome["curve"])
     if outcome["diverged"]:
-        name += " (diverged)"
         lost = (i for i, row in enumerate(curve) if row["train_loss"] is None)
         first = next(lost, len(curve) - 1)
-    return [
-        {
-            **row,
-            "val_accuracy": None if i >= first else row["val_accuracy"],
-            "series": name,
-            "learning_rate": run.learning_rate,
-            "seed": run.seed,
-            "diverged": i >= first,
-        }
-        for i, row in enumerate(curve)
-    ]
+    shared = {
+        "series": f"lr {run.learning_rate:g}" + " (diverged)" * outcome["diverged"],
+        "learning_rate": run.learning_rate,
+        "seed": run.seed,
+    }
+    shown = [row if i < first else {**row, "val_accuracy": None} for i, row in enumerate(curve)]
+    return [{**row, **shared, "diverged": i >= first} for i, row in enumerate(shown)]
 
 
 def times(todo: list[Run], outcomes: list[summaries.Outcome], device: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from stages.lib.config.params import Config, ConfusionParams
 from stages.lib.config.reading import check_keys, parse_config, parse_section
 from stages.lib.config.yaml_files import ParamsError, fail, read_yaml
-from stages.lib.core import paths
+from stages.lib.core import fields, paths
 from stages.lib.core.errors import UserError
 from stages.lib.core.text import show_key
 from stages.lib.data import datasets
@@ -22,7 +22,7 @@ from stages.lib.studies import registry
 from stages.lib.studies.kinds import KINDS
 from stages.lib.studies.registry import TITLES, Study, flat
 
-SECTIONS = ("data", "noise", "model", "train")
+SECTIONS = tuple(fields.types_of(Config))
 
 MOST_POINTS = 10_000  # of a block of a grid
 
@@ -76,20 +76,16 @@ def read_grid(scale: str, key: str) -> Grid:
     blocks, targets = entry["grids"], entry.get("targets", [])
     if not isinstance(blocks, list) or not blocks:
         fail(file, key, "grids", blocks, "a list of one or more blocks of values")
-    points = [
+    points = dict.fromkeys(
         parse_config(_merged(content.get("defaults", {}), entry, values), file, f"{key}.")
         for block in blocks
         for values in _combinations(block, file, key)
-    ]
-    if swept and not (
-        isinstance(targets, list)
-        and targets
-        and all(isinstance(t, float) and 0 < t < 1 for t in targets)
-        and len(set(targets)) == len(targets)
-    ):
+    )
+    accuracies = isinstance(targets, list) and all(type(t) is float and 0 < t < 1 for t in targets)
+    if not accuracies or len(set(targets)) < len(targets) or (swept and not targets):
         wanted = "a list of one or more accuracies between 0 and 1, none twice"
         fail(file, key, "targets", targets, wanted)
-    grid = Grid(scale, key, study, tuple(dict.fromkeys(points)), tuple(targets))
+    grid = Grid(scale, key, study, tuple(points), tuple(targets))
     _check_places(grid, file)
     return grid
 
@@ -97,23 +93,19 @@ def read_grid(scale: str, key: str) -> Grid:
 def _check_places(grid: Grid, file: Path) -> None:
     """Require that no two trained points would stand at one place of a curve."""
     study, kind = grid.study, KINDS[grid.study.kind]
-    if kind.from_labels is not None:
-        return
     seen: dict[Any, Config] = {}
-    for point in grid.points:
+    for point in grid.points if kind.from_labels is None else ():
         series, values = study.series_of(point), flat(point)
-        if study.x_scale == "log" and values[study.x] <= 0:
-            fail(file, f"{grid.key}.{study.x}", "", values[study.x], "above 0 on a log scale")
+        x = values[study.x]
+        if study.x_scale == "log" and x <= 0:
+            fail(file, f"{grid.key}.{study.x}", "", x, "above 0 on a log scale")
         # What is swept along a curve makes one threshold, whatever its points are called.
-        place = (values[study.x], values[kind.swept] if kind.swept else series)
-        other = seen.setdefault(place, point)
+        other = seen.setdefault((x, values[kind.swept] if kind.swept else series), point)
         if other is not point:
-            before = flat(other)
-            differ = ", ".join(name for name in values if values[name] != before[name])
+            differ = ", ".join(name for name, old in flat(other).items() if values[name] != old)
             raise ParamsError(
                 f"{file}: {grid.key}.grids: got two points of series {series!r} at {study.column} "
-                f"= {values[study.x]:g}, which differ in {differ}; accepted: one, or a series for "
-                "each"
+                f"= {x:g}, which differ in {differ}; accepted: one, or a series for each"
             )
 
 
@@ -139,11 +131,9 @@ def _merged(
     for name in SECTIONS:
         parts = [part[name] for part in (defaults, entry) if name in part]
         odd = [part for part in parts if not isinstance(part, dict)]
+        start = f"{name}."
+        parts.append({k.removeprefix(start): v for k, v in values.items() if k.startswith(start)})
         config[name] = odd[0] if odd else {k: v for part in parts for k, v in part.items()}
-    for name, value in values.items():
-        section, _, key = name.partition(".")
-        if isinstance(config[section], dict):
-            config[section][key] = value
     return config
 
 
@@ -173,49 +163,42 @@ def needed_datasets(points: Sequence[Config]) -> dict[str, datasets.DatasetReque
 
 def describe(grid: Grid) -> dict[str, Any]:
     """Return what a study's JSON says besides its points: titles, axes, claim, substitutions."""
-    study, kind = grid.study, KINDS[grid.study.kind]
-    names = " and ".join(sorted({TITLES[point.data.name] for point in grid.points}))
+    study, kind, points = grid.study, KINDS[grid.study.kind], grid.points
+    names = " and ".join(sorted({TITLES[point.data.name] for point in points}))
     title = f"{study.topic}, {names}"
     if study.number is not None:
         title = f"Figure {study.number}: {title}"
     if study.dataset not in (None, names):
         title += f" (paper: {study.dataset})"
-    subtitle = _subtitle(grid) if kind.from_labels is None else _label_sets_only(grid)
-    caption = [names, subtitle, *([f"paper: {study.dataset}"] if study.dataset else [])]
+    alphas = {point.noise.alpha for point in points}
+    if kind.from_labels is None:  # what all points share
+        sizes = sorted({f"{p.data.size}x{p.data.size}" for p in points if p.data.size is not None})
+        networks = dict.fromkeys(p.model.name for p in points)
+        widths = {p.model.width for p in points if p.model.name != "perceptron"}
+        parts = [
+            f"images of {' or '.join(sizes)}" if sizes else "",
+            f"n = {_range({p.data.originals for p in points})} clean labels",
+            f"α = {_range(alphas)}" if len(alphas) == 1 else "",
+            f"{', '.join(networks)} at {_range(widths or {1.0})} of full width",
+            f"{_range({len(p.train.seeds) for p in points})} seeds",
+        ]
+    else:  # nothing is trained
+        parts = [f"label distributions over the whole diluted sets, α = {_range(alphas)}"]
+    subtitle = "; ".join(filter(None, parts))
+    paper = f"; paper: {study.dataset}" if study.dataset else ""
     return {
         "figure": grid.key,
         "title": title,
         "subtitle": subtitle,
-        "caption": "; ".join(caption),
+        "caption": f"{names}; {subtitle}{paper}",
         "scale": grid.scale,
         "kind": kind.drawing,
         "paper": study.claim,
-        "series_title": study.series_title,
         "x": study.column,
-        "x_title": study.x_title,
-        "x_scale": study.x_scale,
-        "y": study.y,
-        "y_title": study.y_title,
+        **{k: getattr(study, k) for k in ("series_title", "x_title", "x_scale", "y", "y_title")},
         "y_scale": "linear",
         "band": kind.band,
     }
-
-
-def _subtitle(grid: Grid) -> str:
-    """Say what all points share: images, clean labels, noise where it is one, networks, seeds."""
-    points = grid.points
-    sizes = {f"{p.data.size}x{p.data.size}" for p in points if p.data.size is not None}
-    alphas = {p.noise.alpha for p in points}
-    networks = dict.fromkeys(p.model.name for p in points)
-    widths = {p.model.width for p in points if p.model.name != "perceptron"}
-    parts = [
-        *([f"images of {' or '.join(sorted(sizes))}"] if sizes else []),
-        f"n = {_range({p.data.originals for p in points})} clean labels",
-        *([f"α = {_range(alphas)}"] if len(alphas) == 1 else []),
-        f"{', '.join(networks)} at {_range(widths or {1.0})} of full width",
-        f"{_range({len(p.train.seeds) for p in points})} seeds",
-    ]
-    return "; ".join(parts)
 
 
 def _range(values: set[Any]) -> str:
@@ -223,9 +206,3 @@ def _range(values: set[Any]) -> str:
     if len(ordered) <= 2:
         return " or ".join(f"{value:,g}" for value in ordered)
     return f"{ordered[0]:,g} to {ordered[-1]:,g}"
-
-
-def _label_sets_only(grid: Grid) -> str:
-    """Say what label distributions hold for: nothing is trained."""
-    alphas = _range({point.noise.alpha for point in grid.points})
-    return f"label distributions over the whole diluted sets, α = {alphas}"

@@ -5,16 +5,20 @@ made of a grid's points is code: `stages.lib.studies.kinds`.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, field
 from string import Formatter
-from typing import Any, get_origin, get_type_hints
+from typing import Annotated, Any, get_origin, get_type_hints
+
+from pydantic import AfterValidator, ValidationError
+from pydantic.dataclasses import dataclass
+from typing_extensions import TypedDict
 
 from stages.lib.config.params import Config
+from stages.lib.config.reading import check_keys
 from stages.lib.config.yaml_files import fail, read_yaml
-from stages.lib.core import paths
+from stages.lib.core import fields, paths
 from stages.lib.core.errors import UserError
-from stages.lib.core.text import is_plain, show_key
+from stages.lib.core.fields import STRICT, OneOf, PositiveCount, Text
 from stages.lib.data.registry import DATASETS
 from stages.lib.studies.kinds import KINDS
 
@@ -37,10 +41,28 @@ SCALES = ("linear", "symlog", "log")
 
 FORMAT = re.compile(r",?(\.\d)?[fg%]|,|")  # of numbers, or each of several
 
-TEMPLATE = "a text in which {section.key}, as in 'α = {noise.alpha:g}', is a value of the config"
+
+def _check_template(text: str) -> str:
+    for _, name, spec, conversion in Formatter().parse(text):  # ValueError: a brace alone
+        known = name is None or (name in (*KEYS, "data.title", "noise.title") and not conversion)
+        numbers = name in NUMERIC or get_origin(KEYS.get(str(name))) is tuple
+        if not known or (spec and not (numbers and FORMAT.fullmatch(spec))):
+            raise ValueError
+    return text
 
 
-@dataclass(frozen=True)
+Template = Annotated[Text, AfterValidator(_check_template)]
+
+
+class Statement(TypedDict):
+    """A value of the paper's, and its words."""
+
+    x: int | float
+    y: int | float
+    text: Text
+
+
+@dataclass(frozen=True, config=STRICT)
 class Study:
     """What is varied and shown; the keys of ``studies/KEY.yaml``.
 
@@ -64,21 +86,23 @@ class Study:
         stated: series -> the paper's values, each with ``x``, ``y`` and ``text``, its words.
     """
 
-    topic: str
-    series: str
-    series_title: str
-    x: str
-    x_title: str
-    x_scale: str
-    kind: str = "trained"
-    y: str = "test_accuracy"
-    y_title: str = "test accuracy"
-    series_where: Mapping[str, Mapping[Any, str]] = field(default_factory=dict)
+    topic: Text
+    series: Template
+    series_title: Text
+    x: Text
+    x_title: Text
+    x_scale: Annotated[str, OneOf(SCALES)]
+    kind: Annotated[str, OneOf(KINDS)] = "trained"
+    y: Text = "test_accuracy"
+    y_title: Text = "test accuracy"
+    series_where: dict[Annotated[str, OneOf(KEYS)], dict[Any, Template]] = field(
+        default_factory=dict
+    )
     top5: bool = False
-    number: int | None = None
-    dataset: str | None = None
-    claim: str | None = None
-    stated: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    number: PositiveCount | None = None
+    dataset: Text | None = None
+    claim: Text | None = None
+    stated: dict[Text, list[Statement]] = field(default_factory=dict)
 
     @property
     def column(self) -> str:
@@ -87,19 +111,20 @@ class Study:
 
     def series_of(self, config: Config) -> str:
         """Return the label of the curve that a config belongs to."""
-        values = flat(config)
-        images = config.noise.images
+        values, images = flat(config), config.noise.images
         values["data.title"] = TITLES[config.data.name]
         values["noise.title"] = TITLES.get(images, f"{images} images")
         where = self.series_where.items()
         special = [cases[values[key]] for key, cases in where if values[key] in cases]
         return _Filled().vformat([*special, self.series][0], (), values)
 
-    def place_of(self, config: Config) -> dict[str, float]:
-        """Return the numbers of a config that a point has as columns."""
+    def place_of(self, config: Config) -> dict[str, Any]:
+        """Return what a point has as columns: its series, and numbers of its config."""
         values = flat(config)
-        shown = dict.fromkeys([*COLUMNS, *([self.x] if self.x in values else [])])
-        return {key.rpartition(".")[2]: values[key] for key in shown}
+        columns = {
+            key.rpartition(".")[2]: values[key] for key in (*COLUMNS, self.x) if key in values
+        }
+        return {"series": self.series_of(config), **columns}
 
 
 class _Filled(Formatter):
@@ -118,66 +143,13 @@ def flat(config: Config) -> dict[str, Any]:
     return {f"{name}.{key}": value for name, values in sections for key, value in values.items()}
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and is_plain(value)
+_TEMPLATE = "a text in which {section.key}, as in 'α = {noise.alpha:g}', is a value of the config"
 
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < float("inf")
-
-
-def _is_template(value: Any) -> bool:
-    try:
-        parts = list(Formatter().parse(value)) if _is_text(value) else [("", "", "", None)]
-    except ValueError:  # a brace alone
-        return False
-    return all(name is None or _is_field(name, spec, how) for _, name, spec, how in parts)
-
-
-def _is_field(name: str, spec: str | None, conversion: str | None) -> bool:
-    if name not in (*KEYS, "data.title", "noise.title") or conversion:
-        return False
-    numbers = name in NUMERIC or get_origin(KEYS.get(name)) is tuple
-    return not spec or (numbers and FORMAT.fullmatch(spec) is not None)
-
-
-def _are_cases(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        key in KEYS and isinstance(cases, dict) and all(map(_is_template, cases.values()))
-        for key, cases in value.items()
-    )
-
-
-def _are_stated(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        _is_text(series) and isinstance(stated, list) and all(map(_is_stated, stated))
-        for series, stated in value.items()
-    )
-
-
-def _is_stated(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and value.keys() == {"x", "y", "text"}
-        and _is_number(value["x"])
-        and _is_number(value["y"])
-        and _is_text(value["text"])
-    )
-
-
-#: key of a study -> whether a value can be its, and which can, in words.
-CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(
-        ("topic", "series_title", "x", "x_title", "y", "y_title", "dataset", "claim"),
-        (_is_text, "a text in one line"),
-    ),
-    "series": (_is_template, TEMPLATE),
-    "series_where": (_are_cases, f"section.key: {{value: text, ...}}, each {TEMPLATE}"),
-    "x_scale": (lambda value: value in SCALES, ", ".join(SCALES)),
-    "kind": (lambda value: value in list(KINDS), ", ".join(KINDS)),
-    "top5": (lambda value: isinstance(value, bool), "true or false"),
-    "number": (lambda value: type(value) is int and value > 0, "a whole number above 0"),
-    "stated": (_are_stated, "series: [{x: number, y: number, text: the paper's words}, ...]"),
+#: What keys accept, where their type does not say it all.
+ACCEPTED = {
+    "series": _TEMPLATE,
+    "series_where": f"section.key: {{value: text, ...}}, each {_TEMPLATE}",
+    "stated": "series: [{x: number, y: number, text: the paper's words}, ...]",
 }
 
 
@@ -201,17 +173,14 @@ def read_study(key: str) -> Study:
     if key not in known():
         raise UserError(f"figures: got {key!r}; accepted: {', '.join(known())}")
     file = paths.STUDIES / f"{key}.yaml"
-    content = read_yaml(file)
-    for name, value in content.items():
-        if name not in CHECKS:
-            fail(file, "", show_key(name), value, f"only the keys {', '.join(CHECKS)}")
-        fits, accepted = CHECKS[name]
-        if not fits(value):
-            fail(file, "", name, value, accepted)
-    for one in fields(Study):
-        if one.name not in content and one.default is one.default_factory is MISSING:
-            fail(file, "", one.name, "nothing", CHECKS[one.name][1])
-    study = Study(**content)
+    content, types = read_yaml(file), fields.types_of(Study)
+    check_keys(file, "", content, types, ())
+    try:
+        study = Study(**content)
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+        accepted = ACCEPTED.get(name) or fields.accepts(types[name])
+        fail(file, "", name, content.get(name, "nothing"), accepted)
     kind = KINDS[study.kind]
     xs = [kind.x] if kind.x else [key for key in NUMERIC if key != kind.swept]
     if study.x not in xs:

@@ -1,11 +1,9 @@
 """From the outcomes of a point's runs to what is reported of it: selection, mean, spread.
 
 The learning rate is chosen on the mean over seeds of one column, and the test accuracy at that rate
-is reported. The headline chooses on clean validation images; beside it stand the choice on noisy
-validation labels, and the paper's, the best on the test set itself, which is optimistic.
-
-A run that diverged has no accuracy: it is counted and named, and no mean is of it. What is reported
-repeats to the byte; how long it took, and on what, is told apart from it.
+is reported: the headline by clean validation images; beside it by noisy validation labels, and the
+paper's way, by the test set itself, which is optimistic. A run that diverged is counted and named,
+and no mean is of it. What is reported repeats to the byte.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,6 +23,9 @@ SELECTIONS = {
     "_paper_selection": "test_accuracy",
 }
 
+#: What a point has from its chosen rate as it is.
+SHOWN = ("values", "val_accuracy", "diverged", "top5_accuracy", "top5_accuracy_sd", "top5_values")
+
 BAND = "mean ± one standard deviation over seeds (n - 1 in the denominator)"
 
 Outcome = dict[str, Any]
@@ -35,9 +36,8 @@ def spread(values: Sequence[float]) -> float | None:
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known and len(known) == len(values) else None
+def _mean(values: Sequence[Any]) -> float | None:
+    return float(np.mean(values)) if values and None not in values else None
 
 
 def summarise_rate(rate: float, outcomes: list[Outcome]) -> dict[str, Any]:
@@ -58,9 +58,8 @@ def summarise_rate(rate: float, outcomes: list[Outcome]) -> dict[str, Any]:
     if outcomes[0]["test_top5_accuracy"] is not None:
         values = [outcome["test_top5_accuracy"] for outcome in finite]
         report |= {"top5_accuracy": _mean(values), "top5_accuracy_sd": spread(values)}
-        report["top5_values"] = [
-            None if o["diverged"] else o["test_top5_accuracy"] for o in outcomes
-        ]
+        every = [None if o["diverged"] else o["test_top5_accuracy"] for o in outcomes]
+        report["top5_values"] = every
     if "stopped_at" in outcomes[0]:
         report["stopped_at"] = [outcome["stopped_at"] for outcome in outcomes]
     return report
@@ -88,36 +87,25 @@ def summarise(train: TrainParams, outcomes: list[Outcome]) -> dict[str, Any]:
         outcomes: of `runs.expand`'s runs, in its order: rates within seeds.
 
     Returns:
-        ``test_accuracy`` (mean at the chosen rate over the seeds that did not diverge there),
-        ``sd``, ``lo``, ``hi``, ``values`` per seed, ``val_accuracy``, ``learning_rate``,
-        ``top5_accuracy``, ``top5_accuracy_sd`` and ``top5_values`` at that rate (of more than five
-        classes), the test accuracy and rate of the other two selections, ``diverged`` (how many
-        seeds did at the chosen rate; as many at the other selections' rates), ``diverged_runs`` at
-        whatever rate, ``seeds_text`` (of how many seeds all this is, in words) and ``rates``. Where
-        every seed diverged at every rate no rate is chosen, and there is no mean; where fewer than
-        two are left there is no spread.
+        ``test_accuracy`` (mean over the seeds that did not diverge at the ``learning_rate``),
+        ``sd``, ``lo``, ``hi``, ``values`` per seed, ``val_accuracy``, ``diverged`` (how many seeds
+        did) and, of more than five classes, top-5's, all at that rate; the other selections' test
+        accuracy and rate; ``diverged_runs`` at whatever rate, ``seeds_text`` (of how many seeds all
+        this is) and ``rates``. Where every seed diverged at every rate, no rate and no mean.
     """
     width = len(train.learning_rates)
     rates = [
         summarise_rate(rate, outcomes[i::width]) for i, rate in enumerate(train.learning_rates)
     ]
     nothing = {**rates[0], "learning_rate": None}  # all rates are alike: without any value
-    report: dict[str, Any] = {}
-    for suffix, column in SELECTIONS.items():
-        chosen = choose(rates, column) or nothing
-        report["test_accuracy" + suffix] = chosen["test_accuracy"]
-        report["learning_rate" + suffix] = chosen["learning_rate"]
-    headline = choose(rates, SELECTIONS[""]) or nothing
-    mean, sd = headline["test_accuracy"], headline["test_accuracy_sd"]
-    tried = product(train.seeds, train.learning_rates)
+    chosen = {suffix: choose(rates, column) or nothing for suffix, column in SELECTIONS.items()}
+    headline, tried = chosen[""], product(train.seeds, train.learning_rates)
     return {
-        **report,
-        **{key: value for key, value in headline.items() if key.startswith("top5_")},
-        **_band(mean, sd),
-        "values": headline["values"],
+        **{f"test_accuracy{suffix}": rate["test_accuracy"] for suffix, rate in chosen.items()},
+        **{f"learning_rate{suffix}": rate["learning_rate"] for suffix, rate in chosen.items()},
+        **{key: value for key, value in headline.items() if key in SHOWN},
+        **_band(headline["test_accuracy"], headline["test_accuracy_sd"]),
         "seeds": list(train.seeds),
-        "val_accuracy": headline["val_accuracy"],
-        "diverged": headline["diverged"],
         "diverged_runs": [
             {"learning_rate": rate, "seed": seed}
             for (seed, rate), outcome in zip(tried, outcomes, strict=True)
@@ -152,18 +140,15 @@ def number_of_seeds(known: int, seeds: int) -> str:
 
 def _seeds_text(rates: list[dict[str, Any]], headline: dict[str, Any]) -> str:
     """Return ``2 of 3 seeds; 1 diverged at lr 1``: of how many seeds a point's mean is, and why."""
-    seeds, lost = len(headline["values"]), headline["diverged"]
-    parts = [number_of_seeds(seeds - lost, seeds)]
-    if headline["learning_rate"] is None:
-        return f"{parts[0]}; all diverged at lr {listed(rate['learning_rate'] for rate in rates)}"
-    if lost:
-        parts.append(f"{lost} diverged at lr {headline['learning_rate']:g}")
-    parts += [
-        f"{rate['diverged']} diverged at lr {rate['learning_rate']:g}, not chosen"
-        for rate in rates
-        if rate["diverged"] and rate["learning_rate"] != headline["learning_rate"]
-    ]
-    return "; ".join(parts)
+    seeds, chosen = len(headline["values"]), headline["learning_rate"]
+    text = number_of_seeds(seeds - headline["diverged"], seeds)
+    if chosen is None:
+        return f"{text}; all diverged at lr {listed(rate['learning_rate'] for rate in rates)}"
+    for rate in sorted(rates, key=lambda rate: rate["learning_rate"] != chosen):
+        if rate["diverged"]:
+            aside = ", not chosen" * (rate["learning_rate"] != chosen)
+            text += f"; {rate['diverged']} diverged at lr {rate['learning_rate']:g}{aside}"
+    return text
 
 
 def listed(rates: Iterable[float]) -> str:

@@ -57,14 +57,19 @@ def critical_sizes(points: Sequence[Point], targets: Sequence[float], x: str) ->
     found = []
     for place in sorted({point[x] for point in points}):
         curve = sorted((p for p in points if p[x] == place), key=lambda p: p["originals"])
-        sizes = [point["originals"] for point in curve]
-        known = [point["originals"] for point in curve if point["test_accuracy"] is not None]
-        lost = _diverged_runs(curve)
+        sizes, means = [p["originals"] for p in curve], [p["test_accuracy"] for p in curve]
+        known = [n for n, mean in zip(sizes, means, strict=True) if mean is not None]
+        lost = [  # runs that diverged at the rates that the threshold is made of
+            {"originals": point["originals"], **run}
+            for point in curve
+            for run in point["diverged_runs"]
+            if point["learning_rate"] in (None, run["learning_rate"])
+        ]
         # A curve is one seed's: of those that every size has.
         seeds = [s for s in curve[0]["seeds"] if all(s in point["seeds"] for point in curve)]
         own_curves = [[p["values"][p["seeds"].index(seed)] for p in curve] for seed in seeds]
         for target in targets:
-            size, status = critical_size(sizes, [p["test_accuracy"] for p in curve], target)
+            size, status = critical_size(sizes, means, target)
             values = [critical_size(sizes, accuracies, target)[0] for accuracies in own_curves]
             own = [value for value in values if value is not None]
             whole = size is not None and len(own) == len(values) > 1
@@ -91,21 +96,10 @@ def critical_sizes(points: Sequence[Point], targets: Sequence[float], x: str) ->
     return found
 
 
-def _diverged_runs(curve: list[Point]) -> list[dict[str, Any]]:
-    """Return which runs a threshold lacks: those that diverged at the rates that it is made of."""
-    return [
-        {"originals": point["originals"], **run}
-        for point in curve
-        for run in point["diverged_runs"]
-        if point["learning_rate"] in (None, run["learning_rate"])
-    ]
-
-
 def _seeds_text(own: int, seeds: int, lost: list[dict[str, Any]]) -> str:
     """Return ``3 seeds; diverged: 1 at n = 30 (lr 1)``: of how many seeds a threshold is."""
     text = summaries.number_of_seeds(own, seeds)
-    if own < seeds:
-        text += " with a threshold of their own"
+    text += " with a threshold of their own" * (own < seeds)
     parts = []
     for n in dict.fromkeys(run["originals"] for run in lost):
         here = [run for run in lost if run["originals"] == n]
