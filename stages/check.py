@@ -1,7 +1,5 @@
 """Checks what can be checked before anything is computed."""
 
-import sys
-
 from stages.command import stage
 from stages.lib.config.checks import check_confusion, check_model
 from stages.lib.config.params import Config, ModelParams
@@ -42,4 +40,4 @@ def _check_confusion(scale: str, grid: grids.Grid) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -9,8 +9,7 @@ from pathlib import Path
 
 MOUNTED = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
-#: Version 1 says "no limit" by a number of about this size.
-UNLIMITED = 1 << 60
+UNLIMITED = 1 << 60  # about what version 1 says where there is no limit
 
 
 def cpu_quotas() -> list[float]:
@@ -30,14 +29,11 @@ def free_memory() -> list[int]:
     """Return the bytes that each group of this process leaves of its limit."""
     found = []
     for folder in _groups("memory"):
-        for limit, used in (
-            ("memory.max", "memory.current"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-        ):
+        for limit, used in (("max", "current"), ("limit_in_bytes", "usage_in_bytes")):
             with suppress(OSError, ValueError):
-                bound = int((folder / limit).read_text())
+                bound = int((folder / f"memory.{limit}").read_text())
                 if bound < UNLIMITED:
-                    found.append(max(0, bound - int((folder / used).read_text())))
+                    found.append(max(0, bound - int((folder / f"memory.{used}").read_text())))
     return found
 
 

@@ -1,7 +1,7 @@
 """Types of parameters: what a field accepts, as pydantic's rule and in words for messages."""
 
 import types
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -13,7 +13,6 @@ from stages.lib.core.text import is_plain
 
 #: Of every section: a value has its type already, and no key is unknown.
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
 MOST = 2**31 - 1  # of a whole number
 
 
@@ -28,14 +27,11 @@ class Neutral:
     value: Any
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, eq=False)
 class OneOf:
     """Marks a field as one of some names, such as a registry's keys."""
 
-    names: tuple[str, ...]
-
-    def __init__(self, names: Iterable[str]) -> None:
-        object.__setattr__(self, "names", tuple(names))
+    names: Collection[str]
 
     def __get_pydantic_core_schema__(self, *_: Any) -> core_schema.CoreSchema:
         """Return pydantic's rule."""
@@ -71,11 +67,10 @@ def types_of(section: type) -> dict[str, Any]:
 
 def neutral_values(section: type) -> dict[str, Any]:
     """Return the fields of a section that have a neutral value, with it."""
-    marked = {name: getattr(kind, "__metadata__", ()) for name, kind in types_of(section).items()}
     return {
         name: mark.value
-        for name, marks in marked.items()
-        for mark in marks
+        for name, kind in types_of(section).items()
+        for mark in getattr(kind, "__metadata__", ())
         if isinstance(mark, Neutral)
     }
 

@@ -27,15 +27,12 @@ from numpy.typing import NDArray
 from stages.lib.core import paths
 from stages.lib.core.errors import DamagedError, UserError
 
-SEAL = "seal"  # the key of a JSON object that holds the digest of the others, in a list: DVC's
-
-# tables of metrics pass over lists
+#: The key of a JSON object that holds the digest of the others, in a list: DVC's tables of metrics
+#: pass over lists.
+SEAL = "seal"
 MAPPED_BYTES = 1 << 30  # an array whose file is as large as this is mapped, not read
-
 STALE_SECONDS = 3600  # a scratch file as old as this belongs to nobody
-
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -104,12 +101,10 @@ def _sweep(folder: Path) -> None:
     oldest = time.time() - STALE_SECONDS
     for path in folder.glob(".*.*"):
         with suppress(OSError):  # another process sweeps as well, or its owner lives
-            if path.stat().st_mtime >= oldest:
-                continue
-            if path.is_dir():
+            if path.stat().st_mtime < oldest and path.is_dir():
                 with _owned(path):
                     shutil.rmtree(path)
-            else:
+            elif path.stat().st_mtime < oldest:
                 path.unlink()
 
 
@@ -170,7 +165,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_bytes().decode()
-        content = json.loads(text)
+        content: dict[str, Any] = json.loads(text)
         seal = content.pop(SEAL)
         whole = seal == [_seal(content)] and text == to_json({**content, SEAL: seal})
     except FileNotFoundError:
@@ -179,8 +174,7 @@ def read_json(path: Path) -> dict[str, Any]:
         whole = False
     if not whole:
         raise damaged(path, "is not what was written")
-    found: dict[str, Any] = content
-    return found
+    return content
 
 
 def _seal(value: dict[str, Any]) -> str:
@@ -244,17 +238,14 @@ def read_array(path: Path, sha256: str, *, trust_mapped: bool = False) -> NDArra
     try:
         with path.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
-            mapped = size >= MAPPED_BYTES
-            if mapped:
+            if size >= MAPPED_BYTES:
                 array: NDArray[Any] = np.asarray(np.lib.format.open_memmap(path, mode="r"))
+                found = sha256 if trust_mapped else sha256_of_stored(path)
             else:
                 array = np.lib.format.read_array(stream, allow_pickle=False)
+                found = sha256_of_array(array)
             stream.seek(0)
             header = stream.read(size - array.nbytes)
-        if mapped:
-            found = sha256 if trust_mapped else sha256_of_stored(path)
-        else:
-            found = sha256_of_array(array)
     except FileNotFoundError:
         raise damaged(path, "is missing") from None
     # What numpy lets through of a bad header, and of one that asks for memory that there isn't.

@@ -14,14 +14,11 @@ from contextlib import suppress
 from multiprocessing import forkserver
 from typing import TYPE_CHECKING, Any, TypeVar
 
-# It comes with DVC: a stage that is started by hand does without.
 if TYPE_CHECKING:
-    import psutil
+    import psutil  # It comes with DVC: a stage that is started by hand does without.
 
 WATCH_SECONDS = 0.5  # between two looks whether DVC is there
-
 GRACE_SECONDS = 10  # for the main thread to clean up
-
 REAPERS = ("systemd", "init", "launchd", "tini", "dumb-init", "docker-init")
 
 #: Variables by which libraries round, whatever the user's shell says: other kernels would change
@@ -136,9 +133,7 @@ def _is_gone(process: "psutil.Process | None") -> bool:
         return False
 
 
-def in_threads(
-    calls: Iterable[Callable[[], Result]], threads: int
-) -> Generator[Result, None, None]:
+def in_threads(calls: Iterable[Callable[[], Result]], threads: int) -> Generator[Result]:
     """Yield what calls return, in their order; twice as many as threads are made ahead.
 
     For work that lets go of Python's lock, as Pillow does while it decodes. Threads leave nobody

@@ -7,7 +7,9 @@ noise is drawn on where these are others. Where noisy examples reuse the origina
 list holds those ``n`` once and repeats by itself.
 """
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,36 +113,32 @@ def dilute(
     originals, held_out = split[:n], split[total - data.validation :]
     transition = transition_matrix(params, m, confusion, seed)
 
-    rng = np.random.default_rng(stream(seed, "images"))
+    known = params.images in ("same", "unique")  # else noisy images belong to none of the classes
     if params.images == "same":
         images = originals
     elif params.images == "unique":
         images = split[: n + noisy]
     else:
+        rng = np.random.default_rng(stream(seed, "images"))
         extra = (total + rng.permutation(other_images)).astype(np.uint32)
         images = np.empty(n + noisy, dtype=np.uint32)
         images[:n] = originals
         for start in range(n, n + noisy, len(extra)):  # in place: no second list of this length
             images[start : start + len(extra)] = extra[: n + noisy - start]
-    known = params.images in ("same", "unique")  # else noisy images belong to none of the classes
 
-    true_labels = dataset.train_labels[originals]
+    true, v = dataset.train_labels, len(held_out)
     rng = np.random.default_rng(stream(seed, "labels"))
-    labels = _dilute_labels(
-        dataset.train_labels, images if known else originals, n, noisy, transition, rng
-    )
+    labels = _dilute_labels(true, images if known else originals, n, noisy, transition, rng)
     rng = np.random.default_rng(stream(seed, "validation"))
-    v = len(held_out)
-    validation_labels = _dilute_labels(
-        dataset.train_labels, held_out, v, sampling.count_noisy(v, params.alpha), transition, rng
-    )
+    noisy_v = sampling.count_noisy(v, params.alpha)
+    validation_labels = _dilute_labels(true, held_out, v, noisy_v, transition, rng)
 
-    counts, unknown = np.diag(np.bincount(true_labels, minlength=m)), np.zeros(m, dtype=np.int64)
-    if known:
-        counts = counts + _count_tiled(dataset.train_labels, images, labels, n, m)
-    else:
-        for start in range(n, len(labels), sampling.CHUNK):
-            unknown += np.bincount(labels[start : start + sampling.CHUNK], minlength=m)
+    counts, unknown = np.diag(np.bincount(true[originals], minlength=m)), np.zeros(m, np.int64)
+    for chunk in sampling.chunks(n, n + noisy):
+        if known:
+            counts += sampling.count_labels(_shown(true, images, chunk), labels[chunk], m)
+        else:
+            unknown += np.bincount(labels[chunk], minlength=m)
     facts = {
         "config": config_of(data, params),
         "dataset": dataset.name,
@@ -180,22 +178,15 @@ def _dilute_labels(
     labels = np.empty(clean + noisy, dtype=sampling.label_dtype(len(transition)))
     labels[:clean] = all_labels[images[:clean]]
     draw = sampling.LabelSampler(transition, rng=rng)
-    for start in range(clean, clean + noisy, sampling.CHUNK):
-        stop = min(start + sampling.CHUNK, clean + noisy)
-        labels[start:stop] = draw(all_labels[images[np.arange(start, stop) % len(images)]])
+    for chunk in sampling.chunks(clean, clean + noisy):
+        labels[chunk] = draw(_shown(all_labels, images, chunk))
     return labels
 
 
-def _count_tiled(
-    all_labels: Labels, images: NDArray[np.uint32], labels: Labels, skip: int, m: int
-) -> NDArray[np.int64]:
-    """Count (true, given) pairs of the examples from ``skip`` on."""
-    counts = np.zeros((m, m), dtype=np.int64)
-    for start in range(skip, len(labels), sampling.CHUNK):
-        stop = min(start + sampling.CHUNK, len(labels))
-        true = all_labels[images[np.arange(start, stop) % len(images)]]
-        counts += sampling.count_labels(true, labels[start:stop], m)
-    return counts
+def _shown(all_labels: Labels, images: NDArray[np.uint32], chunk: slice) -> Labels:
+    """Return the true labels of what some examples show."""
+    labels: Labels = all_labels[images[np.arange(chunk.start, chunk.stop) % len(images)]]
+    return labels
 
 
 def other_images(
@@ -264,16 +255,12 @@ def materialise(
         others = data.originals
     elif params.images not in ("same", "unique"):
         others = len(datasets.load(data_folder / datasets.noise_folder(params.images)).train_labels)
-    drawn_by = {
-        "config": config_of(data, params),
-        "images": digests_of(data_folder, data, params),
-    }
+    drawn_by = {"config": config_of(data, params), "images": digests_of(data_folder, data, params)}
+    draw = partial(dilute, dataset, data, params, confusion=confusion, other_images=others)
     for seed in seeds:
         folder = out / f"seed-{seed}"
         if not _is_there(folder, drawn_by):
-            diluted = dilute(
-                dataset, data, params, seed=seed, confusion=confusion, other_images=others
-            )
+            diluted = draw(seed=seed)
             diluted.facts.update(drawn_by)
             save(diluted, folder)
 
@@ -298,18 +285,17 @@ def digests_of(data_folder: Path, data: DataParams, params: NoiseParams) -> dict
 
 def config_of(data: DataParams, params: NoiseParams) -> dict[str, Any]:
     """Return what a diluted set's facts say of the config that it was drawn by."""
-    described = asdict(data)
-    del described["path"]  # of the user's machine; the images are told apart by their digests
+    # A path is of the user's machine: images are told apart by their digests.
+    described = {key: value for key, value in asdict(data).items() if key != "path"}
     return {"data": described, "noise": asdict(params)}
 
 
 def _is_there(folder: Path, drawn_by: dict[str, Any]) -> bool:
     """Tell whether a whole set drawn by this lies in a folder; points of a figure share sets."""
-    try:
+    with suppress(DamagedError):
         facts = read_facts(folder)
         return all(facts.get(name) == value for name, value in drawn_by.items())
-    except DamagedError:
-        return False
+    return False
 
 
 def save(dilution: Dilution, folder: Path) -> None:
@@ -335,9 +321,5 @@ def load(folder: Path) -> Dilution:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """Return a diluted set's facts, see `Dilution`.
-
-    Raises:
-        DamagedError: as `load`.
-    """
+    """Return a diluted set's facts, see `Dilution`, with the errors of `load`."""
     return files.read_json(folder / "noise.json")
