@@ -99,10 +99,11 @@ def test_help_of_a_stage_names_what_it_writes(
     said = capsys.readouterr().out
     assert said.startswith(f"usage: python -m {name} [-h]")
     pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    for body in (stage.get("do", stage) for stage in pipeline.values()):
+    for body in pipeline.values():
         if body["cmd"] == f"python -m {name}":
             outs = yaml.safe_dump([body.get("outs"), body.get("metrics")])
-            for variable, word in (("scale", "SCALE"), ("item", "KEY"), ("data.name", "DATASET")):
+            placeholders = {"scale": "SCALE", "item.key": "KEY", "data.name": "DATASET"}
+            for variable, word in placeholders.items():
                 outs = outs.replace(f"${{{variable}}}", word)
             for path in re.findall(r"(?:data|metrics|plots)/[^:\s]+", outs):
                 assert path in said
