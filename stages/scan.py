@@ -37,12 +37,7 @@ def main() -> None:
 
 
 def _write(out: Path, places: Iterable[Place]) -> None:
-    """Scan each path once, and check every config that reads it.
-
-    Raises:
-        DataError: the images are not there or not as they must be.
-        ParamsError: they are not what a config asks for.
-    """
+    """Scan each path once, and check every config that reads it."""
     before: dict[str, Any] = {}
     with suppress(DamagedError):  # the first time, nothing is there
         before = files.read_json(out)

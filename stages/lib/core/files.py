@@ -41,11 +41,7 @@ def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
     """Yield a scratch path beside ``path`` that takes its place when the block ends well.
 
     A reader, or a run after a crash, sees the old file or the new one, never a part: the scratch
-    file is on the disk before it is renamed.
-
-    Args:
-        path: the file to be written; its folder is made.
-        needed: how many bytes will be written, for the message.
+    file is on the disk before it is renamed. The message says how many bytes were ``needed``.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written; ``path`` is then untouched.
@@ -74,13 +70,7 @@ def _flush(path: Path) -> None:
 
 
 def explain_os_error(error: OSError, path: Path, needed: int | None) -> Exception:
-    """Return an error that says what was needed, where the system only says what failed.
-
-    Args:
-        error: what the system raised.
-        path: the file that was written.
-        needed: how many bytes it was to have, if that is known.
-    """
+    """Return an error of writing ``path`` that says how many bytes were needed, if known."""
     if error.errno in FULL:
         free = ""
         with suppress(OSError):
@@ -110,11 +100,7 @@ def _sweep(folder: Path) -> None:
 
 @contextmanager
 def _owned(folder: Path) -> Iterator[None]:
-    """Own a folder, until the block or the process ends.
-
-    Raises:
-        BlockingIOError: it is another process's.
-    """
+    """Own a folder until the block or the process ends; `BlockingIOError` if another does."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -182,12 +168,7 @@ def _seal(value: dict[str, Any]) -> str:
 
 
 def damaged(path: Path, what: str) -> DamagedError:
-    """Return the error for a file that cannot be used: what it is, and how to have it made again.
-
-    Args:
-        path: the file.
-        what: what is wrong with it, a phrase that follows its name.
-    """
+    """Return the error for a file: ``what`` is wrong with it, and how to have it made again."""
     return DamagedError(f"{path}: {what}; {paths.remedy(path)}")
 
 

@@ -46,17 +46,12 @@ def _fact(file: str, name: str) -> str:
 
 
 def require_memory(needed: int, what: str) -> None:
-    """Require that the machine has the memory for something, before it is computed.
-
-    Args:
-        needed: bytes, about.
-        what: what needs them.
+    """Require about so many bytes of memory, before ``what`` needs them.
 
     Raises:
         UserError: there is less.
     """
-    available = available_memory()
-    if available is not None and needed > available:
+    if (available := available_memory()) is not None and needed > available:
         raise UserError(
             f"{what}: needs about {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB "
             "are available; ask for less, or free some"
@@ -81,11 +76,7 @@ def free_gpu_memory() -> int:
 
 
 def require_gpu_memory(needed: int, what: str) -> None:
-    """Require that the CUDA device has the memory for something, before it is copied there.
-
-    Args:
-        needed: bytes.
-        what: what needs them.
+    """Require so many bytes of memory of the CUDA device, before ``what`` is copied there.
 
     Raises:
         UserError: there is less.
