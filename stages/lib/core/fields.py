@@ -5,8 +5,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from annotated_types import Interval, MinLen
-from pydantic import AfterValidator, ConfigDict, Strict
+from annotated_types import Interval, MinLen, Predicate
+from pydantic import ConfigDict, Strict
 from pydantic_core import core_schema
 
 from stages.lib.core.text import is_plain
@@ -38,26 +38,15 @@ class OneOf:
         return core_schema.literal_schema(list(self.names))
 
 
-def _plain(text: str) -> str:
-    if not text or not is_plain(text):
-        raise ValueError
-    return text
-
-
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError
-    return values
-
-
+_DISTINCT = (Strict(False), MinLen(1), Predicate(lambda values: len(set(values)) == len(values)))
 Fraction = Annotated[float, Interval(ge=0, le=1)]
 Positive = Annotated[float, Interval(ge=1e-30, le=1e6)]  # neither 0 nor infinite as float32
 Width = Annotated[float, Interval(gt=0, le=64)]
 Count = Annotated[int, Interval(ge=0, le=MOST)]
 PositiveCount = Annotated[int, Interval(ge=1, le=MOST)]
-Text = Annotated[str, AfterValidator(_plain)]
-Rates = Annotated[tuple[Positive, ...], Strict(False), MinLen(1), AfterValidator(_distinct)]
-Seeds = Annotated[tuple[Count, ...], Strict(False), MinLen(1), AfterValidator(_distinct)]
+Text = Annotated[str, MinLen(1), Predicate(is_plain)]
+Rates = Annotated[tuple[Positive, ...], *_DISTINCT]
+Seeds = Annotated[tuple[Count, ...], *_DISTINCT]
 
 
 def types_of(section: type) -> dict[str, Any]:
