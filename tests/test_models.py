@@ -37,22 +37,13 @@ def _float64() -> Iterator[None]:
 
 
 def build(
-    name: str = "conv2",
-    shape: Shape = (8, 8, 1),
-    num_classes: int = 10,
-    width: float = 0.25,
-    init: str = "he",
-    zero_output: bool = False,
-    seeds: Sequence[int] = (0,),
-    stacking: str = "grouped",
-    batch_norm: bool = False,
-) -> Network:
+    name: str = "conv2", shape: Shape = (8, 8, 1), num_classes: int = 10,
+    seeds: Sequence[int] = (0,), **others: Any,
+) -> Network:  # fmt: skip
     """Return a stack with a member for every seed."""
-    return networks.build(
-        name, shape, num_classes, width=width, batch_norm=batch_norm, init=init,
-        zero_output=zero_output, stacking=stacking,
-        generators=[torch.Generator().manual_seed(seed) for seed in seeds],
-    )  # fmt: skip
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    usual = {"width": 0.25, "init": "he", "zero_output": False, "batch_norm": False}
+    return networks.build(name, shape, num_classes, generators=generators, **usual | others)
 
 
 def images_of(shape: Shape, count: int = 4, members: int = 1) -> Tensor:
@@ -62,8 +53,7 @@ def images_of(shape: Shape, count: int = 4, members: int = 1) -> Tensor:
 
 
 def weighted(model: nn.Module) -> list[Any]:
-    kinds = (Convolution, Dense, nn.Conv2d)
-    return [layer for layer in model.modules() if isinstance(layer, kinds)]
+    return [m for m in model.modules() if isinstance(m, Convolution | Dense | nn.Conv2d)]
 
 
 def norms_of(model: nn.Module) -> list[Any]:
@@ -309,8 +299,7 @@ def pairs(model: Network, k: int, other: nn.Module) -> Iterator[tuple[Tensor, Te
 @pytest.mark.usefixtures("_float64")
 def test_resnet18_is_torchvisions_own_module() -> None:
     """Logits, gradients and running statistics of each member of a stack, then its evaluation."""
-    shape = (64, 72, 1)
-    seeds = (3, 1)
+    shape, seeds = (64, 72, 1), (3, 1)
     model = shake(build("resnet18", shape, seeds=seeds), seeds)
     others = [torchvision.models.resnet18(num_classes=10) for _ in seeds]
     for k, other in enumerate(others):
@@ -318,8 +307,7 @@ def test_resnet18_is_torchvisions_own_module() -> None:
         for mine, theirs, turned in pairs(model, k, other):
             theirs.data.copy_(mine.detach()[k].T if turned else mine.detach()[k])
     images = images_of(shape, count=2, members=len(seeds))
-    weighing = torch.linspace(-1, 1, 10)
-    got = model(images)
+    weighing, got = torch.linspace(-1, 1, 10), model(images)
     (got * weighing).sum().backward()
     for k, other in enumerate(others):
         x = images[k].permute(0, 3, 1, 2) / 255
@@ -407,9 +395,8 @@ def test_select_copies_members_that_then_go_their_own_way(name: str, rows: list[
     assert (chosen.members, chosen.stacking) == (len(rows), source.stacking)
     for tensor in (chosen.weights, *chosen.buffers()):
         tensor.fill_(5)
-    for now, was in zip((source.weights, *source.buffers()), before, strict=True):
-        assert torch.equal(now, was)
-    for tensor in (source.weights, *source.buffers()):
+    for tensor, was in zip((source.weights, *source.buffers()), before, strict=True):
+        assert torch.equal(tensor, was)
         tensor.fill_(7)
     for mine, theirs in zip((again.weights, *again.buffers()), before, strict=True):
         assert torch.equal(mine, theirs[rows])
@@ -450,10 +437,8 @@ def test_weights_start_with_the_variance_that_their_name_says(name: str, init: s
             assert largest <= math.sqrt(3) * (1 + 1e-6)  # uniform within its bound
         assert init == "torch" or layer.bias is None or (layer.bias == 0).all()
     for norm in norms_of(network):
-        assert (norm.weight == 1).all()
-        assert (norm.running_var == 1).all()
-        assert (norm.bias == 0).all()
-        assert (norm.running_mean == 0).all()
+        assert all((one == 1).all() for one in (norm.weight, norm.running_var))
+        assert all((zero == 0).all() for zero in (norm.bias, norm.running_mean))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
