@@ -70,12 +70,10 @@ def recorded_elsewhere(scale: str, key: str, device: str) -> str | None:
     times = files.read_json(paths.figure_times(scale, key))
     (hardware,), (versions,) = times["hardware"], times["versions"]
     here, there = machine.hardware(device) | machine.versions(), hardware | versions
-    others = [
-        f"{name} {there.get(name)!r} there, {here.get(name)!r} here"
-        for name in ("processor", "kernels", "accelerator", "device", "torch", "numpy")
-        if there.get(name) != here.get(name)
-    ]
-    return "; ".join(others) or None
+    names = ("processor", "kernels", "accelerator", "device", "torch", "numpy")
+    others = [name for name in names if there.get(name) != here.get(name)]
+    told = [f"{name} {there.get(name)!r} there, {here.get(name)!r} here" for name in others]
+    return "; ".join(told) or None
 
 
 @stage(

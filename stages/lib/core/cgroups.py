@@ -16,12 +16,11 @@ def cpu_quotas() -> list[float]:
     """Return the numbers of cores whose time the groups of this process may use."""
     found = []
     for folder in _groups("cpu"):
-        with suppress(OSError, ValueError):  # a group without this limit has no such file
-            quota, period = (folder / "cpu.max").read_text().split()
-            found.append(float(quota) / float(period))
-        with suppress(OSError, ValueError):
-            quota, period = ((folder / f"cpu.cfs_{n}_us").read_text() for n in ("quota", "period"))
-            found.append(float(quota) / float(period))
+        for names in (("max",), ("cfs_quota_us", "cfs_period_us")):
+            with suppress(OSError, ValueError):  # a group without this limit has no such file
+                texts = [(folder / f"cpu.{name}").read_text() for name in names]
+                quota, period = " ".join(texts).split()
+                found.append(float(quota) / float(period))
     return [quota for quota in found if quota > 0]
 
 

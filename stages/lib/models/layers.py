@@ -104,14 +104,6 @@ class Norm(nn.Module):
         return functional.batch_norm(x, *statistics, scale, shift, training=self.training)
 
 
-def reset(norm: "Norm | nn.BatchNorm2d", k: int) -> None:
-    """Start a member's batch norm at the identity."""
-    for ones in (norm.weight.data, norm.running_var):
-        ones[k] = 1  # type: ignore[index]
-    for zeros in (norm.bias.data, norm.running_mean):
-        zeros[k] = 0  # type: ignore[index]
-
-
 class Flat(nn.Module):
     """Maps to the inputs of dense layers: ``(b, K * c, h, w)`` to ``(K, b, h * w * c)``."""
 
@@ -268,10 +260,17 @@ INITIALISERS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def initialise(
-    layer: Convolution | Dense | nn.Conv2d, k: int, init: str, generator: torch.Generator
-) -> None:
-    """Draw a member's weights as its layer alone would be drawn by `torch.nn`."""
+def initialise(layer: nn.Module, k: int, init: str, generator: torch.Generator) -> None:
+    """Draw a member's weights as its layer alone would be drawn by `torch.nn`.
+
+    Batch norms start at the identity; what has no weights of its own stays as it is.
+    """
+    if isinstance(layer, Norm | nn.BatchNorm2d):
+        statistics = layer.running_mean, layer.running_var
+        for zero, one in ((layer.bias.data, layer.weight.data), statistics):
+            zero[k], one[k] = 0, 1  # type: ignore[index]
+    if not isinstance(layer, Convolution | Dense | nn.Conv2d):
+        return
     stored = layer.weight.data[k]
     if isinstance(layer, Dense):
         stored = stored.T  # to outputs first, as `torch.nn.init` takes a matrix

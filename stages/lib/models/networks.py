@@ -146,10 +146,7 @@ def build(
     network = Network(make, len(generators), stacking, torch.device("cpu"))
     for k, generator in enumerate(generators):
         for layer in network.modules():
-            if isinstance(layer, layers.Convolution | layers.Dense | nn.Conv2d):
-                layers.initialise(layer, k, init, generator)
-            elif isinstance(layer, layers.Norm | nn.BatchNorm2d):
-                layers.reset(layer, k)
+            layers.initialise(layer, k, init, generator)
     if zero_output:
         for parameter in network.layers[-1].parameters():
             nn.init.zeros_(parameter)
