@@ -207,8 +207,7 @@ def test_arrays_survive_the_disk(dtype: str, shape: tuple[int, ...], tmp_path: P
     array = np.arange(math.prod(shape), dtype=dtype).reshape(shape)
     files.write_array(tmp_path / "a.npy", array)
     got = files.read_array(tmp_path / "a.npy", files.sha256_of_array(array))
-    np.testing.assert_array_equal(got, array)
-    assert (got.dtype, got.shape) == (array.dtype, array.shape)
+    np.testing.assert_array_equal(got, array, strict=True)
 
 
 @pytest.mark.parametrize(

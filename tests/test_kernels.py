@@ -169,8 +169,7 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    results: dict[str, Any] = torch.load(path)
-    return results
+    return torch.load(path)
 
 
 @pytest.mark.parametrize(("members", "decay"), UPDATED)

@@ -67,7 +67,7 @@ def weights(model: nn.Module) -> Tensor:
 
 def as_torch_has_it(layer: Any, k: int = 0) -> Tensor:
     """Return a member's weight with outputs first, as in `nn.Linear` and `nn.Conv2d`."""
-    weight: Tensor = layer.weight.detach()[k]
+    weight = layer.weight.detach()[k]
     return weight.T if isinstance(layer, Dense) else weight
 
 
@@ -316,8 +316,6 @@ def test_resnet18_is_torchvisions_own_module() -> None:
         torch.testing.assert_close(got[k], expected, rtol=1e-8, atol=1e-9)
         for mine, theirs, turned in pairs(model, k, other):
             a, b = (mine.grad, theirs.grad) if mine.requires_grad else (mine, theirs)
-            assert a is not None
-            assert b is not None
             scale = 1e-9 * float(b.abs().max())
             torch.testing.assert_close(a[k].T if turned else a[k], b, rtol=1e-7, atol=scale)
         evaluated = model.select([k]).eval()(images[k : k + 1])[0]

@@ -206,12 +206,8 @@ def read_array(path: Path, sha256: str, *, trust_mapped: bool = False) -> NDArra
     """Return the array that `write_array` wrote; one of `MAPPED_BYTES` is mapped into memory.
 
     A mapped array cannot be written to: a private copy of its pages would be charged against the
-    machine's memory, which may be smaller.
-
-    Args:
-        path: the file.
-        sha256: its digest, see `sha256_of_array`.
-        trust_mapped: do not compute the digest of a mapped array, which takes minutes.
+    machine's memory, which may be smaller. To compute its digest, see `sha256_of_array`, takes
+    minutes, which ``trust_mapped`` saves.
 
     Raises:
         DamagedError: it is missing, or is not byte for byte what was written.
