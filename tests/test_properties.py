@@ -426,6 +426,9 @@ class Given:
         assert low == 0
         return (self.leading[:size] % high).astype(dtype)
 
+    def spawn(self, count: int) -> list["Given"]:
+        return [self] * count
+
     def random(self, size: int) -> NDArray[np.float64]:
         return np.full(size, self.further)
 
