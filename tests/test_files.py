@@ -296,9 +296,27 @@ def test_a_host_is_described_in_json() -> None:
     assert set(versions) == {"python", *machine.PACKAGES}
 
 
-def test_streams_are_of_seed_and_purpose_whose_numbers_are_part_of_every_result() -> None:
+# --- streams of randomness
+
+
+def test_streams_differ_by_seed_and_purpose() -> None:
+    drawn = {
+        tuple(stream(seed, purpose).generate_state(4).tolist())
+        for seed in (0, 1, 2, 2**31 - 1)
+        for purpose in PURPOSES
+    }
+    assert len(drawn) == 4 * len(PURPOSES)
+
+
+def test_the_numbers_of_purposes_are_part_of_every_result() -> None:
     """Append, never renumber: the split and labels of a seed would be others."""
-    assert PURPOSES[:7] == ("split", "order", "labels", "validation", "images", "init", "shuffle")
+    assert PURPOSES[:9] == (
+        "split", "order", "labels", "validation", "images", "init", "shuffle", "augmentation",
+        "pixels",
+    )  # fmt: skip
     assert stream(3, "labels").entropy == (3, 2)
+
+
+def test_an_unknown_purpose_is_an_error() -> None:
     with pytest.raises(ValueError, match="tuple"):
         stream(0, "lables")
