@@ -25,9 +25,10 @@ from watching import runs, words
 from tools.lock import mend
 
 GRACE_SECONDS = 20  # until every process has noticed that another is gone
-RESULTS = ("data", "metrics/experiment.json", "metrics/figures", "plots/figures")
+DATA = ("data/checked.yaml", "data/scans", "data/datasets", "data/confusion", "data/labels")
+RESULTS = (*DATA, "metrics/experiment.json", "metrics/figures", "plots/figures")
 DVC = (sys.executable, "-m", "dvc")
-MADE = ("data", "metrics", "plots/figures", ".runs", ".dvc/cache", ".dvc/tmp")
+MADE = (*DATA, "metrics", "plots/figures", ".runs", ".dvc/cache", ".dvc/tmp", "dvc.lock")
 
 
 @dataclass
@@ -134,9 +135,8 @@ def run_rounds(
         return rng.uniform(0.0, longest) if counts.kills.total() < kills else TIMEOUT_SECONDS
 
     while counts.kills.total() < kills:
-        for name in MADE:
-            shutil.rmtree(repository.root / name, ignore_errors=True)
-        (repository.root / "dvc.lock").unlink(missing_ok=True)
+        for path in (repository.root / name for name in MADE):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         while not _run_once(repository, counts, rng, moment, say):
             pass
         counts.rounds += 1
