@@ -1,7 +1,5 @@
 """Checks what can be checked before anything is computed."""
 
-import sys
-
 from stages.command import stage
 from stages.lib.config.checks import check_confusion
 from stages.lib.config.params import Config
@@ -36,4 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -15,12 +15,11 @@ from stages.lib.core.errors import UserError
 from stages.lib.core.paths import NAME
 
 KEPT = "what was finished is kept: run again"
-
-Argument = tuple[str, dict[str, Any]]
+Argument = tuple[str, dict[str, Any]]  # what `ArgumentParser.add_argument` takes
 
 
 def argument(name: str, **options: Any) -> Argument:
-    """Return an argument of a stage: what `ArgumentParser.add_argument` takes."""
+    """Return an argument of a stage."""
     return name, options
 
 
@@ -78,13 +77,13 @@ def run(body: Callable[[], None]) -> int:
         return 128 + int(interruption.args[0])
     except (UserError, OSError) as error:  # an OSError names the file
         _say(str(error))
-        return 1
     except (MemoryError, RuntimeError) as error:
         if not machine.is_out_of_memory(error):
             raise
         _say(f"not enough memory ({error}); ask for less, or free some; {KEPT}")
-        return 1
-    return 0
+    else:
+        return 0
+    return 1
 
 
 def _parser(description: str | None, arguments: tuple[Argument, ...]) -> argparse.ArgumentParser:

@@ -1,7 +1,5 @@
 """Estimates which classes a network confuses, for the experiment."""
 
-import sys
-
 from stages.command import stage
 from stages.lib.config.reading import read_params
 from stages.lib.core import files, paths
@@ -15,7 +13,6 @@ def main() -> None:
     Reads params.yaml and data/datasets/experiment/; writes data/confusion/DATASET.json.
     """
     params = read_params()
-    folder = paths.datasets(paths.EXPERIMENT)
     start = confusion.SharedTraining(
         rho=params.train.rho,
         epsilon=params.train.epsilon,
@@ -25,9 +22,10 @@ def main() -> None:
         precision=params.train.precision,
         stacking=params.train.stacking,
     )
+    folder = paths.datasets(paths.EXPERIMENT)
     report = confusion.estimate(params.confusion, params.data.name, start, folder, paths.PARAMS)
     files.write_json(paths.experiment_confusion(params.data.name), report)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

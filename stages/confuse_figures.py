@@ -1,7 +1,5 @@
 """Estimates which classes a network confuses, for the figures of structured noise."""
 
-import sys
-
 from stages.command import SCALE, stage
 from stages.lib.config.reading import read_params
 from stages.lib.core import files, paths
@@ -21,15 +19,10 @@ def main(scale: str) -> None:
         grid = grids.read_grid(scale, key)
         if grids.needs_confusion(grid):
             data, start = confusion.shared_training(grid)
-            report = confusion.estimate(
-                grids.read_confusion(scale),
-                data,
-                start,
-                paths.datasets(scale),
-                paths.scale_file(scale),
-            )
+            wanted, images = grids.read_confusion(scale), paths.datasets(scale)
+            report = confusion.estimate(wanted, data, start, images, paths.scale_file(scale))
             files.write_json(folder / f"{key}.json", report)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,7 +1,5 @@
 """Materialises the experiment's diluted label sets, one per seed."""
 
-import sys
-
 from stages.command import stage
 from stages.lib.config.reading import read_params
 from stages.lib.core import paths
@@ -16,16 +14,15 @@ def main() -> None:
     confusion, data/confusion/DATASET.json; writes data/labels/experiment/.
     """
     params = read_params()
-    folder = paths.datasets(paths.EXPERIMENT)
     dilution.materialise(
         params.data,
         params.noise,
         params.train.seeds,
-        data_folder=folder,
+        data_folder=paths.datasets(paths.EXPERIMENT),
         confusion_file=paths.experiment_confusion(params.data.name),
-        out=paths.experiment_labels(),
+        out=paths.EXPERIMENT_LABELS,
     )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

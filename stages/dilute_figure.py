@@ -1,7 +1,5 @@
 """Materialises a figure's diluted label sets."""
 
-import sys
-
 from stages.command import KEY, SCALE, stage
 from stages.lib.core import paths
 from stages.lib.labels import dilution
@@ -28,4 +26,4 @@ def main(scale: str, key: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

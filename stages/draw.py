@@ -1,7 +1,5 @@
 """Draws a figure's picture."""
 
-import sys
-
 from stages.command import KEY, SCALE, stage
 from stages.lib.core import files, paths
 from stages.lib.plots import pictures
@@ -21,4 +19,4 @@ def main(scale: str, key: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

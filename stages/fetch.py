@@ -1,7 +1,5 @@
 """Fetches the experiment's images."""
 
-import sys
-
 from stages.command import stage
 from stages.lib.config.reading import read_params
 from stages.lib.core import paths
@@ -23,4 +21,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,7 +1,5 @@
 """Fetches the images of the chosen figures."""
 
-import sys
-
 from stages.command import SCALE, stage
 from stages.lib.config.reading import read_params
 from stages.lib.core import paths
@@ -22,4 +20,4 @@ def main(scale: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

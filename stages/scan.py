@@ -1,6 +1,5 @@
 """Looks at images of the user's own, which DVC does not watch."""
 
-import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -38,12 +37,7 @@ def main() -> None:
 
 
 def _write(out: Path, places: Iterable[Place]) -> None:
-    """Scan each path once, and check every config that reads it.
-
-    Raises:
-        DataError: the images are not there or not as they must be.
-        ParamsError: they are not what a config asks for.
-    """
+    """Scan each path once, and check every config that reads it."""
     before: dict[str, Any] = {}
     with suppress(DamagedError):  # the first time, nothing is there
         before = files.read_json(out)
@@ -55,24 +49,21 @@ def _write(out: Path, places: Iterable[Place]) -> None:
         path = paths.repository() / data.path
         if data.path not in found:
             found[data.path] = scan(path, names_only=data.name != "folder")
-            if data.name == "folder" and (
-                path.is_dir() or path.suffix == ".zip"
-            ):  # names are cheap
+            cheap = path.is_dir() or path.suffix == ".zip"  # to name its files
+            if data.name == "folder" and cheap:
                 plan = make_plan((name for name, _ in files_of(path)), path)
                 found[data.path] |= {
                     "train": len(plan.labels["train"]),
                     "test": len(plan.labels["test"]),
                     "classes": len(plan.class_names),
                 }
-            _tell(data.path, before.get(data.path), found[data.path])
+            was, now = before.get(data.path), found[data.path]
+            if was is not None and was["digest"] != now["digest"]:
+                change = f"{_counts(was)} then, {_counts(now)} now"
+                print(f"{data.path}: changed since it was fetched: {change}")
         if "classes" in (now := found[data.path]):
             check_fit(data, config.noise, now["train"], now["classes"], file, prefix)
     files.write_json(out, found)
-
-
-def _tell(path: str, before: dict[str, Any] | None, now: dict[str, Any]) -> None:
-    if before is not None and before["digest"] != now["digest"]:
-        print(f"{path}: changed since it was fetched: {_counts(before)} then, {_counts(now)} now")
 
 
 def _counts(found: dict[str, Any]) -> str:
@@ -82,4 +73,4 @@ def _counts(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

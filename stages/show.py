@@ -1,6 +1,5 @@
 """Prints a short table of the results that are there."""
 
-import sys
 from typing import Any
 
 from stages.command import stage
@@ -43,16 +42,13 @@ def table(figure: dict[str, Any]) -> list[str]:
             f"  {series:32} {figure['x']} = {point[figure['x']]:<6g} {_point(point, figure['y'])}"
             for series, point in last.items()
         ]
-        lost = sum(bool(point["diverged"]) for point in figure["points"])
-        if lost:
-            lines.append(
-                f"  seeds diverged at {lost} of {len(figure['points'])} points, × in plots"
-            )
-    return [*lines, *([f"  paper: {figure['paper']}"] if figure["paper"] else [])]
+        if lost := sum(bool(point["diverged"]) for point in figure["points"]):
+            points = len(figure["points"])
+            lines.append(f"  seeds diverged at {lost} of {points} points, × in plots")
+    return [*lines, f"  paper: {figure['paper']}"] if figure["paper"] else lines
 
 
 def _point(point: dict[str, Any], y: str) -> str:
-    """Return a point's value, and of how many seeds it is."""
     form = ".3f" if y == "test_accuracy" else ",.0f"
     value = _value(point[y], point["sd"], form, point.get("status", "diverged"))
     return f"{value} ({point['seeds_text']})"
@@ -66,4 +62,4 @@ def _value(mean: float | None, sd: float | None, form: str, absent: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

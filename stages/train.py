@@ -1,7 +1,5 @@
 """Trains the experiment and reports it."""
 
-import sys
-
 from stages.command import stage
 from stages.lib.config.params import Config
 from stages.lib.config.reading import read_params
@@ -20,15 +18,12 @@ def main() -> None:
     """
     params = read_params()
     config = Config(params.data, params.noise, params.model, params.train)
-    todo = runs.expand(
-        "experiment", config, paths.datasets(paths.EXPERIMENT), paths.experiment_labels()
-    )
+    images, labels = paths.datasets(paths.EXPERIMENT), paths.EXPERIMENT_LABELS
+    todo = runs.expand("experiment", config, images, labels)
     outcomes, device = executors.train_or_load(todo, "experiment")
-    report = experiment.report(config, todo, outcomes)
-    times = experiment.times(todo, outcomes, device)
-    files.write_json(paths.EXPERIMENT_METRICS, report)
-    files.write_json(paths.EXPERIMENT_TIMES, times)
+    files.write_json(paths.EXPERIMENT_METRICS, experiment.report(config, todo, outcomes))
+    files.write_json(paths.EXPERIMENT_TIMES, experiment.times(todo, outcomes, device))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,7 +1,5 @@
 """Computes the points of a figure, or prints what that would take."""
 
-import sys
-
 from stages.command import KEY, SCALE, argument, stage
 from stages.lib.core import files, paths
 from stages.lib.studies import computing, estimates, grids
@@ -27,4 +25,4 @@ def main(plan: bool, scale: str, key: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

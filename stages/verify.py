@@ -2,7 +2,6 @@
 
 import random
 import secrets
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +14,6 @@ from stages.lib.execution import executors
 from stages.lib.execution.runs import Run
 from stages.lib.execution.store import RunStore
 from stages.lib.studies import computing, grids, registry
-
-NOT_COMPARED = ("wall_seconds",)
 
 
 @dataclass(frozen=True)
@@ -56,16 +53,15 @@ def recorded(scale: str, key: str) -> Iterator[Recorded]:
 
 def differences(each: Recorded, again: dict[str, Any], stored: dict[str, Any] | None) -> list[str]:
     """Return how a second training differs from what is recorded of the first, in words."""
-    found = []
+    stored = again if stored is None else stored
+    found = [
+        f"{name} is not the stored one"
+        for name in sorted((again.keys() | stored.keys()) - {"wall_seconds"})
+        if again.get(name) != stored.get(name)
+    ]
     accuracy = None if again["diverged"] else again["test_accuracy"]
     if accuracy != each.accuracy:
-        found.append(f"test accuracy {each.accuracy} recorded, {accuracy} now")
-    if stored is not None:
-        found += [
-            f"{name} is not the stored one"
-            for name in sorted(again.keys() | stored.keys())
-            if name not in NOT_COMPARED and again.get(name) != stored.get(name)
-        ]
+        found.insert(0, f"test accuracy {each.accuracy} recorded, {accuracy} now")
     return found
 
 
@@ -73,14 +69,11 @@ def recorded_elsewhere(scale: str, key: str, device: str) -> str | None:
     """Return what is other here than where a figure was recorded, None where nothing is."""
     times = files.read_json(paths.figure_times(scale, key))
     (hardware,), (versions,) = times["hardware"], times["versions"]
-    here = {**machine.hardware(device), **machine.versions()}
-    there = {**hardware, **versions}
-    others = [
-        f"{name} {there.get(name)!r} there, {here.get(name)!r} here"
-        for name in ("processor", "kernels", "accelerator", "device", "torch", "numpy")
-        if there.get(name) != here.get(name)
-    ]
-    return "; ".join(others) or None
+    here, there = machine.hardware(device) | machine.versions(), hardware | versions
+    names = ("processor", "kernels", "accelerator", "device", "torch", "numpy")
+    others = [name for name in names if there.get(name) != here.get(name)]
+    told = [f"{name} {there.get(name)!r} there, {here.get(name)!r} here" for name in others]
+    return "; ".join(told) or None
 
 
 @stage(
@@ -117,4 +110,4 @@ def main(runs: int, seed: int | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

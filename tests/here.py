@@ -1,5 +1,6 @@
 """The tiny pipeline's stages in this process, without DVC: here every write can be watched."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +87,8 @@ def write_params(folder: Path) -> None:
         ("scales/tiny.yaml", tiny_scale()),
         ("params.yaml", tiny_params(FIGURES)),
     ):
-        (folder / name).write_text(yaml.safe_dump(content), encoding="utf-8")
+        text = yaml.safe_dump(json.loads(json.dumps(content)))  # equal parts each in full
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 from repository import TIMEOUT_SECONDS, Repository
@@ -26,32 +27,20 @@ from tools.lock import mend
 GRACE_SECONDS = 20  # until every process has noticed that another is gone
 DATA = ("data/checked.yaml", "data/scans", "data/datasets", "data/confusion", "data/labels")
 RESULTS = (*DATA, "metrics/experiment.json", "metrics/figures", "plots/figures")
-STAGED = "uncommitted changes exist in the index"  # what DVC then says, or
-LOCKED = "the index is locked"
+DVC = (sys.executable, "-m", "dvc")
 MADE = (*DATA, "metrics", "plots/figures", ".runs", ".dvc/cache", ".dvc/tmp", "dvc.lock")
 
 
 @dataclass
 class Counts:
-    """What happened.
+    """What happened."""
 
-    Attributes:
-        kills: by way of killing.
-        rounds: whole pipelines that came to their end.
-        orphans: processes that were still there `GRACE_SECONDS` after a kill.
-        cut_locks: times that DVC was killed while it wrote ``dvc.lock``, its table of locks, or, in
-            ``dvc exp run``, git's index.
-        lost_points: stored trainings that were gone or others after a kill.
-        differing: results that are not, to the byte, those of a pipeline that nobody killed.
-        seconds: from the first start to the last end.
-    """
-
-    kills: Counter[str] = field(default_factory=Counter)
-    rounds: int = 0
-    cut_locks: int = 0
-    orphans: list[str] = field(default_factory=list)
-    lost_points: list[str] = field(default_factory=list)
-    differing: list[str] = field(default_factory=list)
+    kills: Counter[str] = field(default_factory=Counter)  # by way of killing
+    rounds: int = 0  # whole pipelines that came to their end
+    cut_locks: int = 0  # kills while DVC wrote dvc.lock, a table of locks, or git's index
+    orphans: list[str] = field(default_factory=list)  # there `GRACE_SECONDS` after a kill
+    lost_points: list[str] = field(default_factory=list)  # trainings that a kill lost or changed
+    differing: list[str] = field(default_factory=list)  # results, to the byte
     seconds: float = 0.0
 
 
@@ -64,14 +53,8 @@ def results(repository: Repository) -> dict[str, bytes]:
     return {name: content for name, (_, content) in found if not Path(name).name.startswith(".")}
 
 
-def forget(repository: Repository) -> None:
-    """Delete all that a pipeline makes."""
-    for name in MADE:
-        path = repository.root / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+def _environment(repository: Repository) -> dict[str, str]:
+    return repository.environment() | {"CHECKPOINT_SECONDS": "1"}
 
 
 def _stage(process: psutil.Process) -> psutil.Process:
@@ -90,7 +73,7 @@ def _worker(process: psutil.Process) -> psutil.Process:
     return min(below, key=lambda child: child.pid, default=stage)
 
 
-#: ways to end: what becomes of ``dvc repro``, given its process
+#: what becomes of ``dvc repro``, given its process
 WAYS: dict[str, Callable[[psutil.Process], None]] = {
     "SIGKILL to all": lambda process: os.killpg(process.pid, signal.SIGKILL),
     "SIGKILL to DVC": lambda process: process.kill(),
@@ -100,32 +83,30 @@ WAYS: dict[str, Callable[[psutil.Process], None]] = {
     "SIGKILL to the stage": lambda process: _stage(process).kill(),
     "SIGKILL to a worker": lambda process: _worker(process).kill(),
 }
-
-
 #: whom of a queue's processes: what its command line has
 IN_QUEUE = {"stage": "stages.train", "DVC": "exec-run", "worker": "queue-worker", "all": ""}
 
 
-def kill_in_queue(
-    repository: Repository, whom: str
-) -> tuple[dict[str, tuple[int, bytes]], list[str]]:
+def kill_in_queue(repository: Repository, whom: str) -> tuple[dict[str, Any], list[str]]:
     """Start the queue and kill some of its processes in the middle of its first trainings.
 
     Returns:
         The trainings that were stored before, and the processes that are left without DVC.
     """
     subprocess.run(
-        [sys.executable, "-m", "dvc", "queue", "start"],
-        cwd=repository.root,
-        env=repository.environment() | {"CHECKPOINT_SECONDS": "1"},
+        [*DVC, "queue", "start"], cwd=repository.root, env=_environment(repository), check=True,
         stdout=subprocess.DEVNULL,  # which the worker keeps open until its end
-        check=True,
-    )
+    )  # fmt: skip
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not any(repository.points.glob("[!.]*.json")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    family, kept = _inside(repository.root), repository.snapshot(".runs")
+    family = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if Path(process.cwd()).is_relative_to(repository.root):
+                family.append(process)
+    kept = repository.snapshot(".runs")
     for process in family:
         with suppress(psutil.Error):
             if IN_QUEUE[whom] in " ".join(words(process)):
@@ -138,37 +119,14 @@ def kill_in_queue(
     return stored, [" ".join(words(process)) for process in orphans]
 
 
-def _inside(folder: Path) -> list[psutil.Process]:
-    """Return the processes whose working folder lies in a folder."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if Path(process.cwd()).is_relative_to(folder):
-                found.append(process)
-    return found
-
-
 def run_rounds(
-    repository: Repository,
-    expected: dict[str, bytes],
-    kills: int,
-    *,
-    rng: random.Random,
-    longest: float,
-    say: Callable[[str], None] = lambda _: None,
-) -> Counts:
+    repository: Repository, expected: dict[str, bytes], kills: int, *, rng: random.Random,
+    longest: float, say: Callable[[str], None] = lambda _: None,
+) -> Counts:  # fmt: skip
     """Run whole pipelines until so many kills are made, and the last of them to its end.
 
-    It is killed no more then: where no stage ends within ``longest``, on a busy machine, it never
-    would.
-
-    Args:
-        repository: where; all that pipelines make there is deleted first.
-        expected: `results` of a pipeline that nobody killed.
-        kills: how many.
-        rng: decides when and how.
-        longest: seconds from a start to a kill, at most.
-        say: told of each kill.
+    It is killed no more then: where no stage ends within ``longest`` seconds, on a busy machine, it
+    never would. What is ``expected`` are the `results` of a pipeline that nobody killed.
     """
     counts, started = Counts(), time.monotonic()
 
@@ -177,37 +135,30 @@ def run_rounds(
         return rng.uniform(0.0, longest) if counts.kills.total() < kills else TIMEOUT_SECONDS
 
     while counts.kills.total() < kills:
-        forget(repository)
+        for path in (repository.root / name for name in MADE):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         while not _run_once(repository, counts, rng, moment, say):
             pass
         counts.rounds += 1
         found = results(repository)
-        counts.differing += [
-            name for name in sorted(expected | found) if expected.get(name) != found.get(name)
-        ]
+        names = sorted(expected | found)
+        counts.differing += [name for name in names if expected.get(name) != found.get(name)]
     counts.seconds = time.monotonic() - started
     return counts
 
 
 def _run_once(
-    repository: Repository,
-    counts: Counts,
-    rng: random.Random,
-    moment: Callable[[], float],
+    repository: Repository, counts: Counts, rng: random.Random, moment: Callable[[], float],
     say: Callable[[str], None],
-) -> bool:
+) -> bool:  # fmt: skip
     """Start ``dvc repro``, or ``dvc exp run``, and end it at some moment; tell whether it ended."""
     before = repository.snapshot(".runs")
     log = repository.around / "killed.log"
     with log.open("w") as stream:
         started = subprocess.Popen(
-            [sys.executable, "-m", "dvc", *rng.choice([("repro",), ("repro",), ("exp", "run")])],
-            cwd=repository.root,
-            env=repository.environment() | {"CHECKPOINT_SECONDS": "1"},
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-        )
+            [*DVC, *rng.choice([("repro",), ("repro",), ("exp", "run")])], cwd=repository.root,
+            env=_environment(repository), stdout=stream, stderr=stream, start_new_session=True,
+        )  # fmt: skip
     process, family, killed = psutil.Process(started.pid), set[psutil.Process](), False
     while (status := _ended(started, moment())) is None:
         way, killed = rng.choice(sorted(WAYS)), True
@@ -228,13 +179,12 @@ def _run_once(
             with suppress(psutil.NoSuchProcess):  # it ended just now
                 other.kill()
     said = log.read_text(encoding="utf-8")
-    if mend(repository.root):
-        # DVC writes them in place; `make repro` does this, and so would a user who is told.
-        counts.cut_locks += 1
-        return False
-    if STAGED in said or LOCKED in said:  # as docs/REPRODUCIBILITY.md says
+    staged = "uncommitted changes exist in the index" in said or "the index is locked" in said
+    if staged:  # as docs/REPRODUCIBILITY.md says
         (repository.root / ".git/index.lock").unlink(missing_ok=True)
         repository.git("reset", "--quiet")
+    # DVC writes its files in place; `make repro` mends them, and so would a user who is told.
+    if mend(repository.root) or staged:
         counts.cut_locks += 1
         return False
     assert killed, said
@@ -243,11 +193,8 @@ def _run_once(
     ours = [part for part in said.split("Traceback")[1:] if f"{repository.root}/stages/" in part]
     assert all("\nKeyboardInterrupt" in part for part in ours), said
     after = repository.snapshot(".runs")
-    counts.lost_points += [
-        name
-        for name, content in before.items()
-        if name.endswith(".json") and after.get(name) != content
-    ]
+    lost = (name for name, content in before.items() if after.get(name) != content)
+    counts.lost_points += [name for name in lost if name.endswith(".json")]
     return False
 
 

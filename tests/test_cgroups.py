@@ -11,24 +11,6 @@ from stages.lib.core import cgroups, machine
 GIB = 1 << 30
 
 
-@pytest.fixture
-def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder that stands for what is mounted; the process is in no group yet."""
-    monkeypatch.setattr(cgroups, "MOUNTED", tmp_path / "mounted")
-    monkeypatch.setattr(cgroups, "MEMBERSHIP", tmp_path / "membership")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
-    monkeypatch.setattr(machine, "_free_on_host", lambda: [100 * GIB])
-    return tmp_path
-
-
-def put(groups: Path, membership: str, contents: Mapping[str, object]) -> None:
-    (groups / "membership").write_text(membership)
-    for name, content in contents.items():
-        file = groups / "mounted" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{content}\n")
-
-
 @pytest.mark.parametrize(
     ("membership", "contents", "cores", "free"),
     [
@@ -43,29 +25,29 @@ def put(groups: Path, membership: str, contents: Mapping[str, object]) -> None:
         (
             "4:memory:/j\n3:cpu,cpuacct:/j\n",
             {
-                "cpu/j/cpu.cfs_quota_us": 400000,
-                "cpu/j/cpu.cfs_period_us": 100000,
+                "cpu/j/cpu.cfs_quota_us": 400000, "cpu/j/cpu.cfs_period_us": 100000,
                 "memory/j/memory.limit_in_bytes": 6 * GIB,
                 "memory/j/memory.usage_in_bytes": 2 * GIB,
-            },
-            4,
-            4,
+            }, 4, 4,
         ),
-        (
-            "3:cpu:/j\n",
-            {"cpu/j/cpu.cfs_quota_us": -1, "cpu/j/cpu.cfs_period_us": 100000},
-            64,
-            100,
-        ),
+        ("3:cpu:/j\n", {"cpu/j/cpu.cfs_quota_us": -1, "cpu/j/cpu.cfs_period_us": 10**5}, 64, 100),
+        (None, {}, 64, 100),
     ],
-)
+)  # fmt: skip
 def test_the_smallest_limit_holds(
-    membership: str, contents: dict[str, object], cores: int, free: int, groups: Path
-) -> None:
-    put(groups, membership, contents)
+    membership: str | None, contents: Mapping[str, object], cores: int, free: int,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The host's, where there are no groups."""
+    monkeypatch.setattr(cgroups, "MOUNTED", tmp_path / "mounted")
+    monkeypatch.setattr(cgroups, "MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(machine, "_free_on_host", lambda: [100 * GIB])
+    if membership is not None:
+        (tmp_path / "membership").write_text(membership)
+    for name, content in contents.items():
+        file = tmp_path / "mounted" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{content}\n")
     assert machine.cores() == cores
     assert machine.available_memory() == free * GIB
-
-
-def test_without_control_groups_the_host_counts(groups: Path) -> None:
-    assert (machine.cores(), machine.available_memory()) == (64, 100 * GIB)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -99,10 +100,11 @@ def test_help_of_a_stage_names_what_it_writes(
     said = capsys.readouterr().out
     assert said.startswith(f"usage: python -m {name} [-h]")
     pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    for body in (stage.get("do", stage) for stage in pipeline.values()):
+    for body in pipeline.values():
         if body["cmd"] == f"python -m {name}":
             outs = yaml.safe_dump([body.get("outs"), body.get("metrics")])
-            for variable, word in (("scale", "SCALE"), ("item", "KEY"), ("data.name", "DATASET")):
+            placeholders = {"scale": "SCALE", "item.key": "KEY", "data.name": "DATASET"}
+            for variable, word in placeholders.items():
                 outs = outs.replace(f"${{{variable}}}", word)
             for path in re.findall(r"(?:data|metrics|plots)/[^:\s]+", outs):
                 assert path in said
@@ -115,6 +117,13 @@ def test_help_waits_for_no_torch() -> None:
 
 
 # --- errors
+
+
+@pytest.fixture
+def raised(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], int]:
+    """Return how to run what raises an error; its status."""
+    monkeypatch.setattr(command.processes, "answer_signals", lambda: None)
+    return lambda error: command.run(Mock(side_effect=error))
 
 
 @pytest.mark.parametrize(
@@ -131,25 +140,16 @@ def test_help_waits_for_no_torch() -> None:
     ],
 )
 def test_an_error_of_the_users_is_one_line(
-    error: Exception, line: str, capsys: pytest.CaptureFixture[str]
+    error: Exception, line: str, raised: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_that_raises(error) == 1
+    assert raised(error) == 1
     assert capsys.readouterr().err == line + "\n"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes"), KeyError("x"), AssertionError()])
-def test_a_fault_of_ours_keeps_its_traceback(error: Exception) -> None:
+def test_a_fault_of_ours_keeps_its_traceback(error: Exception, raised: Any) -> None:
     with pytest.raises(type(error)):
-        run_that_raises(error)
-
-
-def run_that_raises(error: Exception) -> int:
-    def body() -> None:
-        raise error
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command.processes, "answer_signals", lambda: None)
-        return command.run(body)
+        raised(error)
 
 
 # --- ends

@@ -110,16 +110,13 @@ def test_many_classes_take_two_bytes_and_no_matrix(
 def test_the_bank_ends_with_the_other_images(dataset: Dataset, make_dataset: MakeDataset) -> None:
     other = replace(make_dataset("cifar10"), train_images=np.zeros((7, 4, 4, 3), np.uint8))
     one = dilution.other_images("cifar10", dataset, 400, other, 0)
-    assert one is not None
     assert one.shape == (7, 8, 8, 1)
     assert dilution.other_images("same", dataset, 400, None, 0) is None
     white, same, fresh = (
         dilution.other_images("white", dataset, 400, None, seed) for seed in (1, 1, 2)
     )
-    assert white is not None
     assert white.shape == (400, 8, 8, 1)
     np.testing.assert_array_equal(white, same)
-    assert fresh is not None
     assert (white != fresh).any()
 
 
@@ -136,12 +133,27 @@ def test_another_seed_draws_other_arrays(case: str, dataset: Dataset) -> None:
         assert (getattr(one, name) != getattr(other, name)).any()
 
 
-def test_noise_levels_draw_independently(dataset: Dataset) -> None:
+@pytest.mark.parametrize("case", CASES)
+def test_noise_levels_share_split_images_and_uniform_labels(case: str, dataset: Dataset) -> None:
+    """Common random numbers: the smaller set is where the larger one begins."""
     one, other = (
-        dilute(dataset, replace(UNIFORM, alpha=alpha)).labels[400:2000] for alpha in (5.0, 6.0)
+        dilute(dataset, replace(UNIFORM, alpha=alpha, images=CASES[case].images))
+        for alpha in (2.0, 5.0)
     )
-    agree = int((one == other).sum())  # a binomial of 1 in 10, within four standard deviations
-    assert abs(agree - 160) < 4 * np.sqrt(1600 * 0.1 * 0.9)
+    for name in ("labels", "images", "validation_labels", "validation_images"):
+        smaller = getattr(one, name)
+        np.testing.assert_array_equal(getattr(other, name)[: len(smaller)], smaller)
+    assert len(other.labels) == 2 * len(one.labels)
+    agree = int((one.labels[400:500] == other.validation_labels[100:200]).sum())
+    assert agree < 10 + 4 * 3  # a binomial of 1 in 10: those of another purpose are others
+
+
+def test_structured_labels_of_two_noise_levels_part_as_their_matrices_do(dataset: Dataset) -> None:
+    one, other = (dilute(dataset, replace(STRUCTURED, alpha=alpha)) for alpha in (5.0, 6.0))
+    agree = (one.labels[400:] == other.labels[400 : len(one.labels)]).mean()
+    rows = [np.array(each.facts["transition"]).cumsum(axis=1) for each in (one, other)]
+    least = 1 - np.abs(rows[0] - rows[1]).sum(axis=1).mean()  # were they independent: 0.1
+    assert 0.5 < least - 0.05 < agree < 1
 
 
 @pytest.mark.parametrize(
@@ -195,11 +207,9 @@ def test_a_large_set_takes_little_memory_beside_its_arrays(
     monkeypatch.setattr(dilution.machine, "require_memory", lambda *given: asked.extend(given))
     dataset, data = make_dataset(train=TOTAL), replace(DATA, originals=2000)
     tracemalloc.start()
-    try:
-        diluted = dilute(dataset, params, data)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    diluted = dilute(dataset, params, data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
     assert peak < arrays + 32 * 2**20
     each = 5 if params.images == "white" else 1
     assert asked == [each * 10_002_000, "noise.alpha 5000: 10,002,000 examples"]
@@ -215,8 +225,7 @@ def test_load_returns_what_save_wrote(validation: int, dataset: Dataset, tmp_pat
     dilution.save(diluted, tmp_path / "new" / "folder")
     loaded = dilution.load(tmp_path / "new" / "folder")
     for name in ARRAYS:
-        np.testing.assert_array_equal(getattr(loaded, name), getattr(diluted, name))
-        assert getattr(loaded, name).dtype == getattr(diluted, name).dtype
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(diluted, name), strict=True)
     assert loaded.facts == diluted.facts
 
 
@@ -262,7 +271,9 @@ def test_materialise_writes_a_set_for_every_seed(
 ) -> None:
     out = materialise(CASES[case])
     assert sorted(path.name for path in out.iterdir()) == ["seed-0", "seed-5"]
-    assert dilution.load(out / "seed-5").facts == dilute(dataset, CASES[case], seed=5).facts
+    facts = dilution.load(out / "seed-5").facts
+    assert len(facts.pop("images")) == (3 if case == "another data set" else 2)
+    assert facts == dilute(dataset, CASES[case], seed=5).facts
 
 
 def test_confusion_of_another_data_set_is_refused(materialise: Callable[..., Path]) -> None:
@@ -288,9 +299,9 @@ def test_what_does_not_fit_the_data_set_is_refused(
 
 
 def test_whole_sets_are_kept_and_others_are_written_again(
-    materialise: Callable[..., Path],
+    materialise: Callable[..., Path], dataset: Dataset, tmp_path: Path
 ) -> None:
-    """Unfinished ones, and those of another config."""
+    """Unfinished ones, those of another config, and those of other images."""
     out = materialise(UNIFORM)
     whole, unfinished = out / "seed-0", out / "seed-5"
     before = (whole / "labels.npy").stat().st_mtime_ns
@@ -302,19 +313,18 @@ def test_whole_sets_are_kept_and_others_are_written_again(
     for changed in (replace(UNIFORM, alpha=2.0), replace(UNIFORM, alpha=2.0, images="unique")):
         materialise(changed)
         assert dilution.load(whole).facts["config"]["noise"] == vars(changed)
+    others = replace(dataset, train_images=255 - dataset.train_images)
+    datasets.save(others, tmp_path / "data/digits")
+    materialise(changed)
+    drawn_for = dilution.load(whole).facts["images"]
+    assert drawn_for["digits/train_images"] == files.sha256_of_array(others.train_images)
 
 
 def test_folders_are_named_by_all_that_decides_a_set() -> None:
-    changes = [
-        (replace(DATA, originals=401), UNIFORM),
-        (replace(DATA, validation=99), UNIFORM),
-        (replace(DATA, name="mnist5k"), UNIFORM),
-        (DATA, replace(UNIFORM, alpha=4.0)),
-        (DATA, replace(UNIFORM, images="unique")),
-        (DATA, STRUCTURED),
-        (DATA, replace(STRUCTURED, delta=0.25)),
-        (DATA, replace(STRUCTURED, order="random")),
-    ]
-    names = {dilution.name_of(*change) for change in [(DATA, UNIFORM), *changes]}
-    assert len(names) == 1 + len(changes)
+    other_data = [{"originals": 401}, {"validation": 99}, {"name": "mnist5k"}, {}]
+    other_noise = [{"alpha": 4.0}, {"images": "unique"}, {"kind": "structured"}, {"delta": 0.2}]
+    names = [dilution.name_of(replace(DATA, **change), UNIFORM) for change in other_data]
+    names += [dilution.name_of(DATA, replace(UNIFORM, **change)) for change in other_noise]
+    names.append(dilution.name_of(DATA, replace(UNIFORM, order="random")))
+    assert len(set(names)) == 9
     assert dilution.name_of(DATA, UNIFORM) == dilution.name_of(replace(DATA), replace(UNIFORM))

@@ -8,11 +8,13 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -138,18 +140,15 @@ def fault_at(write: int, kind: str) -> Iterator[list[Path]]:
     replace, unlink, flush = Path.replace, Path.unlink, files._flush
     crashed = False
 
-    def due() -> bool:
-        return len(begun) == write + 1
-
     def failing_flush(path: Path) -> None:
         begun.append(path)
-        if due() and kind in SAID:
+        if len(begun) == write + 1 and kind in SAID:
             raise OSError(SAID[kind][0], os.strerror(SAID[kind][0]))
         flush(path)
 
     def failing_replace(path: Path, target: Path) -> Any:
         nonlocal crashed
-        if due() and kind in ("crash", "half"):
+        if len(begun) == write + 1 and kind in ("crash", "half"):
             crashed = True
             if kind == "half":
                 os.truncate(path, path.stat().st_size // 2)
@@ -167,33 +166,30 @@ def fault_at(write: int, kind: str) -> Iterator[list[Path]]:
         yield begun
 
 
+def said(capsys: Captured) -> str:
+    """Return the one line of an error."""
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    return line
+
+
 def fail_once(number: int, write: int, kind: str, run: Run, capsys: Captured) -> None:
-    """Run a stage whose write fails, and require one line that says so, or none after a crash."""
+    """Run a stage whose write fails, and require one line that says so, or a crash."""
     capsys.readouterr()
-    with fault_at(write, kind) as begun:
-        try:
-            status = run(number)
-        except Crash:
-            status = 1
-    said = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
-    assert status == 1, (NAMES[number], write, kind)
-    assert len(begun) >= write + 1
-    if kind in SAID:
-        (line,) = said
-        assert line.startswith("error: ")
-        assert SAID[kind][1] in line
+    with fault_at(write, kind):
+        if kind not in SAID:
+            with pytest.raises(Crash):
+                run(number)
+        else:
+            assert run(number) == 1, (NAMES[number], write, kind)
+            assert re.match(f"error: .*{SAID[kind][1]}", said(capsys))
 
 
 def faults_at_writes(
     choose: Callable[[int], list[tuple[int, str]]], before: Before, run: Run, capsys: Captured
 ) -> Counter[str]:
-    """Fail writes of every stage; each time the next run must come to the same end.
+    """Fail writes of every stage, which are chosen from their number and how they fail.
 
-    Args:
-        choose: returns the writes to fail, and how, for a stage's number of writes.
-        before: the fixture.
-        run: the fixture.
-        capsys: the fixture.
+    Each time the next run must come to the same end.
     """
     counts: Counter[str] = Counter()
     for number, name in enumerate(NAMES):
@@ -209,8 +205,8 @@ def faults_at_writes(
             after = contents(folder)
             assert {key: after.get(key) for key in earlier} == earlier, (name, write, kind)
             assert run(number) == 0, (name, write, kind)
-            scraps = {key for key in contents(folder) if Path(key).name.startswith(".")}
-            assert {k: v for k, v in contents(folder).items() if k not in scraps} == whole
+            found = contents(folder).items()  # a crash leaves scratch files
+            assert {k: v for k, v in found if not Path(k).name.startswith(".")} == whole
             counts[kind] += 1
     return counts
 
@@ -225,10 +221,7 @@ def test_faults_at_some_writes(before: Before, run: Run, capsys: Captured) -> No
 
 @pytest.mark.faults
 def test_faults_at_every_write(before: Before, run: Run, capsys: Captured) -> None:
-    counts = faults_at_writes(
-        lambda writes: [(write, kind) for write in range(writes) for kind in KINDS],
-        before, run, capsys,
-    )  # fmt: skip
+    counts = faults_at_writes(lambda writes: [*product(range(writes), KINDS)], before, run, capsys)
     assert counts.total() > 400
     with capsys.disabled():
         tell({"faults at writes": dict(counts), "other results": 0, "lost files": 0})
@@ -254,10 +247,6 @@ def readers(folder: Path) -> dict[Path, Callable[[], Any]]:
     return found
 
 
-def kind_of(path: Path, folder: Path) -> str:
-    return "/".join([*path.relative_to(folder).parts[:2], path.name])
-
-
 def flip(path: Path, place: int, change: int) -> None:
     content = bytearray(path.read_bytes())
     content[place] ^= change
@@ -268,8 +257,7 @@ def all_made(before: Before, run: Run) -> Path:
     """Return a workspace in which everything has run, with a checkpoint and a download."""
     folder = before(len(STAGES) - 1)
     assert run(len(STAGES) - 1) == 0
-    kept = store.RunStore("cpu")
-    checkpoints.write(kept.checkpoint({"a": 1}), {"step": 3})
+    checkpoints.write(store.RunStore("cpu").checkpoint({"a": 1}), {"step": 3})
     return folder
 
 
@@ -280,7 +268,7 @@ def rot(
     counts: Counter[str] = Counter()
     unseen = []
     for path, read in readers(folder).items():
-        kind = kind_of(path, folder)
+        kind = "/".join([*path.relative_to(folder).parts[:2], path.name])
         if one_of_a_kind and kind in counts:
             continue
         read()
@@ -338,11 +326,7 @@ def test_changed_bytes_of_every_file_are_noticed(
     ],
 )
 def test_a_stage_that_reads_what_has_rotted_says_what_to_run(
-    file: str,
-    stage: str,
-    before: Before,
-    run: Run,
-    capsys: Captured,
+    file: str, stage: str, before: Before, run: Run, capsys: Captured
 ) -> None:
     folder, number = before(NAMES.index(stage)), NAMES.index(stage)
     path = folder / file
@@ -359,21 +343,21 @@ def test_a_stage_that_reads_what_has_rotted_says_what_to_run(
     stamp = metrics.read_bytes() if metrics.exists() else None
     capsys.readouterr()
     assert run(number) == 1
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    line = said(capsys)
     assert path.name in line
     maker = paths.maker(path)
     assert (f"dvc repro -f {maker} " if maker else "delete it and run again") in line
     assert (metrics.read_bytes() if metrics.exists() else None) == stamp
 
 
-def test_a_download_that_has_rotted_is_fetched_again(tmp_path: Path) -> None:
+def test_a_download_that_has_rotted_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = b"whole"
-    (tmp_path / "mirror").mkdir()
-    (tmp_path / "mirror" / "a.gz").write_bytes(content)
+    (tmp_path / "a.gz").write_bytes(content)
     resource = downloads.Resource("a.gz", downloads._md5(content), ())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(downloads.MIRROR_VARIABLE, str(tmp_path / "mirror"))
-        for place in range(len(content)):
-            file = downloads.obtain(resource, tmp_path / "kept", dataset="x", layout="a.gz")
-            assert file.read_bytes() == content
-            flip(file, place, 1 + place)
+    monkeypatch.setenv(downloads.MIRROR_VARIABLE, str(tmp_path))
+    for place in range(len(content)):
+        file = downloads.obtain(resource, tmp_path / "kept", dataset="x", layout="a.gz")
+        assert file.read_bytes() == content
+        flip(file, place, 1 + place)

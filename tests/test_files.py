@@ -7,8 +7,8 @@ import os
 import re
 import subprocess
 import sys
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,8 @@ REFUSED = r"/test_\w+: cannot be written \("
 
 @pytest.mark.parametrize(
     ("number", "line"),
-    [
-        *((number, FULL) for number in (errno.ENOSPC, errno.EDQUOT)),
-        *((number, REFUSED) for number in (errno.EACCES, errno.EPERM, errno.EROFS)),
-    ],
+    [(number, FULL) for number in (errno.ENOSPC, errno.EDQUOT)]
+    + [(number, REFUSED) for number in (errno.EACCES, errno.EPERM, errno.EROFS)],
 )
 def test_a_write_that_the_system_refuses_is_told(
     number: int, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -137,19 +135,13 @@ def test_scratch_files_of_the_dead_are_swept(tmp_path: Path) -> None:
 
 
 def test_json_is_canonical(tmp_path: Path) -> None:
-    one, other = (
-        {"b": 1, "a": {"d": [1.5, None], "c": "α"}},
-        {"a": {"c": "α", "d": [1.5, None]}, "b": 1},
-    )
-    assert files.to_json(one) == files.to_json(other)
+    value, file = {"b": 1, "a": {"d": [1.5, None], "c": "α"}}, tmp_path / "x" / "y.json"
     assert files.to_json({"b": "α", "a": 1}, indent=None) == '{"a": 1, "b": "α"}\n'
-    files.write_json(tmp_path / "x" / "y.json", one)
-    text = (tmp_path / "x" / "y.json").read_text(encoding="utf-8")
-    assert text.endswith("}\n")
-    assert files.read_json(tmp_path / "x" / "y.json") == one
-    bare = json.loads(text)
-    assert bare.pop("seal") == [files.sha256_of_bytes(files.to_json(one).encode())]
-    assert bare == one
+    files.write_json(file, value)
+    assert files.read_json(file) == value
+    bare = json.loads(file.read_text(encoding="utf-8"))
+    assert bare.pop("seal") == [files.sha256_of_bytes(files.to_json(value).encode())]
+    assert bare == value
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -159,36 +151,32 @@ def test_json_has_no_nan(value: float, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-changes = pytest.mark.parametrize(
+@pytest.mark.parametrize("kind", ["json", "uint8", "int64"])
+@pytest.mark.parametrize(
     "changes",
     [
         pytest.param((1, 128, 255), id="some"),
         pytest.param(range(1, 256), id="all", marks=pytest.mark.faults),
     ],
 )
-
-
-def flips(content: bytes, changes: Iterable[int]) -> Iterator[bytes]:
-    """Yield the content with each byte in turn changed by each of these, as exclusive or."""
-    for place in range(len(content)):
+@pytest.mark.filterwarnings("ignore")  # numpy's, of strange headers
+def test_any_changed_byte_is_noticed(kind: str, changes: Sequence[int], tmp_path: Path) -> None:
+    """Those between values and in an array's padding too, where a parser sees no difference."""
+    if kind == "json":
+        file, read = tmp_path / "x.json", files.read_json
+        files.write_json(file, {"a": [1e-8, None], "b": "α"})
+    else:
+        file, array = tmp_path / "x.npy", np.arange(6, dtype=kind).reshape(2, 3)
+        files.write_array(file, array)
+        read = partial(files.read_array, sha256=files.sha256_of_array(array))
+    whole = file.read_bytes()
+    for place in range(len(whole)):
         for change in changes:
-            changed = bytearray(content)
+            changed = bytearray(whole)
             changed[place] ^= change
-            yield bytes(changed)
-
-
-@changes
-def test_any_changed_byte_of_json_is_noticed(changes: Sequence[int], tmp_path: Path) -> None:
-    """Those between values too, where a parser sees no difference."""
-    file = tmp_path / "x.json"
-    files.write_json(file, {"a": [1e-8, None], "b": "α"})
-    count = 0
-    for changed in flips(file.read_bytes(), changes):
-        file.write_bytes(changed)
-        with pytest.raises(DamagedError, match=r"x\.json: is not what was written; "):
-            files.read_json(file)
-        count += 1
-    assert count == len(changes) * file.stat().st_size
+            file.write_bytes(changed)
+            with pytest.raises(DamagedError, match=r"x\.\w+: "):
+                read(file)
 
 
 @pytest.mark.parametrize(
@@ -204,6 +192,8 @@ def test_what_was_not_written_here_is_not_read(text: str, tmp_path: Path) -> Non
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DamagedError, match=r"a\.npy: is missing; delete it and run again"):
+        files.read_array(tmp_path / "a.npy", "")
     with pytest.raises(DamagedError, match=r"metrics/experiment\.json: is missing; .* -f train "):
         files.read_json(tmp_path / "metrics/experiment.json")
 
@@ -217,40 +207,18 @@ def test_arrays_survive_the_disk(dtype: str, shape: tuple[int, ...], tmp_path: P
     array = np.arange(math.prod(shape), dtype=dtype).reshape(shape)
     files.write_array(tmp_path / "a.npy", array)
     got = files.read_array(tmp_path / "a.npy", files.sha256_of_array(array))
-    np.testing.assert_array_equal(got, array)
-    assert (got.dtype, got.shape) == (array.dtype, array.shape)
-
-
-@changes
-@pytest.mark.parametrize("dtype", ["uint8", "int64"])
-def test_any_changed_byte_of_an_array_is_noticed(
-    dtype: str, changes: Sequence[int], tmp_path: Path
-) -> None:
-    """Those of the header's padding too, which numpy passes over."""
-    file, array = tmp_path / "a.npy", np.arange(6, dtype=dtype).reshape(2, 3)
-    files.write_array(file, array)
-    sha256, count = files.sha256_of_array(array), 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # numpy's, of strange headers
-        for changed in flips(file.read_bytes(), changes):
-            file.write_bytes(changed)
-            with pytest.raises(DamagedError, match=r"a\.npy: "):
-                files.read_array(file, sha256)
-            count += 1
-    assert count == len(changes) * (128 + array.nbytes)
+    np.testing.assert_array_equal(got, array, strict=True)
 
 
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (lambda content: content[:-1], "is no whole array"),
-        (lambda content: content[:50], "is no whole array"),
+        *((lambda content, end=end: content[:end], "is no whole array") for end in (-1, 50, 0)),
         (lambda content: b"PK\3\4" + content, "is no whole array"),
-        (lambda content: content[:0], "is no whole array"),
         (lambda content: content + b"\0", "has not the header that was written"),
         (lambda content: content[:-1] + b"\7", "has sha256 [0-9a-f]{64} where [0-9a-f]{64} was"),
     ],
-    ids=["cut", "cut header", "zip", "empty", "longer", "changed"],
+    ids=["cut", "cut header", "empty", "zip", "longer", "changed"],
 )
 def test_damage_of_an_array_is_told(change: Any, what: str, tmp_path: Path) -> None:
     file, array = tmp_path / "a.npy", np.arange(6, dtype=np.uint8)
@@ -258,11 +226,6 @@ def test_damage_of_an_array_is_told(change: Any, what: str, tmp_path: Path) -> N
     file.write_bytes(change(file.read_bytes()))
     with pytest.raises(DamagedError, match=rf"a\.npy: {what}"):
         files.read_array(file, files.sha256_of_array(array))
-
-
-def test_a_missing_array_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DamagedError, match=r"a\.npy: is missing; delete it and run again"):
-        files.read_array(tmp_path / "a.npy", "")
 
 
 def test_pickled_objects_are_neither_written_nor_read(tmp_path: Path) -> None:
@@ -275,7 +238,7 @@ def test_pickled_objects_are_neither_written_nor_read(tmp_path: Path) -> None:
         files.read_array(tmp_path / "a.npy", "")
 
 
-def test_an_arrays_digest_tells_content_dtype_and_shape() -> None:
+def test_an_arrays_digest_tells_content_dtype_and_shape_and_nothing_else() -> None:
     array = np.arange(6, dtype=np.uint8)
     others = [
         array[::-1], array.astype(np.int8), array.astype(np.uint16), array.reshape(2, 3),
@@ -283,9 +246,6 @@ def test_an_arrays_digest_tells_content_dtype_and_shape() -> None:
     ]  # fmt: skip
     digests = {files.sha256_of_array(a) for a in [array, *others]}
     assert len(digests) == 1 + len(others)
-
-
-def test_an_arrays_digest_does_not_depend_on_its_memory() -> None:
     array = np.arange(12, dtype=np.uint16).reshape(3, 4)
     for same in (array.copy(order="F"), np.repeat(array, 2, axis=0)[::2], array.T.copy().T):
         assert files.sha256_of_array(same) == files.sha256_of_array(array)
@@ -333,35 +293,28 @@ def test_a_host_is_described_in_json() -> None:
     files.to_json({"hardware": hardware, "versions": versions})
     assert hardware["device"] == "cpu"
     assert hardware["processor"]
-    assert machine.cores() >= 1
-    assert versions["numpy"] == np.__version__
     assert set(versions) == {"python", *machine.PACKAGES}
 
 
 # --- streams of randomness
 
 
-def first_numbers(*arguments: Any) -> tuple[int, ...]:
-    return tuple(stream(*arguments).generate_state(4).tolist())
-
-
-def test_streams_differ_by_seed_purpose_and_point() -> None:
-    drawn = [
-        first_numbers(seed, purpose, point)
+def test_streams_differ_by_seed_and_purpose() -> None:
+    drawn = {
+        tuple(stream(seed, purpose).generate_state(4).tolist())
         for seed in (0, 1, 2, 2**31 - 1)
         for purpose in PURPOSES
-        for point in ("", "a", "b")
-    ]
-    assert len(set(drawn)) == len(drawn)
-    assert first_numbers(5, "labels", "x") == first_numbers(5, "labels", "x")
+    }
+    assert len(drawn) == 4 * len(PURPOSES)
 
 
 def test_the_numbers_of_purposes_are_part_of_every_result() -> None:
     """Append, never renumber: the split and labels of a seed would be others."""
-    assert PURPOSES[:7] == ("split", "order", "labels", "validation", "images", "init", "shuffle")
-    digest = int(files.sha256_of_bytes(b"x")[:32], base=16)
-    expected = np.random.SeedSequence((3, 2, digest)).generate_state(4)
-    assert first_numbers(3, "labels", "x") == tuple(expected.tolist())
+    assert PURPOSES[:9] == (
+        "split", "order", "labels", "validation", "images", "init", "shuffle", "augmentation",
+        "pixels",
+    )  # fmt: skip
+    assert stream(3, "labels").entropy == (3, 2)
 
 
 def test_an_unknown_purpose_is_an_error() -> None:

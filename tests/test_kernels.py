@@ -74,8 +74,7 @@ def differentiated(
     """Return outputs and gradients, of inputs and a bias of some types."""
     x, weight, own, gradient = drawn(case)
     leaves = [part.to(dtype).requires_grad_() for part in (x, weight)]
-    if own is not None:
-        leaves.append(own.to(bias).requires_grad_())
+    leaves += [] if own is None else [own.to(bias).requires_grad_()]
     y = convolve(*leaves[:2], leaves[2] if own is not None else None, case[4])
     return [y.detach(), *torch.autograd.grad(y, leaves, gradient.to(y.dtype))]
 
@@ -84,11 +83,8 @@ def expected(case: tuple[Any, ...]) -> list[Tensor]:
     """Return PyTorch's outputs and gradients in float64."""
 
     def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-        flat = None if bias is None else bias.flatten()
-        side = weight.shape[3]
-        return functional.conv2d(
-            x, weight.flatten(0, 1), flat, stride, side // 2, groups=len(weight)
-        )
+        flat, padding = None if bias is None else bias.flatten(), weight.shape[3] // 2
+        return functional.conv2d(x, weight.flatten(0, 1), flat, stride, padding, groups=len(weight))
 
     return differentiated(convolve, case, torch.float64, torch.float64)
 
@@ -144,10 +140,8 @@ def correct(interpreter: Any) -> None:
     import numpy as np
     import triton.language as tl
 
-    plain_dot, plain_patch = (
-        interpreter.InterpreterBuilder.create_dot,
-        interpreter._patch_lang_tensor,
-    )
+    builder, plain_patch = interpreter.InterpreterBuilder, interpreter._patch_lang_tensor
+    plain_dot = builder.create_dot
 
     def wide(operand: Any) -> Any:
         if operand.dtype.scalar != tl.bfloat16:
@@ -162,7 +156,7 @@ def correct(interpreter: Any) -> None:
         plain_patch(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 
-    interpreter.InterpreterBuilder.create_dot, interpreter._patch_lang_tensor = dot, patch
+    builder.create_dot, interpreter._patch_lang_tensor = dot, patch
 
 
 @pytest.fixture(scope="module")
@@ -170,21 +164,16 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return what the interpreter computes."""
     pytest.importorskip("triton", reason="Triton is not installed: there is nothing to interpret")
     path = tmp_path_factory.mktemp("kernels") / "results"
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "tests.test_kernels", str(path)]
-    root = Path(__file__).parents[1]
     done = subprocess.run(
-        command, cwd=root, env=environment, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", "tests.test_kernels", str(path)], cwd=Path(__file__).parents[1],
+        env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    results: dict[str, Any] = torch.load(path)
-    return results
+    return torch.load(path)
 
 
 @pytest.mark.parametrize(("members", "decay"), UPDATED)
-def test_adadelta_steps_as_in_torchs_operations(
-    interpreted: dict[str, Any], members: int, decay: float
-) -> None:
+def test_adadelta_steps_as_in_torchs_operations(interpreted: Any, members: int, decay: Any) -> None:
     parameters = start(members).double()
     rates = torch.tensor(RATES[:members]).double().unsqueeze(1)
     optimizer = Stepper(parameters, OptimizerParams(rho=RHO, epsilon=EPSILON, weight_decay=decay))
@@ -279,12 +268,10 @@ def test_no_other_device_can_and_they_can_be_switched_off(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(checks.CHECKS, "never wrong", lambda _: None)
-    assert not checks.usable(torch.device("cpu"), "never wrong")
-    assert checks.usable(torch.device("cuda"), "never wrong")
-    checks.usable.cache_clear()
-    monkeypatch.setenv(checks.VARIABLE, "off")
-    assert not checks.usable(torch.device("cuda"), "never wrong")
-    checks.usable.cache_clear()
+    for device, value, usable in (("cpu", "", False), ("cuda", "", True), ("cuda", "off", False)):
+        monkeypatch.setenv(checks.VARIABLE, value)
+        assert checks.usable(torch.device(device), "never wrong") is usable
+        checks.usable.cache_clear()
     assert capsys.readouterr().err == ""
 
 

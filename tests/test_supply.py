@@ -58,6 +58,7 @@ def test_hashes_are_those_of_many_platforms() -> None:
 
 # --- installation
 
+FROM_INDEX = {"torch", "torchvision"}
 PROGRAMS = {
     "python": '#!/bin/sh\nif [ "$1" = -m ]; then mkdir -p "$3/bin" && cp ./pip "$3/bin/pip"; fi\n',
     "pip": f"#!{sys.executable}\nimport json, pathlib, sys\n"
@@ -113,8 +114,6 @@ def test_setup_takes_two_packages_from_an_index_for_torch(setup: Any) -> None:
     assert {each for each in last if "==" in each} == {str(pins[name][0]) for name in FROM_INDEX}
 
 
-FROM_INDEX = {"torch", "torchvision"}
-
 # --- the audit
 
 ANSWERS = ("returncode", "stdout", "stderr")
@@ -125,12 +124,11 @@ WOULD = json.dumps({"install": [{"metadata": {"name": "a", "version": "2.0"}}]})
 def report(*bad: str, unknown: str = "") -> str:
     """Return pip-audit's report on three packages, django among them."""
     hole = {"id": "PYSEC-1", "fix_versions": ["2.0"]}
-    every = [
-        {"name": name, "version": "2.0", "vulns": [hole] * (name in bad)}
-        | ({"skip_reason": "not found"} if name == unknown else {})
-        for name in ("a", "b", "django")
-    ]
-    return json.dumps({"dependencies": every})
+    every = {name: {"vulns": [hole] * (name in bad)} for name in ("a", "b", "django")}
+    if unknown:
+        every[unknown]["skip_reason"] = "not found"
+    packages = [{"name": name, "version": "2.0", **facts} for name, facts in every.items()]
+    return json.dumps({"dependencies": packages})
 
 
 @pytest.fixture
@@ -239,10 +237,8 @@ def rules(*arguments: str, source: str = "") -> list[tuple[str, int, str]]:
     done = subprocess.run(
         [*command, *chosen, *arguments], cwd=ROOT, input=source, capture_output=True, text=True
     )
-    return [
-        (Path(each["filename"]).name, each["location"]["row"], each["code"])
-        for each in json.loads(done.stdout)
-    ]
+    found = json.loads(done.stdout)
+    return [(Path(f["filename"]).name, f["location"]["row"], f["code"]) for f in found]
 
 
 def modules() -> Iterator[Path]:

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,30 +16,27 @@ from stages.lib.execution import store
 from stages.lib.studies import registry
 
 KEY = "fig1_uniform_mnist"
+METRICS, TIMES = paths.figure_metrics("tiny", KEY), paths.figure_times("tiny", KEY)
+Call = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def recorded(before: Callable[[int], Path]) -> Path:
-    """Return a workspace with the results of one figure, and with its stored points."""
-    number = NAMES.index(f"draw tiny {KEY}")
-    return before(number)
+def call(
+    before: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Call:  # fmt: skip
+    """Return how to verify, where one figure's results and stored runs are; what comes of it."""
+    before(NAMES.index(f"draw tiny {KEY}"))
+    scale = verify.read_params().scale
+    chosen = SimpleNamespace(scale=scale, figures=(KEY,))
+    monkeypatch.setattr(verify, "read_params", lambda: chosen)
 
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["verify", *arguments])
+        status, said = verify.main(), capsys.readouterr()
+        return status, said.out + said.err
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr("sys.argv", ["verify", *arguments])
-    status: int = verify.main()
-    return status
-
-
-@pytest.fixture(autouse=True)
-def _one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = verify.read_params
-
-    class Chosen:
-        def __init__(self) -> None:
-            self.scale, self.figures = whole().scale, (KEY,)
-
-    monkeypatch.setattr(verify, "read_params", Chosen)
+    return run
 
 
 def change(path: Path, mend: Callable[[dict[str, Any]], None]) -> None:
@@ -46,85 +45,74 @@ def change(path: Path, mend: Callable[[dict[str, Any]], None]) -> None:
     files.write_json(path, content)
 
 
-def test_what_was_recorded_is_equal(
-    recorded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert store.RunStore("cpu").folder.resolve() == (recorded / ".runs").resolve()
-    stored = {path: path.read_bytes() for path in (recorded / ".runs").glob("*.json")}
-    assert call(monkeypatch, "4", "0") == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert sum(line.endswith(": equal") for line in lines) == 4
-    assert lines[-1] == "4 of 8 runs trained again (sample 0)"
-    assert {path: path.read_bytes() for path in (recorded / ".runs").glob("*.json")} == stored
+def test_what_was_recorded_is_equal(call: Call) -> None:
+    folder = store.RunStore("cpu").folder
+    stored = {path: path.read_bytes() for path in folder.glob("*.json")}
+    status, text = call("4", "0")
+    assert status == 0
+    assert text.count(": equal\n") == 4
+    assert "\n4 of 8 runs trained again (sample 0)\n" in text
+    assert stored
+    assert {path: path.read_bytes() for path in folder.glob("*.json")} == stored
+    for number in ("0", "-1", "9"):
+        status, text = call("--", number)
+        assert status == 1
+        assert f"error: got {number} runs; accepted: 1 to 8" in text
 
 
-def test_a_figure_with_top_5_has_its_runs_once(
-    recorded: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_figure_with_top_5_has_its_runs_once(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     once = list(verify.recorded("tiny", KEY))
     change(
-        paths.figure_metrics("tiny", KEY),
-        lambda report: report.update(points=[p for p in report["points"] for _ in (1, 5)]),
+        METRICS, lambda report: report.update(points=[p for p in report["points"] for _ in "15"])
     )
     study = replace(registry.read_study(KEY), top5=True)
     monkeypatch.setattr(registry, "read_study", lambda _: study)
     assert list(verify.recorded("tiny", KEY)) == once
 
 
-def shift(report: dict[str, Any]) -> None:
-    for point in report["points"]:
-        for rate in point["rates"]:
+def shift() -> None:
+    def every(report: dict[str, Any]) -> None:
+        for rate in (rate for point in report["points"] for rate in point["rates"]):
             rate["values"] = [value + 0.001 for value in rate["values"]]
 
-
-def test_another_accuracy_is_found(
-    recorded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    change(paths.figure_metrics("tiny", KEY), shift)
-    assert call(monkeypatch, "2", "0") == 1
-    said = capsys.readouterr()
-    assert said.out.count("test accuracy 0.") == 2
-    assert "error: 2 runs differ from what this machine recorded" in said.err
+    change(METRICS, every)
 
 
-def test_another_outcome_in_the_store_is_found(
-    recorded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for path in (recorded / ".runs").glob("*.json"):
+def shift_elsewhere(where: str, fact: str) -> None:
+    shift()
+    change(TIMES, lambda times: times[where][0].update({fact: "other"}))
+
+
+def change_stored() -> None:
+    for path in store.RunStore("cpu").folder.glob("*.json"):
         change(path, lambda content: content["outcome"]["curve"][0].update(train_loss=9.0))
-    assert call(monkeypatch, "8") == 1
-    assert capsys.readouterr().out.count(": curve is not the stored one") == 8
 
 
-@pytest.mark.parametrize(("fact", "where"), [("kernels", "hardware"), ("torch", "versions")])
-def test_what_was_recorded_elsewhere_may_differ(
-    fact: str, where: str, recorded: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    change(paths.figure_metrics("tiny", KEY), shift)
-    change(paths.figure_times("tiny", KEY), lambda times: times[where][0].update({fact: "other"}))
-    assert call(monkeypatch, "3", "0") == 0
-    assert capsys.readouterr().out.count(f"recorded elsewhere: {fact} 'other' there, ") == 3
+def change_grid() -> None:
+    change(METRICS, lambda report: report["points"][0]["config"]["noise"].update(alpha=1.5))
 
 
-def test_another_grid_is_told(
-    recorded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("mend", "arguments", "status", "words"),
+    [
+        (shift, ("2", "0"), 1, ["test accuracy 0."] * 2 + ["error: 2 runs differ from what this"]),
+        (change_stored, ("8",), 1, [": curve is not the stored one"] * 8),
+        *(
+            (partial(shift_elsewhere, *fact), ("3", "0"), 0,
+             [f"recorded elsewhere: {fact[1]} 'other' there, "] * 3)
+            for fact in (("hardware", "kernels"), ("versions", "torch"))
+        ),
+        (change_grid, ("1",), 1, ["error: ", "is not of the grid in scales/tiny.yaml; dvc repro"]),
+    ],
+)  # fmt: skip
+def test_a_difference_is_found_where_there_should_be_none(
+    mend: Callable[[], None], arguments: tuple[str, ...], status: int, words: list[str], call: Call
 ) -> None:
-    def other(report: dict[str, Any]) -> None:
-        report["points"][0]["config"]["noise"]["alpha"] = 1.5
-
-    change(paths.figure_metrics("tiny", KEY), other)
-    assert call(monkeypatch, "1") == 1
-    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
-    assert "is not of the grid in scales/tiny.yaml; dvc repro first" in line
-
-
-def test_no_sample(
-    recorded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for number in ("0", "-1", "9"):  # of one workspace
-        assert call(monkeypatch, "--", number) == 1
-        assert f"error: got {number} runs; accepted: 1 to 8" in capsys.readouterr().err
+    mend()
+    got, text = call(*arguments)
+    assert got == status
+    for word in words:
+        assert text.count(word) == words.count(word)
 
 
 def test_a_run_that_diverged_is_compared_as_such() -> None:

@@ -51,9 +51,8 @@ def compare_installed(pins: str) -> list[str]:
     done = run(*PIP, *INSTALL, *options, stdin=pins)
     missing = [] if done.returncode else json.loads(done.stdout)["install"]
     wrong += [_last_line(done.stderr)] if done.returncode else []
-    wrong += [
-        "{name} {version} is pinned and not installed".format(**p["metadata"]) for p in missing
-    ]
+    told = "{name} {version} is pinned and not installed"
+    wrong += [told.format(**package["metadata"]) for package in missing]
     others = sorted({*found} - {*pinned, "pip"})
     wrong += [f"{name} {found[name]} is installed and not pinned" for name in others]
     return [*wrong, "delete .venv and run make setup"] if wrong else []
@@ -68,8 +67,8 @@ def check_analytics() -> list[str]:
 def find_vulnerabilities(pins: str) -> list[str]:
     """Return the known vulnerabilities of what is pinned, and what the service does not know.
 
-    pip-audit's exit status is 1 for vulnerabilities and failures alike, and 0 also where it could
-    look up nothing: so its report must tell of a vulnerability that everybody knows.
+    Its exit status is 1 for failures too, and 0 also where it could look up nothing: so the report
+    must tell of a vulnerability that everybody knows.
 
     Raises:
         NotAuditedError: no service answers.
@@ -87,19 +86,14 @@ def find_vulnerabilities(pins: str) -> list[str]:
         except ValueError:
             reasons.append(f"{service}: {_last_line(done.stderr)}")
             continue
-        bad = {
-            f"{p['name']}=={p['version']}": [
-                f"{v['id']}, mended in {v['fix_versions']}" for v in p["vulns"]
-            ]
-            for p in packages
-            if p.get("vulns")
-        }
+        bad = {f"{p['name']}=={p['version']}": p["vulns"] for p in packages if p.get("vulns")}
         if not bad.pop(KNOWN_BAD, None):
             reasons.append(f"{service}: knows of no vulnerability of {KNOWN_BAD}, which has some")
             continue
         if skipped := sorted(p["name"] for p in packages if "skip_reason" in p):
             print(f"vulnerabilities: NOT AUDITED, unknown to {service}: {', '.join(skipped)}")
-        return [f"{name}: {what}" for name, every in bad.items() for what in every]
+        found = [(name, vulnerability) for name, every in bad.items() for vulnerability in every]
+        return [f"{name}: {v['id']}, mended in {v['fix_versions']}" for name, v in found]
     raise NotAuditedError("; ".join(reasons))
 
 

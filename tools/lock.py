@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
@@ -18,14 +19,9 @@ from voluptuous import MultipleInvalid
 
 AGAIN_SECONDS = 1.0  # a file that a living DVC writes is whole when looked at again
 
-
-def _read_lock(text: str) -> None:
-    COMPILED_LOCKFILE_SCHEMA(parse_yaml(text, "dvc.lock"))
-
-
 #: what reads each file, as DVC does
 READERS: dict[str, Callable[[str], object]] = {
-    "dvc.lock": _read_lock,
+    "dvc.lock": lambda text: COMPILED_LOCKFILE_SCHEMA(parse_yaml(text, "dvc.lock")),
     ".dvc/tmp/rwlock": json.loads,
     ".dvc/tmp/exps/rwlock": json.loads,
 }
@@ -33,11 +29,10 @@ READERS: dict[str, Callable[[str], object]] = {
 
 def _is_whole(file: Path, read: Callable[[str], object]) -> bool:
     try:
-        read(file.read_text(encoding="utf-8"))
+        with suppress(FileNotFoundError):
+            read(file.read_text(encoding="utf-8"))
     except (YAMLFileCorruptedError, MultipleInvalid, ValueError):
         return False
-    except FileNotFoundError:
-        return True
     return True
 
 

@@ -9,20 +9,18 @@ from pathlib import Path
 
 MOUNTED = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
-#: Version 1 says "no limit" by a number of about this size.
-UNLIMITED = 1 << 60
+UNLIMITED = 1 << 60  # about what version 1 says where there is no limit
 
 
 def cpu_quotas() -> list[float]:
     """Return the numbers of cores whose time the groups of this process may use."""
     found = []
     for folder in _groups("cpu"):
-        with suppress(OSError, ValueError):  # a group without this limit has no such file
-            quota, period = (folder / "cpu.max").read_text().split()
-            found.append(float(quota) / float(period))
-        with suppress(OSError, ValueError):
-            quota, period = ((folder / f"cpu.cfs_{n}_us").read_text() for n in ("quota", "period"))
-            found.append(float(quota) / float(period))
+        for names in (("max",), ("cfs_quota_us", "cfs_period_us")):
+            with suppress(OSError, ValueError):  # a group without this limit has no such file
+                texts = [(folder / f"cpu.{name}").read_text() for name in names]
+                quota, period = " ".join(texts).split()
+                found.append(float(quota) / float(period))
     return [quota for quota in found if quota > 0]
 
 
@@ -30,14 +28,11 @@ def free_memory() -> list[int]:
     """Return the bytes that each group of this process leaves of its limit."""
     found = []
     for folder in _groups("memory"):
-        for limit, used in (
-            ("memory.max", "memory.current"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-        ):
+        for limit, used in (("max", "current"), ("limit_in_bytes", "usage_in_bytes")):
             with suppress(OSError, ValueError):
-                bound = int((folder / limit).read_text())
+                bound = int((folder / f"memory.{limit}").read_text())
                 if bound < UNLIMITED:
-                    found.append(max(0, bound - int((folder / used).read_text())))
+                    found.append(max(0, bound - int((folder / f"memory.{used}").read_text())))
     return found
 
 

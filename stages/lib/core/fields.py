@@ -1,19 +1,18 @@
 """Types of parameters: what a field accepts, as pydantic's rule and in words for messages."""
 
 import types
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from annotated_types import Interval, MinLen
-from pydantic import AfterValidator, ConfigDict, Strict
+from annotated_types import Interval, MinLen, Predicate
+from pydantic import ConfigDict, Strict
 from pydantic_core import core_schema
 
 from stages.lib.core.text import is_plain
 
 #: Of every section: a value has its type already, and no key is unknown.
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
 MOST = 2**31 - 1  # of a whole number
 
 
@@ -28,40 +27,26 @@ class Neutral:
     value: Any
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, eq=False)
 class OneOf:
     """Marks a field as one of some names, such as a registry's keys."""
 
-    names: tuple[str, ...]
-
-    def __init__(self, names: Iterable[str]) -> None:
-        object.__setattr__(self, "names", tuple(names))
+    names: Collection[str]
 
     def __get_pydantic_core_schema__(self, *_: Any) -> core_schema.CoreSchema:
         """Return pydantic's rule."""
         return core_schema.literal_schema(list(self.names))
 
 
-def _plain(text: str) -> str:
-    if not text or not is_plain(text):
-        raise ValueError
-    return text
-
-
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError
-    return values
-
-
+_DISTINCT = (Strict(False), MinLen(1), Predicate(lambda values: len(set(values)) == len(values)))
 Fraction = Annotated[float, Interval(ge=0, le=1)]
 Positive = Annotated[float, Interval(ge=1e-30, le=1e6)]  # neither 0 nor infinite as float32
 Width = Annotated[float, Interval(gt=0, le=64)]
 Count = Annotated[int, Interval(ge=0, le=MOST)]
 PositiveCount = Annotated[int, Interval(ge=1, le=MOST)]
-Text = Annotated[str, AfterValidator(_plain)]
-Rates = Annotated[tuple[Positive, ...], Strict(False), MinLen(1), AfterValidator(_distinct)]
-Seeds = Annotated[tuple[Count, ...], Strict(False), MinLen(1), AfterValidator(_distinct)]
+Text = Annotated[str, MinLen(1), Predicate(is_plain)]
+Rates = Annotated[tuple[Positive, ...], *_DISTINCT]
+Seeds = Annotated[tuple[Count, ...], *_DISTINCT]
 
 
 def types_of(section: type) -> dict[str, Any]:
@@ -71,11 +56,10 @@ def types_of(section: type) -> dict[str, Any]:
 
 def neutral_values(section: type) -> dict[str, Any]:
     """Return the fields of a section that have a neutral value, with it."""
-    marked = {name: getattr(kind, "__metadata__", ()) for name, kind in types_of(section).items()}
     return {
         name: mark.value
-        for name, marks in marked.items()
-        for mark in marks
+        for name, kind in types_of(section).items()
+        for mark in getattr(kind, "__metadata__", ())
         if isinstance(mark, Neutral)
     }
 

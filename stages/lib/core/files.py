@@ -27,15 +27,12 @@ from numpy.typing import NDArray
 from stages.lib.core import paths
 from stages.lib.core.errors import DamagedError, UserError
 
-SEAL = "seal"  # the key of a JSON object that holds the digest of the others, in a list: DVC's
-
-# tables of metrics pass over lists
+#: The key of a JSON object that holds the digest of the others, in a list: DVC's tables of metrics
+#: pass over lists.
+SEAL = "seal"
 MAPPED_BYTES = 1 << 30  # an array whose file is as large as this is mapped, not read
-
 STALE_SECONDS = 3600  # a scratch file as old as this belongs to nobody
-
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -44,11 +41,7 @@ def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
     """Yield a scratch path beside ``path`` that takes its place when the block ends well.
 
     A reader, or a run after a crash, sees the old file or the new one, never a part: the scratch
-    file is on the disk before it is renamed.
-
-    Args:
-        path: the file to be written; its folder is made.
-        needed: how many bytes will be written, for the message.
+    file is on the disk before it is renamed. The message says how many bytes were ``needed``.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written; ``path`` is then untouched.
@@ -77,13 +70,7 @@ def _flush(path: Path) -> None:
 
 
 def explain_os_error(error: OSError, path: Path, needed: int | None) -> Exception:
-    """Return an error that says what was needed, where the system only says what failed.
-
-    Args:
-        error: what the system raised.
-        path: the file that was written.
-        needed: how many bytes it was to have, if that is known.
-    """
+    """Return an error of writing ``path`` that says how many bytes were needed, if known."""
     if error.errno in FULL:
         free = ""
         with suppress(OSError):
@@ -104,22 +91,16 @@ def _sweep(folder: Path) -> None:
     oldest = time.time() - STALE_SECONDS
     for path in folder.glob(".*.*"):
         with suppress(OSError):  # another process sweeps as well, or its owner lives
-            if path.stat().st_mtime >= oldest:
-                continue
-            if path.is_dir():
+            if path.stat().st_mtime < oldest and path.is_dir():
                 with _owned(path):
                     shutil.rmtree(path)
-            else:
+            elif path.stat().st_mtime < oldest:
                 path.unlink()
 
 
 @contextmanager
 def _owned(folder: Path) -> Iterator[None]:
-    """Own a folder, until the block or the process ends.
-
-    Raises:
-        BlockingIOError: it is another process's.
-    """
+    """Own a folder until the block or the process ends; `BlockingIOError` if another does."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -170,7 +151,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_bytes().decode()
-        content = json.loads(text)
+        content: dict[str, Any] = json.loads(text)
         seal = content.pop(SEAL)
         whole = seal == [_seal(content)] and text == to_json({**content, SEAL: seal})
     except FileNotFoundError:
@@ -179,8 +160,7 @@ def read_json(path: Path) -> dict[str, Any]:
         whole = False
     if not whole:
         raise damaged(path, "is not what was written")
-    found: dict[str, Any] = content
-    return found
+    return content
 
 
 def _seal(value: dict[str, Any]) -> str:
@@ -188,12 +168,7 @@ def _seal(value: dict[str, Any]) -> str:
 
 
 def damaged(path: Path, what: str) -> DamagedError:
-    """Return the error for a file that cannot be used: what it is, and how to have it made again.
-
-    Args:
-        path: the file.
-        what: what is wrong with it, a phrase that follows its name.
-    """
+    """Return the error for a file: ``what`` is wrong with it, and how to have it made again."""
     return DamagedError(f"{path}: {what}; {paths.remedy(path)}")
 
 
@@ -231,12 +206,8 @@ def read_array(path: Path, sha256: str, *, trust_mapped: bool = False) -> NDArra
     """Return the array that `write_array` wrote; one of `MAPPED_BYTES` is mapped into memory.
 
     A mapped array cannot be written to: a private copy of its pages would be charged against the
-    machine's memory, which may be smaller.
-
-    Args:
-        path: the file.
-        sha256: its digest, see `sha256_of_array`.
-        trust_mapped: do not compute the digest of a mapped array, which takes minutes.
+    machine's memory, which may be smaller. To compute its digest, see `sha256_of_array`, takes
+    minutes, which ``trust_mapped`` saves.
 
     Raises:
         DamagedError: it is missing, or is not byte for byte what was written.
@@ -244,17 +215,14 @@ def read_array(path: Path, sha256: str, *, trust_mapped: bool = False) -> NDArra
     try:
         with path.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
-            mapped = size >= MAPPED_BYTES
-            if mapped:
+            if size >= MAPPED_BYTES:
                 array: NDArray[Any] = np.asarray(np.lib.format.open_memmap(path, mode="r"))
+                found = sha256 if trust_mapped else sha256_of_stored(path)
             else:
                 array = np.lib.format.read_array(stream, allow_pickle=False)
+                found = sha256_of_array(array)
             stream.seek(0)
             header = stream.read(size - array.nbytes)
-        if mapped:
-            found = sha256 if trust_mapped else sha256_of_stored(path)
-        else:
-            found = sha256_of_array(array)
     except FileNotFoundError:
         raise damaged(path, "is missing") from None
     # What numpy lets through of a bad header, and of one that asks for memory that there isn't.

@@ -5,6 +5,7 @@ import math
 import os
 import platform
 import re
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from stages.lib.core import cgroups
 from stages.lib.core.errors import UserError
 
 PACKAGES = ("dvc", "mlxtend", "numpy", "scikit-learn", "torch", "torchvision")
+#: How PyTorch says that memory did not suffice; last cuDNN, where no kernel's workspace fits.
+LACKING = re.compile(
+    "out of memory|can't allocate memory|not enough memory|ALLOC_FAILED|unable to find an engine"
+)
 
 
 def cores() -> int:
@@ -23,34 +28,30 @@ def cores() -> int:
 
 
 def available_memory() -> int | None:
-    """Return the bytes of memory that are free to be used, None where the system doesn't tell.
-
-    The host's, or what a cgroup leaves of its limit where that is less.
-    """
+    """Return the bytes that are free on the host and in its cgroups, None if it doesn't tell."""
     return min([*_free_on_host(), *cgroups.free_memory()], default=None)
 
 
 def _free_on_host() -> list[int]:
-    info = Path("/proc/meminfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
-                return [1024 * int(line.split()[1])]
-    return []
+    return [1024 * int(kilobytes) for kilobytes in _fact("meminfo", "MemAvailable").split()[:1]]
+
+
+def _fact(file: str, name: str) -> str:
+    """Return the first value of a name that ``/proc`` tells, empty where the system doesn't."""
+    with suppress(OSError):
+        for line in Path("/proc", file).read_text(encoding="utf-8").splitlines():
+            if line.startswith(name):
+                return line.partition(":")[2].strip()
+    return ""
 
 
 def require_memory(needed: int, what: str) -> None:
-    """Require that the machine has the memory for something, before it is computed.
-
-    Args:
-        needed: bytes, about.
-        what: what needs them.
+    """Require about so many bytes of memory, before ``what`` needs them.
 
     Raises:
         UserError: there is less.
     """
-    available = available_memory()
-    if available is not None and needed > available:
+    if (available := available_memory()) is not None and needed > available:
         raise UserError(
             f"{what}: needs about {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB "
             "are available; ask for less, or free some"
@@ -59,13 +60,9 @@ def require_memory(needed: int, what: str) -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory, the host's or an accelerator's, did not suffice."""
-    lacking = (
-        r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED"
-        r"|unable to find an engine"  # cuDNN's words where no kernel's workspace fits
-    )
-    if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and re.search(lacking, str(error))
-    ):
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, RuntimeError) and LACKING.search(str(error)):
         return True
     # A graph's capture fails by an error of its own.
     return error.__context__ is not None and is_out_of_memory(error.__context__)
@@ -75,24 +72,18 @@ def free_gpu_memory() -> int:
     """Return the bytes that are free on the CUDA device."""
     import torch
 
-    free, _ = torch.cuda.mem_get_info()
-    return int(free)
+    return int(torch.cuda.mem_get_info()[0])
 
 
 def require_gpu_memory(needed: int, what: str) -> None:
-    """Require that the CUDA device has the memory for something, before it is copied there.
-
-    Args:
-        needed: bytes.
-        what: what needs them.
+    """Require so many bytes of memory of the CUDA device, before ``what`` is copied there.
 
     Raises:
         UserError: there is less.
     """
     if needed > free_gpu_memory():
         forget_free_memory("cuda")
-    free = free_gpu_memory()
-    if needed > free:
+    if needed > (free := free_gpu_memory()):
         raise UserError(
             f"{what}: {needed / 2**30:.1f} GiB do not fit in the {free / 2**30:.1f} GiB that are "
             "free on the GPU; ask for a smaller data.size, or train on the CPU"
@@ -114,7 +105,7 @@ def hardware(device: str) -> dict[str, str | int]:
         "cores": cores(),
         "device": device,
         "kernels": kernels(),
-        "processor": _processor(),
+        "processor": _fact("cpuinfo", "model name") or platform.processor() or platform.machine(),
         "system": f"{platform.system()} {platform.machine()}",
     }
     if name := accelerator(device):
@@ -133,7 +124,7 @@ def accelerator(device: str) -> str:
 
 def kernels() -> str:
     """Return the widest vectors of this CPU, by which libraries choose how to sum and round."""
-    flags = _cpuinfo("flags").split()
+    flags = _fact("cpuinfo", "flags").split()
     return next((name for name in ("avx512f", "avx2", "sse4_2") if name in flags), "other")
 
 
@@ -146,17 +137,3 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
     return found
-
-
-def _processor() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def _cpuinfo(key: str) -> str:
-    """Return a value of the first CPU, empty where the system doesn't tell."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith(key):
-                return line.partition(":")[2].strip()
-    return ""

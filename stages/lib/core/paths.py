@@ -5,20 +5,13 @@ import re
 from pathlib import Path
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")  # of a scale or figure: it reaches paths and commands
-
 PARAMS = Path("params.yaml")
-
 STUDIES = Path("studies")  # what each study varies and shows, in KEY.yaml
-
 EXPERIMENT = "experiment"  # the name of the experiment's folders, beside the scales'
-
+EXPERIMENT_LABELS = Path("data/labels/experiment")  # its diluted sets, a folder for each seed
 EXPERIMENT_METRICS = Path("metrics/experiment.json")
-
 EXPERIMENT_TIMES = Path("metrics/times/experiment.json")
-
 CHECKED = Path("data/checked.yaml")  # that the stage `check` passed
-
-POINTS = ".runs"
 
 
 def scale_file(scale: str) -> Path:
@@ -46,11 +39,6 @@ def figure_confusion(scale: str) -> Path:
     return Path("data/confusion") / scale
 
 
-def experiment_labels() -> Path:
-    """The experiment's diluted label sets, one folder per seed."""
-    return Path("data/labels") / EXPERIMENT
-
-
 def figure_labels(scale: str, key: str) -> Path:
     """A figure's diluted label sets, one folder per noise config and seed."""
     return Path("data/labels") / scale / key
@@ -72,17 +60,13 @@ def figure_picture(scale: str, key: str, suffix: str) -> Path:
 
 
 def repository() -> Path:
-    """The original repository, which DVC names in ``DVC_ROOT``.
-
-    It does so also in the temporary workspaces of ``dvc exp run --temp`` and ``--queue``, which
-    thereby reuse what is there.
-    """
+    """The original repository, which ``DVC_ROOT`` names also in ``dvc exp run``'s workspaces."""
     return Path(os.environ.get("DVC_ROOT", "."))
 
 
 def run_store() -> Path:
     """The folder of finished runs, shared by every workspace of one repository."""
-    return repository() / POINTS
+    return repository() / ".runs"
 
 
 def downloads() -> Path:
@@ -112,10 +96,7 @@ def maker(path: Path) -> str | None:
 
 def remedy(path: Path) -> str:
     """Say how to have a file made again that is not as it must be."""
-    stage = maker(path)
-    if stage is None:
+    if (stage := maker(path)) is None:
         return "delete it and run again"
-    return (
-        f"run the stage again that makes it: dvc repro -f {stage} (and should DVC bring it back, "
-        "delete .dvc/cache first)"
-    )
+    again = f"run the stage again that makes it: dvc repro -f {stage}"
+    return f"{again} (and should DVC bring it back, delete .dvc/cache first)"

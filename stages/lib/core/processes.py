@@ -12,16 +12,10 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing import forkserver
-from typing import TYPE_CHECKING, Any, TypeVar
-
-# It comes with DVC: a stage that is started by hand does without.
-if TYPE_CHECKING:
-    import psutil
+from typing import Any, TypeVar
 
 WATCH_SECONDS = 0.5  # between two looks whether DVC is there
-
 GRACE_SECONDS = 10  # for the main thread to clean up
-
 REAPERS = ("systemd", "init", "launchd", "tini", "dumb-init", "docker-init")
 
 #: Variables by which libraries round, whatever the user's shell says: other kernels would change
@@ -87,58 +81,40 @@ def end_with_dvc() -> None:
     DVC passes neither SIGTERM nor its own sudden death on; a stage would go on computing, and
     write where the next run writes. Does nothing for a stage that was started by hand.
     """
-    if "DVC_STAGE" in os.environ:
-        parent = os.getppid()
-        threading.Thread(target=_end_without, args=(parent, _starter(parent)), daemon=True).start()
+    if "DVC_STAGE" not in os.environ:
+        return
+    import psutil  # It comes with DVC: a stage that is started by hand does without.
 
-
-def _starter(parent: int) -> "psutil.Process | None":
-    """Return who started this process: its parent, or that of a shell between; None if gone."""
-    import psutil
-
+    parent, starter = os.getppid(), None
     with suppress(psutil.Error):
-        process = psutil.Process(parent)
-        if process.name().endswith("sh") and "-c" in process.cmdline():
-            return process.parent()
-        return process
-    return None
+        process: psutil.Process | None = psutil.Process(parent)
+        if process and process.name().endswith("sh") and "-c" in process.cmdline():
+            process = process.parent()
+        # DVC may be gone before its stage comes to look: then a process that adopts orphans is
+        # there. In a container that may be the first one, and so may DVC.
+        if process is not None and (name := process.name().lower()) not in REAPERS:
+            starter = process if process.pid != 1 or re.search("python|dvc", name) else None
 
+    def is_there(process: psutil.Process) -> bool:
+        try:
+            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.Error:  # it is somebody else's
+            return True
 
-def _end_without(parent: int, starter: "psutil.Process | None") -> None:
-    # DVC may be gone before its stage comes to look: then a process that adopts orphans is there.
-    gone = starter is None or _adopts(starter)
-    time.sleep(WATCH_SECONDS)
-    while not (gone or os.getppid() != parent or _is_gone(starter)):
+    def watch() -> None:
         time.sleep(WATCH_SECONDS)
-    os.kill(os.getpid(), signal.SIGTERM)  # the main thread cleans up
-    time.sleep(GRACE_SECONDS)
-    os._exit(1)
+        while starter is not None and os.getppid() == parent and is_there(starter):
+            time.sleep(WATCH_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)  # the main thread cleans up
+        time.sleep(GRACE_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
-def _adopts(process: "psutil.Process") -> bool:
-    """Tell whether a process is one that orphans are given to; in a container DVC may be first."""
-    import psutil
-
-    with suppress(psutil.Error):
-        name = process.name().lower()
-        return name in REAPERS or (process.pid == 1 and not re.search("python|dvc", name))
-    return True
-
-
-def _is_gone(process: "psutil.Process | None") -> bool:
-    import psutil
-
-    try:
-        return not process or not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.Error:  # it is there, and somebody else's
-        return False
-
-
-def in_threads(
-    calls: Iterable[Callable[[], Result]], threads: int
-) -> Generator[Result, None, None]:
+def in_threads(calls: Iterable[Callable[[], Result]], threads: int) -> Generator[Result]:
     """Yield what calls return, in their order; twice as many as threads are made ahead.
 
     For work that lets go of Python's lock, as Pillow does while it decodes. Threads leave nobody

@@ -9,14 +9,10 @@ PURPOSES = (
 
 
 def stream(seed: int, purpose: str) -> np.random.SeedSequence:
-    """Return the seed sequence of a purpose, independent of every other seed and purpose.
+    """Return the seed sequence of a run's seed, at least 0, and one of `PURPOSES`.
 
     Nothing else decides it: runs of one seed share splits, initial weights, orders, and as much of
     the noisy labels as their sizes allow, whatever their learning rate or noise level ("common
     random numbers"), so that differences between them are paired.
-
-    Args:
-        seed: the run's seed, at least 0.
-        purpose: one of `PURPOSES`.
     """
     return np.random.SeedSequence((seed, PURPOSES.index(purpose)))

@@ -4,7 +4,6 @@ import unicodedata
 from typing import Any
 
 LONGEST = 200  # characters of a value or a key in a message
-
 CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, surrogates, ends of lines
 
 

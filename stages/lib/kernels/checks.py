@@ -12,7 +12,6 @@ from torch.nn import functional
 from stages.lib.kernels import stacked
 
 VARIABLE = "TRITON_KERNELS"
-
 #: that `usable` looks at: type and precision, stride, and an error far beyond rounding
 CASES = (
     (torch.float32, "ieee", 2, 1e-5), (torch.float32, "tf32", 1, 1e-2),

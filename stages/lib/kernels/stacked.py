@@ -21,9 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 BLOCK = 1024  # weights that a program of AdaDelta updates
-
 PROGRAMS = 1056  # eight for each of an H100's 132 processors: fewer would leave some of them idle
-
 tl: Any = None  # triton.language from the first kernel on; kernels look it up here
 
 
@@ -200,17 +198,9 @@ def _convolve(
 ) -> None:  # fmt: skip
     """Fill pixels of ``y``: a grid of rows and columns, from ``at`` on, each in ``step``.
 
-    Args:
-        x: ``(b, K * ci, ., .)``, as y channels last.
-        patches: ``(K, co, t, u, ci)``, weights of patches of t rows and u columns.
-        bias: ``(K, co)`` or None.
-        y: ``(b, K * co, ., .)``.
-        grid: numbers of rows and columns that are filled.
-        stride: from a patch in ``x`` to the next.
-        first: row and column in ``x`` where the first begins; all is zero outside.
-        precision: of Triton's products.
-        step: from a pixel in ``y`` that is filled to the next.
-        at: row and column of the first.
+    ``x`` is ``(b, K * ci, ., .)``, ``y`` ``(b, K * co, ., .)``, both channels last, the weights of
+    patches of t rows and u columns ``(K, co, t, u, ci)``. The first patch begins in ``x`` at the
+    row and column ``first``, the next a ``stride`` further; all is zero outside.
     """
     members, channels, rows, columns, channels_in = patches.shape
     pixels, plain = len(x) * grid[0] * grid[1], x.dtype == torch.float32

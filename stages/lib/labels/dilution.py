@@ -7,7 +7,9 @@ noise is drawn on where these are others. Where noisy examples reuse the origina
 list holds those ``n`` once and repeats by itself.
 """
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +61,8 @@ def transition_matrix(
 ) -> transitions.Matrix:
     """Return the ``(m, m)`` transition matrix of a noise config.
 
-    Args:
-        params: the noise config.
-        num_classes: m.
-        confusion: ``(m, m)`` confusion counts, true class in the rows; uniform noise needs none.
-        seed: decides the order of ``order: random`` only.
+    Structured noise needs ``(m, m)`` confusion counts, true class in the rows. The seed decides the
+    order of ``order: random`` only.
 
     Raises:
         ValueError: confusion counts are needed and missing, or ``delta`` is too large.
@@ -111,36 +110,32 @@ def dilute(
     originals, held_out = split[:n], split[total - data.validation :]
     transition = transition_matrix(params, m, confusion, seed)
 
-    rng = np.random.default_rng(stream(seed, "images"))
+    known = params.images in ("same", "unique")  # else noisy images belong to none of the classes
     if params.images == "same":
         images = originals
     elif params.images == "unique":
         images = split[: n + noisy]
     else:
+        rng = np.random.default_rng(stream(seed, "images"))
         extra = (total + rng.permutation(other_images)).astype(np.uint32)
         images = np.empty(n + noisy, dtype=np.uint32)
         images[:n] = originals
         for start in range(n, n + noisy, len(extra)):  # in place: no second list of this length
             images[start : start + len(extra)] = extra[: n + noisy - start]
-    known = params.images in ("same", "unique")  # else noisy images belong to none of the classes
 
-    true_labels = dataset.train_labels[originals]
+    true, v = dataset.train_labels, len(held_out)
     rng = np.random.default_rng(stream(seed, "labels"))
-    labels = _dilute_labels(
-        dataset.train_labels, images if known else originals, n, noisy, transition, rng
-    )
+    labels = _dilute_labels(true, images if known else originals, n, noisy, transition, rng)
     rng = np.random.default_rng(stream(seed, "validation"))
-    v = len(held_out)
-    validation_labels = _dilute_labels(
-        dataset.train_labels, held_out, v, sampling.count_noisy(v, params.alpha), transition, rng
-    )
+    noisy_v = sampling.count_noisy(v, params.alpha)
+    validation_labels = _dilute_labels(true, held_out, v, noisy_v, transition, rng)
 
-    counts, unknown = np.diag(np.bincount(true_labels, minlength=m)), np.zeros(m, dtype=np.int64)
-    if known:
-        counts = counts + _count_tiled(dataset.train_labels, images, labels, n, m)
-    else:
-        for start in range(n, len(labels), sampling.CHUNK):
-            unknown += np.bincount(labels[start : start + sampling.CHUNK], minlength=m)
+    counts, unknown = np.diag(np.bincount(true[originals], minlength=m)), np.zeros(m, np.int64)
+    for chunk in sampling.chunks(n, n + noisy):
+        if known:
+            counts += sampling.count_labels(_shown(true, images, chunk), labels[chunk], m)
+        else:
+            unknown += np.bincount(labels[chunk], minlength=m)
     facts = {
         "config": config_of(data, params),
         "dataset": dataset.name,
@@ -180,22 +175,15 @@ def _dilute_labels(
     labels = np.empty(clean + noisy, dtype=sampling.label_dtype(len(transition)))
     labels[:clean] = all_labels[images[:clean]]
     draw = sampling.LabelSampler(transition, rng=rng)
-    for start in range(clean, clean + noisy, sampling.CHUNK):
-        stop = min(start + sampling.CHUNK, clean + noisy)
-        labels[start:stop] = draw(all_labels[images[np.arange(start, stop) % len(images)]])
+    for chunk in sampling.chunks(clean, clean + noisy):
+        labels[chunk] = draw(_shown(all_labels, images, chunk))
     return labels
 
 
-def _count_tiled(
-    all_labels: Labels, images: NDArray[np.uint32], labels: Labels, skip: int, m: int
-) -> NDArray[np.int64]:
-    """Count (true, given) pairs of the examples from ``skip`` on."""
-    counts = np.zeros((m, m), dtype=np.int64)
-    for start in range(skip, len(labels), sampling.CHUNK):
-        stop = min(start + sampling.CHUNK, len(labels))
-        true = all_labels[images[np.arange(start, stop) % len(images)]]
-        counts += sampling.count_labels(true, labels[start:stop], m)
-    return counts
+def _shown(all_labels: Labels, images: NDArray[np.uint32], chunk: slice) -> Labels:
+    """Return the true labels of what some examples show."""
+    labels: Labels = all_labels[images[np.arange(chunk.start, chunk.stop) % len(images)]]
+    return labels
 
 
 def other_images(
@@ -203,15 +191,9 @@ def other_images(
 ) -> NDArray[np.uint8] | None:
     """Return the images that follow the training images in the bank, or None (section 3.3).
 
-    White noise: as many images as there are originals, reused like them. Another data set: all its
-    training images, brought to this one's size and channels.
-
-    Args:
-        wanted: ``noise.images`` of the config.
-        dataset: the originals' data set.
-        originals: number of originals.
-        other: the data set that ``wanted`` names, if it names one.
-        seed: decides the white noise.
+    White noise, which the seed decides: as many images as there are originals, reused like them.
+    The other data set that ``noise.images`` names: all its training images, brought to this one's
+    size and channels.
     """
     if wanted == "white":
         rng = np.random.default_rng(stream(seed, "pixels"))
@@ -237,13 +219,8 @@ def materialise(
 ) -> None:
     """Write the diluted set of every seed to ``out/seed-S``; those that are there are kept.
 
-    Args:
-        data: how many originals and validation images.
-        params: the noise config.
-        seeds: one set each.
-        data_folder: folder with one folder per data set.
-        out: folder to write to.
-        confusion_file: JSON with ``counts``; read for structured noise only.
+    Each data set has a folder in ``data_folder``. The counts of ``confusion_file`` are read for
+    structured noise only.
 
     Raises:
         ParamsError: the config does not fit the data set.
@@ -264,28 +241,20 @@ def materialise(
         others = data.originals
     elif params.images not in ("same", "unique"):
         others = len(datasets.load(data_folder / datasets.noise_folder(params.images)).train_labels)
-    drawn_by = {
-        "config": config_of(data, params),
-        "images": digests_of(data_folder, data, params),
-    }
+    drawn_by = {"config": config_of(data, params), "images": digests_of(data_folder, data, params)}
+    draw = partial(dilute, dataset, data, params, confusion=confusion, other_images=others)
     for seed in seeds:
         folder = out / f"seed-{seed}"
-        if not _is_there(folder, drawn_by):
-            diluted = dilute(
-                dataset, data, params, seed=seed, confusion=confusion, other_images=others
-            )
-            diluted.facts.update(drawn_by)
-            save(diluted, folder)
+        with suppress(DamagedError):
+            if drawn_by.items() <= read_facts(folder).items():  # points of a figure share sets
+                continue
+        diluted = draw(seed=seed)
+        diluted.facts.update(drawn_by)
+        save(diluted, folder)
 
 
 def digests_of(data_folder: Path, data: DataParams, params: NoiseParams) -> dict[str, str]:
-    """Return the digests of the images and labels that a diluted set is drawn for, by file.
-
-    Args:
-        data_folder: folder with one folder per data set.
-        data: names the data set.
-        params: names another one, if noisy labels are put on its images.
-    """
+    """Return the digests of the images and labels that a diluted set is drawn for, by file."""
     wanted: dict[str, tuple[str, ...]] = {data.name: ("train_images", "train_labels")}
     if params.images in datasets.NAMED and params.alpha:
         wanted[datasets.noise_folder(params.images)] = ("train_images",)
@@ -298,18 +267,9 @@ def digests_of(data_folder: Path, data: DataParams, params: NoiseParams) -> dict
 
 def config_of(data: DataParams, params: NoiseParams) -> dict[str, Any]:
     """Return what a diluted set's facts say of the config that it was drawn by."""
-    described = asdict(data)
-    del described["path"]  # of the user's machine; the images are told apart by their digests
+    # A path is of the user's machine: images are told apart by their digests.
+    described = {key: value for key, value in asdict(data).items() if key != "path"}
     return {"data": described, "noise": asdict(params)}
-
-
-def _is_there(folder: Path, drawn_by: dict[str, Any]) -> bool:
-    """Tell whether a whole set drawn by this lies in a folder; points of a figure share sets."""
-    try:
-        facts = read_facts(folder)
-        return all(facts.get(name) == value for name, value in drawn_by.items())
-    except DamagedError:
-        return False
 
 
 def save(dilution: Dilution, folder: Path) -> None:
@@ -324,20 +284,14 @@ def load(folder: Path) -> Dilution:
     """Read a diluted set back and check it against its digests.
 
     Raises:
-        DamagedError: a file is missing, or is not the one that was written; the message names it
-            and the stage that makes it again.
+        DamagedError: a file is missing, or is not the one that was written.
     """
     facts = read_facts(folder)
-    arrays = {
-        name: files.read_array(folder / f"{name}.npy", facts["sha256"][name]) for name in ARRAYS
-    }
+    digests = facts["sha256"]
+    arrays = {name: files.read_array(folder / f"{name}.npy", digests[name]) for name in ARRAYS}
     return Dilution(**arrays, facts=facts)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """Return a diluted set's facts, see `Dilution`.
-
-    Raises:
-        DamagedError: as `load`.
-    """
+    """Return a diluted set's facts, see `Dilution`, with the errors of `load`."""
     return files.read_json(folder / "noise.json")

@@ -9,6 +9,7 @@ stages that only check names start fast.
 from dataclasses import dataclass
 
 INITS = ("torch", "glorot", "he")
+Shape = tuple[int, int, int]  # height, width, channels of an image
 
 
 @dataclass(frozen=True)

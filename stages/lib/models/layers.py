@@ -1,6 +1,8 @@
 """Layers of a stack of networks, and what each architecture is made of."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -10,14 +12,8 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from stages.lib.kernels import stacked
-from stages.lib.models.architectures import (
-    Architecture,
-    ConvNet,
-    Perceptron,
-    ResNet,
-    TorchvisionResNet,
-    scaled,
-)
+from stages.lib.models import architectures as kinds
+from stages.lib.models.architectures import Shape, scaled
 
 
 class Pixels(nn.Module):
@@ -54,14 +50,9 @@ class Convolution(nn.Module):
     """Convolutions that keep the size, ``(b, K * in, h, w)`` to ``(b, K * channels, h, w)``."""
 
     def __init__(
-        self,
-        members: int,
-        channels_in: int,
-        channels: int,
-        stride: int = 1,
-        bias: bool = True,
+        self, members: int, channels_in: int, channels: int, stride: int = 1, bias: bool = True,
         side: int = 3,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         self.weight = nn.Parameter(torch.empty(members, channels, channels_in, side, side))
         self.bias = nn.Parameter(torch.empty(members, channels)) if bias else None
@@ -108,22 +99,9 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise by the batch while training, by running statistics otherwise."""
-        return functional.batch_norm(
-            x,
-            self.running_mean.view(-1),
-            self.running_var.view(-1),
-            self.weight.flatten(),
-            self.bias.flatten(),
-            training=self.training,
-        )
-
-
-def reset(norm: "Norm | nn.BatchNorm2d", k: int) -> None:
-    """Start a member's batch norm at the identity."""
-    for ones in (norm.weight.data, norm.running_var):
-        ones[k] = 1  # type: ignore[index]
-    for zeros in (norm.bias.data, norm.running_mean):
-        zeros[k] = 0  # type: ignore[index]
+        statistics = self.running_mean.view(-1), self.running_var.view(-1)
+        scale, shift = self.weight.flatten(), self.bias.flatten()
+        return functional.batch_norm(x, *statistics, scale, shift, training=self.training)
 
 
 class Flat(nn.Module):
@@ -163,24 +141,18 @@ class ResidualBlock(nn.Module):
                 Convolution(members, channels_in, channels, stride, bias=False, side=1),
                 Norm(members, channels),
             )
-        self.stride = stride
-        self.channels_in = channels_in
-        self.missing = channels - channels_in
+        self.stride, self.channels_in, self.missing = stride, channels_in, channels - channels_in
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the block's output."""
-        return torch.relu_(self.branch(x) + self._shortcut(x))
-
-    def _shortcut(self, x: Tensor) -> Tensor:
-        """Return the input in the output's shape; new channels are zero where none is projected."""
+        """Return the block's output; new channels of an unprojected shortcut are zero."""
+        branch = self.branch(x)
         if self.projection is not None:
-            projected: Tensor = self.projection(x)
-            return projected
-        shortcut = x[:, :, :: self.stride, :: self.stride]
+            return torch.relu_(branch + self.projection(x))
+        x = x[:, :, :: self.stride, :: self.stride]
         if self.missing:
-            shortcut = shortcut.unflatten(1, (-1, self.channels_in))
-            shortcut = functional.pad(shortcut, (0, 0, 0, 0, 0, self.missing)).flatten(1, 2)
-        return shortcut
+            x = x.unflatten(1, (-1, self.channels_in))
+            x = functional.pad(x, (0, 0, 0, 0, 0, self.missing)).flatten(1, 2)
+        return torch.relu_(branch + x)
 
 
 class Torchvision(nn.Module):
@@ -199,9 +171,8 @@ class Torchvision(nn.Module):
         self.network.fc = nn.Identity()
         first = self.network.conv1
         if channels != first.in_channels:
-            self.network.conv1 = nn.Conv2d(
-                channels, first.out_channels, 7, stride=2, padding=3, bias=False
-            )
+            first = nn.Conv2d(channels, first.out_channels, 7, stride=2, padding=3, bias=False)
+            self.network.conv1 = first
         for module in self.network.modules():
             for key, parameter in list(module.named_parameters(recurse=False)):
                 setattr(module, key, nn.Parameter(torch.empty(members, *parameter.shape)))
@@ -219,40 +190,36 @@ class Torchvision(nn.Module):
 
 
 def layers_of(
-    architecture: Architecture,
-    shape: tuple[int, int, int],
+    architecture: kinds.Architecture,
+    shape: Shape,
     num_classes: int,
     width: float,
     batch_norm: bool,
     members: int,
 ) -> list[nn.Module]:
     """Return the layers of a stack of ``members`` networks; arguments as of `networks.build`."""
-    if isinstance(architecture, Perceptron):
-        sizes = architecture.units(math.prod(shape), num_classes, width)
-        return [Pixels(), *_dense(members, sizes)]
-    if isinstance(architecture, ConvNet):
-        return _convnet(architecture, shape, num_classes, width, batch_norm, members)
-    if isinstance(architecture, TorchvisionResNet):
-        network = Torchvision(members, architecture.name, shape[2])
-        return [Maps(), network, Dense(members, network.features, num_classes)]
-    return _resnet(architecture, shape[2], num_classes, width, members)
-
-
-def _dense(members: int, sizes: list[int]) -> list[nn.Module]:
-    layers: list[nn.Module] = []
-    for before, after in pairwise(sizes):
+    match architecture:
+        case kinds.Perceptron():
+            layers: list[nn.Module] = [Pixels()]
+            units = architecture.units(math.prod(shape), num_classes, width)
+        case kinds.ConvNet():
+            layers, inputs = _convnet(architecture, shape, width, batch_norm, members)
+            units = [inputs, scaled(architecture.dense, width), num_classes]
+        case kinds.ResNet():
+            layers, inputs = _resnet(architecture, shape[2], width, members)
+            units = [inputs, num_classes]
+        case kinds.TorchvisionResNet():
+            network = Torchvision(members, architecture.name, shape[2])
+            layers, units = [Maps(), network], [network.features, num_classes]
+    for before, after in pairwise(units):
         layers += [Dense(members, before, after), nn.ReLU(inplace=True)]
     return layers[:-1]  # the last layer gives logits
 
 
 def _convnet(
-    architecture: ConvNet,
-    shape: tuple[int, int, int],
-    num_classes: int,
-    width: float,
-    batch_norm: bool,
-    members: int,
-) -> list[nn.Module]:
+    architecture: kinds.ConvNet, shape: Shape, width: float, batch_norm: bool, members: int
+) -> tuple[list[nn.Module], int]:
+    """Return the layers before the dense ones, and how many inputs those have."""
     rows, columns, channels = shape
     layers: list[nn.Module] = [Maps()]
     for block in architecture.blocks:
@@ -265,44 +232,49 @@ def _convnet(
         # The largest before ReLU is the largest after it, of a quarter as many.
         layers.insert(-1, nn.MaxPool2d(2))
         rows, columns = rows // 2, columns // 2
-    sizes = [channels * rows * columns, scaled(architecture.dense, width), num_classes]
-    return [*layers, Flat(channels), *_dense(members, sizes)]
+    return [*layers, Flat(channels)], channels * rows * columns
 
 
 def _resnet(
-    architecture: ResNet, channels_in: int, num_classes: int, width: float, members: int
-) -> list[nn.Module]:
+    architecture: kinds.ResNet, channels_in: int, width: float, members: int
+) -> tuple[list[nn.Module], int]:
+    """Return the layers before the dense one, and how many inputs that has."""
     channels = [scaled(units, width) for units in architecture.channels]
     before = channels[0]
-    layers: list[nn.Module] = [
-        Maps(),
-        Convolution(members, channels_in, before, bias=False),
-        Norm(members, before),
-        nn.ReLU(inplace=True),
-    ]
+    convolution = Convolution(members, channels_in, before, bias=False)
+    layers = [Maps(), convolution, Norm(members, before), nn.ReLU(inplace=True)]
     for stage, out in enumerate(channels):
         for block in range(architecture.blocks_per_stage):
             stride = 2 if stage > 0 and block == 0 else 1
             layers.append(ResidualBlock(members, before, out, stride, architecture.projected))
             before = out
-    return [*layers, nn.AdaptiveAvgPool2d(1), Flat(before), *_dense(members, [before, num_classes])]
+    return [*layers, nn.AdaptiveAvgPool2d(1), Flat(before)], before
 
 
-def initialise(
-    layer: Convolution | Dense | nn.Conv2d, k: int, init: str, generator: torch.Generator
-) -> None:
-    """Draw a member's weights as its layer alone would be drawn by `torch.nn`."""
+#: What draws the weights of a layer alone, outputs first; ``torch`` is nn.Linear's and nn.Conv2d's
+#: own way, uniform within 1/sqrt(fan in).
+INITIALISERS: dict[str, Callable[..., Tensor]] = {
+    "torch": partial(nn.init.kaiming_uniform_, a=math.sqrt(5)),
+    "glorot": nn.init.xavier_uniform_,
+    "he": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
+}
+
+
+def initialise(layer: nn.Module, k: int, init: str, generator: torch.Generator) -> None:
+    """Draw a member's weights as its layer alone would be drawn by `torch.nn`.
+
+    Batch norms start at the identity; what has no weights of its own stays as it is.
+    """
+    if isinstance(layer, Norm | nn.BatchNorm2d):
+        statistics = layer.running_mean, layer.running_var
+        for zero, one in ((layer.bias.data, layer.weight.data), statistics):
+            zero[k], one[k] = 0, 1  # type: ignore[index]
+    if not isinstance(layer, Convolution | Dense | nn.Conv2d):
+        return
     stored = layer.weight.data[k]
     if isinstance(layer, Dense):
         stored = stored.T  # to outputs first, as `torch.nn.init` takes a matrix
-    weight = torch.empty(stored.shape)
-    if init == "glorot":
-        nn.init.xavier_uniform_(weight, generator=generator)
-    elif init == "he":
-        nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
-    else:
-        # What nn.Linear and nn.Conv2d do by themselves: uniform within 1/sqrt(fan in).
-        nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
+    weight = INITIALISERS[init](torch.empty(stored.shape), generator=generator)
     stored.copy_(weight)
     if layer.bias is not None:
         bound = 1 / math.sqrt(weight[0].numel()) if init == "torch" else 0.0

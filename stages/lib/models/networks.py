@@ -14,18 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from stages.lib.models.architectures import ARCHITECTURES, INITS, smallest_side
-from stages.lib.models.layers import (
-    Convolution,
-    Dense,
-    Norm,
-    Torchvision,
-    initialise,
-    layers_of,
-    reset,
-)
+from stages.lib.models import layers
+from stages.lib.models.architectures import ARCHITECTURES, Shape, smallest_side
 
 STREAMS = 8  # few networks at a time fill a GPU
+_streams: list["torch.cuda.Stream"] = []
 
 
 class Network(nn.Module):
@@ -47,22 +40,19 @@ class Network(nn.Module):
     """
 
     def __init__(
-        self,
-        make: Callable[[int], list[nn.Module]],
-        members: int,
-        stacking: str,
+        self, make: Callable[[int], list[nn.Module]], members: int, stacking: str,
         device: torch.device,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         self.make, self.members, self.stacking, self.device = make, members, stacking, device
         self.loop = False
         with torch.device("meta"):
             self.layers = nn.Sequential(*make(members))
         for layer in self.modules():
-            if isinstance(layer, Convolution):
+            if isinstance(layer, layers.Convolution):
                 layer.way = stacking
                 self.loop = stacking == "loop" and members > 1
-            elif isinstance(layer, Torchvision):
+            elif isinstance(layer, layers.Torchvision):
                 self.loop = members > 1
         count = sum(parameter[0].numel() for parameter in self.parameters())
         self.weights = torch.empty(members, count, device=device)
@@ -87,12 +77,9 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, ``(K, b, classes)``."""
-        if self.loop:
-            return self._one_by_one(images)
-        logits: Tensor = self.layers(images)
-        return logits
-
-    def _one_by_one(self, images: Tensor) -> Tensor:
+        if not self.loop:
+            logits: Tensor = self.layers(images)
+            return logits
         tensors = [*self.layers.named_parameters(), *self.layers.named_buffers()]
         parts = {name: tensor.split(1) for name, tensor in tensors}
         each = [{name: part[k] for name, part in parts.items()} for k in range(self.members)]
@@ -100,9 +87,8 @@ class Network(nn.Module):
             partial(functional_call, self.layers, own, images[k : k + 1])
             for k, own in enumerate(each)
         ]
-        if images.device.type == "cuda":
-            return torch.cat(on_streams(calls))
-        return torch.cat([call() for call in calls])
+        on_gpu = images.device.type == "cuda"
+        return torch.cat(on_streams(calls) if on_gpu else [call() for call in calls])
 
 
 def on_streams(calls: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
@@ -122,12 +108,9 @@ def on_streams(calls: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
     return results
 
 
-_streams: list["torch.cuda.Stream"] = []
-
-
 def build(
     name: str,
-    shape: tuple[int, int, int],
+    shape: Shape,
     num_classes: int,
     *,
     width: float,
@@ -154,24 +137,16 @@ def build(
         device: where to put them; None: the CPU.
 
     Raises:
-        ValueError: an unknown name or init, or images too small for the network.
+        ValueError: images too small for the network.
     """
-    if name not in ARCHITECTURES:
-        raise ValueError(f"model: got {name!r}; accepted: {', '.join(ARCHITECTURES)}")
-    if init not in INITS:
-        raise ValueError(f"init: got {init!r}; accepted: {', '.join(INITS)}")
-    least = smallest_side(name)
-    if min(shape[:2]) < least:
+    if min(shape[:2]) < (least := smallest_side(name)):
         got = f"{shape[0]}x{shape[1]}"
         raise ValueError(f"model: {name} needs images of {least}x{least} or more, got {got}")
     make = maker(name, shape, num_classes, width=width, batch_norm=batch_norm)
     network = Network(make, len(generators), stacking, torch.device("cpu"))
     for k, generator in enumerate(generators):
         for layer in network.modules():
-            if isinstance(layer, Convolution | Dense | nn.Conv2d):
-                initialise(layer, k, init, generator)
-            elif isinstance(layer, Norm | nn.BatchNorm2d):
-                reset(layer, k)
+            layers.initialise(layer, k, init, generator)
     if zero_output:
         for parameter in network.layers[-1].parameters():
             nn.init.zeros_(parameter)
@@ -179,24 +154,19 @@ def build(
 
 
 def maker(
-    name: str, shape: tuple[int, int, int], num_classes: int, *, width: float, batch_norm: bool
+    name: str, shape: Shape, num_classes: int, *, width: float, batch_norm: bool
 ) -> Callable[[int], list[nn.Module]]:
     """Return what makes the layers of a stack; arguments as of `build`."""
-    return partial(layers_of, ARCHITECTURES[name], shape, num_classes, width, batch_norm)
+    return partial(layers.layers_of, ARCHITECTURES[name], shape, num_classes, width, batch_norm)
 
 
 @cache
 def sizes(
-    name: str, shape: tuple[int, int, int], num_classes: int, *, width: float, batch_norm: bool
+    name: str, shape: Shape, num_classes: int, *, width: float, batch_norm: bool
 ) -> tuple[int, int]:
-    """Return a network's number of parameters, and of all layers' outputs for one image.
+    """Return how many parameters, and outputs of all layers for an image, a network has.
 
-    Args:
-        name: a key of `ARCHITECTURES`.
-        shape: (height, width, channels) of an image.
-        num_classes: number of logits.
-        width: factor on units and channels.
-        batch_norm: whether a ConvNet has batch norm.
+    Arguments are as of `build`.
     """
     outputs = 0
 

@@ -1,12 +1,13 @@
 """Draws noisy labels from a transition matrix, and counts them."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.lib.noise.transitions import Matrix, check_transition
 
 CHUNK = 1 << 18  # labels drawn at a time: temporaries stay in cache, memory bounded
-
 Labels = NDArray[np.unsignedinteger]
 
 
@@ -26,6 +27,11 @@ def count_noisy(originals: int, alpha: float) -> int:
     return round(alpha * originals)
 
 
+def chunks(start: int, stop: int) -> Iterator[slice]:
+    """Yield the slices of at most `CHUNK` from ``start`` to ``stop``."""
+    return (slice(i, min(i + CHUNK, stop)) for i in range(start, stop, CHUNK))
+
+
 class LabelSampler:
     """Draws noisy labels from a transition matrix, a chunk of any length at a time.
 
@@ -43,10 +49,8 @@ class LabelSampler:
 
     def __init__(self, transition: Matrix, *, rng: np.random.Generator) -> None:
         check_transition(transition)
-        m = len(transition)
-        self.num_classes = m
-        # Another generator decides what the leading bits leave open: so the bits themselves do not
-        # depend on the matrix, and two noise levels share them.
+        m = self.num_classes = len(transition)
+        # Another generator decides what the leading bits leave open: two noise levels share them.
         self.rng, self.rest = rng, rng.spawn(1)[0]
         self.uniform = bool(np.all(transition == 1.0 / m))
         if self.uniform:
@@ -99,16 +103,15 @@ def draw_labels(true_labels: Labels, transition: Matrix, *, rng: np.random.Gener
     """
     draw = LabelSampler(transition, rng=rng)
     labels = np.empty(len(true_labels), dtype=label_dtype(len(transition)))
-    for start in range(0, len(labels), CHUNK):
-        labels[start : start + CHUNK] = draw(true_labels[start : start + CHUNK])
+    for chunk in chunks(0, len(labels)):
+        labels[chunk] = draw(true_labels[chunk])
     return labels
 
 
 def count_labels(true_labels: Labels, labels: Labels, num_classes: int) -> NDArray[np.int64]:
     """Return ``(m, m)`` counts: true class in the rows, given label in the columns."""
     counts = np.zeros(num_classes * num_classes, dtype=np.int64)
-    for start in range(0, len(labels), CHUNK):
-        chunk = slice(start, start + CHUNK)
+    for chunk in chunks(0, len(labels)):
         pair = true_labels[chunk].astype(np.int64) * num_classes + labels[chunk]
         counts += np.bincount(pair, minlength=len(counts))
     return counts.reshape(num_classes, num_classes)

@@ -4,7 +4,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 ORDERS = ("confusing", "reverse", "random")
-
 ROUNDING = 1 + 1e-12  # forgiven above the largest delta: 0.3 / 3 is 0.09999999999999999
 
 Matrix = NDArray[np.float64]
@@ -46,15 +45,14 @@ def false_class_order(
         raise ValueError(f"order: got {order!r}; accepted: {', '.join(ORDERS)}")
     if order == "random" and rng is None:
         raise ValueError("order random: got no rng; pass one")
-    m = counts.shape[0]
     rows = []
-    for true_class in range(m):
-        false = np.delete(np.arange(m), true_class)
+    for true_class, row in enumerate(counts.astype(np.int64)):
+        false = np.delete(np.arange(len(row)), true_class)
         if rng is not None and order == "random":
             rows.append(rng.permutation(false))
         else:
-            key = counts[true_class, false].astype(np.int64)
-            rows.append(false[np.argsort(-key if order == "confusing" else key, kind="stable")])
+            key = -row[false] if order == "confusing" else row[false]
+            rows.append(false[np.argsort(key, kind="stable")])
     return np.array(rows, dtype=np.int64)
 
 

@@ -23,15 +23,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-MODULES = [
-    f"stages/lib/{name}.py"
-    for name in (
-        "noise/transitions", "noise/sampling", "labels/dilution", "training/losses",
-        "training/adadelta", "execution/store", "studies/summaries", "studies/thresholds",
-        "studies/computing",
-    )
-]  # fmt: skip
-NAMES = ("noise", "dilution", "losses", "adadelta", "points", "results", "figures", "properties")
+#: What is broken, and the tests that are most likely to notice; they are run first.
+MODULES = {
+    "stages/lib/noise/transitions.py": "noise",
+    "stages/lib/noise/sampling.py": "noise",
+    "stages/lib/labels/dilution.py": "dilution",
+    "stages/lib/components/losses.py": "losses",
+    "stages/lib/components/optimizers.py": "optimizers",
+    "stages/lib/execution/store.py": "store",
+    "stages/lib/studies/summaries.py": "summaries",
+    "stages/lib/studies/thresholds.py": "summaries",
+    "stages/lib/studies/computing.py": "computing",
+}
+NAMES = (*dict.fromkeys(MODULES.values()), "studies", "properties")
 TESTS = [f"tests/test_{name}.py" for name in NAMES]
 MEMORY = 32 << 30  # bytes of addresses for each process: a mutant may ask for any number
 
@@ -70,7 +74,7 @@ def pytest_main(*arguments: str) -> int:
 
 def run(file: str, tests: list[str], limit: float) -> dict[str, Any]:
     """Run a module's own tests and then the others in a fork, up to the first that fails."""
-    own = [test for test in tests if Path(test).name == f"test_{Path(file).name}"]
+    own = [test for test in tests if Path(test).name == f"test_{MODULES.get(file)}.py"]
     start, log, done, status = time.monotonic(), Path("log"), 0, 0
     child = os.fork()
     if not child:
@@ -98,16 +102,16 @@ def run(file: str, tests: list[str], limit: float) -> dict[str, Any]:
 
 def main() -> None:
     """Draw mutants, run the tests on each, and write what came of it."""
-    parser = argparse.ArgumentParser("python -m tools.mutants", description=__doc__)
+    parser = argparse.ArgumentParser("python -m benchmarks.mutants", description=__doc__)
     parser.add_argument("out", metavar="OUT.json", type=Path, help="whole after every mutant")
-    parser.add_argument("--modules", nargs="+", default=MODULES, help="what is broken")
+    parser.add_argument("--modules", nargs="+", default=list(MODULES), help="what is broken")
     parser.add_argument("--tests", nargs="+", default=TESTS, help="what may notice")
     parser.add_argument("--count", type=int, default=300, help="of mutants; default %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the sample; default %(default)s")
     given = parser.parse_args()
     out, start = given.out.resolve(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        subprocess.run(["git", "clone", "--quiet", Path(__file__).parents[1], folder], check=True)  # noqa: S603, S607
+        subprocess.run(["git", "clone", "--quiet", Path(__file__).parents[1], folder], check=True)
         os.chdir(folder)
         Path("setup.cfg").write_text("[mutmut]\nsource_paths = .\n", encoding="utf-8")
         everything = {name: code for file in given.modules for name, code in mutants(file).items()}
