@@ -136,12 +136,27 @@ def test_another_seed_draws_other_arrays(case: str, dataset: Dataset) -> None:
         assert (getattr(one, name) != getattr(other, name)).any()
 
 
-def test_noise_levels_draw_independently(dataset: Dataset) -> None:
+@pytest.mark.parametrize("case", CASES)
+def test_noise_levels_share_split_images_and_uniform_labels(case: str, dataset: Dataset) -> None:
+    """Common random numbers: the smaller set is where the larger one begins."""
     one, other = (
-        dilute(dataset, replace(UNIFORM, alpha=alpha)).labels[400:2000] for alpha in (5.0, 6.0)
+        dilute(dataset, replace(UNIFORM, alpha=alpha, images=CASES[case].images))
+        for alpha in (2.0, 5.0)
     )
-    agree = int((one == other).sum())  # a binomial of 1 in 10, within four standard deviations
-    assert abs(agree - 160) < 4 * np.sqrt(1600 * 0.1 * 0.9)
+    for name in ("labels", "images", "validation_labels", "validation_images"):
+        smaller = getattr(one, name)
+        np.testing.assert_array_equal(getattr(other, name)[: len(smaller)], smaller)
+    assert len(other.labels) == 2 * len(one.labels)
+    agree = int((one.labels[400:500] == other.validation_labels[100:200]).sum())
+    assert agree < 10 + 4 * 3  # a binomial of 1 in 10: those of another purpose are others
+
+
+def test_structured_labels_of_two_noise_levels_part_as_their_matrices_do(dataset: Dataset) -> None:
+    one, other = (dilute(dataset, replace(STRUCTURED, alpha=alpha)) for alpha in (5.0, 6.0))
+    agree = (one.labels[400:] == other.labels[400 : len(one.labels)]).mean()
+    rows = [np.array(each.facts["transition"]).cumsum(axis=1) for each in (one, other)]
+    least = 1 - np.abs(rows[0] - rows[1]).sum(axis=1).mean()  # were they independent: 0.1
+    assert 0.5 < least - 0.05 < agree < 1
 
 
 @pytest.mark.parametrize(
@@ -262,7 +277,9 @@ def test_materialise_writes_a_set_for_every_seed(
 ) -> None:
     out = materialise(CASES[case])
     assert sorted(path.name for path in out.iterdir()) == ["seed-0", "seed-5"]
-    assert dilution.load(out / "seed-5").facts == dilute(dataset, CASES[case], seed=5).facts
+    facts = dilution.load(out / "seed-5").facts
+    assert len(facts.pop("images")) == (3 if case == "another data set" else 2)
+    assert facts == dilute(dataset, CASES[case], seed=5).facts
 
 
 def test_confusion_of_another_data_set_is_refused(materialise: Callable[..., Path]) -> None:
@@ -288,9 +305,9 @@ def test_what_does_not_fit_the_data_set_is_refused(
 
 
 def test_whole_sets_are_kept_and_others_are_written_again(
-    materialise: Callable[..., Path],
+    materialise: Callable[..., Path], dataset: Dataset, tmp_path: Path
 ) -> None:
-    """Unfinished ones, and those of another config."""
+    """Unfinished ones, those of another config, and those of other images."""
     out = materialise(UNIFORM)
     whole, unfinished = out / "seed-0", out / "seed-5"
     before = (whole / "labels.npy").stat().st_mtime_ns
@@ -302,6 +319,11 @@ def test_whole_sets_are_kept_and_others_are_written_again(
     for changed in (replace(UNIFORM, alpha=2.0), replace(UNIFORM, alpha=2.0, images="unique")):
         materialise(changed)
         assert dilution.load(whole).facts["config"]["noise"] == vars(changed)
+    others = replace(dataset, train_images=255 - dataset.train_images)
+    datasets.save(others, tmp_path / "data/digits")
+    materialise(changed)
+    drawn_for = dilution.load(whole).facts["images"]
+    assert drawn_for["digits/train_images"] == files.sha256_of_array(others.train_images)
 
 
 def test_folders_are_named_by_all_that_decides_a_set() -> None:

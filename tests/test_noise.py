@@ -140,7 +140,7 @@ def test_labels_follow_the_matrix_and_no_other(drawn: Any, claimed: Any) -> None
     true_labels = np.repeat(np.arange(m), max(3000, 300_000 // m)).astype(sampling.label_dtype(m))
     for passed in (true_labels, transition):
         passed.flags.writeable = False  # it is not changed
-    labels = sampling.draw_labels(true_labels, transition, rng=np.random.default_rng(4))
+    labels = sampling.draw_labels(true_labels, transition, rng=np.random.default_rng(5))
     counts = sampling.count_labels(true_labels, labels, m)
     assert p_value(counts, transition) > LEVEL
     assert claimed is None or p_value(counts, make_transition(*claimed)) < 1e-6
@@ -154,6 +154,20 @@ def test_uniform_labels_are_drawn_as_ever() -> None:
     direct = np.random.default_rng(0).integers(0, 10, 1000, dtype=np.uint8)
     np.testing.assert_array_equal(labels, direct)
     assert sampling.CHUNK == 2**18
+
+
+def test_matrices_share_the_leading_bits() -> None:
+    """What they leave open is drawn by another generator, however many labels that is."""
+    samplers = [
+        sampling.LabelSampler(matrix, rng=np.random.default_rng(0))
+        for matrix in (np.array([[0.7, 0.3]] * 2), np.eye(2))
+    ]
+    for draw in samplers:
+        draw(np.zeros(2**18, np.uint8))
+    one, other = (draw.rng.bit_generator.state for draw in samplers)
+    assert one == other
+    states = [draw.rest.bit_generator.state for draw in samplers]
+    assert states[0] != states[1]  # the first left some open
 
 
 TINY = 2.0**-17  # half of a table's cell

@@ -429,6 +429,9 @@ class Given:
     def random(self, size: int) -> NDArray[np.float64]:
         return np.full(size, self.further)
 
+    def spawn(self, _: int) -> "list[Given]":
+        return [self]
+
 
 CENTRE = 0.5 + 2**-17  # of a cell of the sampler's table, and thus a number that may be drawn
 

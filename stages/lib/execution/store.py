@@ -20,6 +20,7 @@ STALE_SECONDS = 30 * 24 * 3600  # nobody goes on from a checkpoint as old as thi
 
 #: What decides a training's outcome, given its labels and images: modules, and folders of them.
 DECIDING = (
+    "components",
     "core/randomness.py",
     "data/images.py",
     "execution/inputs.py",
