@@ -3,8 +3,8 @@
 import sys
 
 from stages.command import stage
-from stages.lib.config.checks import check_confusion, check_model
-from stages.lib.config.params import Config, ModelParams
+from stages.lib.config.checks import check_confusion
+from stages.lib.config.params import Config
 from stages.lib.config.reading import read_params
 from stages.lib.core import files, paths
 from stages.lib.data.registry import FACTS
@@ -25,20 +25,14 @@ def main() -> None:
         points += grid.points
         if grids.needs_confusion(grid):
             confusion.shared_training(grid)
-            _check_confusion(params.scale, grid)
+            data, file = grid.points[0].data, paths.scale_file(params.scale)
+            facts = FACTS.get(data.name)
+            wanted = grids.read_confusion(params.scale)
+            check_confusion(wanted, data, facts and facts.train_size, file)
     grids.needed_datasets(points)
     own = any(data.path is not None for data in (params.data, *(point.data for point in points)))
     with files.replacing(paths.CHECKED) as scratch:
         scratch.write_text(f"own_images: {'.nan' if own else 'false'}\n", encoding="utf-8")
-
-
-def _check_confusion(scale: str, grid: grids.Grid) -> None:
-    """Check how a scale estimates confusion against the data of a figure."""
-    wanted, data, file = grids.read_confusion(scale), grid.points[0].data, paths.scale_file(scale)
-    small = ModelParams(wanted.model, wanted.width)
-    check_model(small, data, file, "confusion", key="model")
-    if facts := FACTS.get(data.name):
-        check_confusion(wanted, facts.train_size, file, "confusion")
 
 
 if __name__ == "__main__":

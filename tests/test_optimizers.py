@@ -21,10 +21,18 @@ TORCHS: dict[str, Callable[[list[Tensor], float, OptimizerParams], torch.optim.O
     "adadelta": lambda own, rate, p: torch.optim.Adadelta(
         own, lr=rate, rho=p.rho, eps=p.epsilon, weight_decay=p.weight_decay, foreach=False
     ),
+    "sgd": lambda own, rate, p: torch.optim.SGD(
+        own, lr=rate, momentum=p.momentum, weight_decay=p.weight_decay, nesterov=p.momentum > 0
+    ),
+    "adamw": lambda own, rate, p: torch.optim.AdamW(
+        own, lr=rate, betas=(p.beta1, p.beta2), eps=p.epsilon, weight_decay=p.weight_decay
+    ),
 }
 DECAYS = [0.0, 0.01]
 OTHERS: dict[str, list[dict[str, float]]] = {
     "adadelta": [{"rho": 0.9, "epsilon": 1e-8}, {"rho": 0.0}, {"rho": 1.0}, {"epsilon": 1e-3}],
+    "sgd": [{"momentum": 0.0}, {"momentum": 0.5}],
+    "adamw": [{"beta1": 0.5, "beta2": 0.9, "epsilon": 1e-3}, {"beta1": 0.0}],
 }
 CASES = [(name, change) for name in OPTIMIZERS for change in [{}, *OTHERS[name]]]
 

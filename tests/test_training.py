@@ -1059,6 +1059,8 @@ def checkpointed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ensemble.St
         ("resnet20", 8, {}),
         ("mlp2", 4, {"augmentation": "flip_crop", "weight_decay": 1e-3}),
         ("conv2", 8, {"augmentation": "resized_crop"}),
+        ("perceptron", 2, {"optimizer": "sgd", "weight_decay": 1e-3}),
+        ("mlp2", 4, {"optimizer": "adamw", "schedule": "cosine", "warmup": 0.2}),
     ],
 )
 def test_a_training_goes_on_from_a_checkpoint_to_the_bit(

@@ -1,7 +1,7 @@
 """What travels to a machine without network: `gather` puts it into a folder, which `use` uses.
 
-The folder has ``packages/`` that machines with PyTorch may lack, ``mirror/`` with MNIST's archives
-in torchvision's layout, and ``store.tar.gz``: finished trainings, which the next ones go on from.
+The folder has ``packages/VERSION/`` that a Python may lack, ``mirror/`` with MNIST's archives in
+torchvision's layout, and ``store.tar.gz``: finished trainings, which the next ones go on from.
 Until `use` has been called nothing here needs any of these packages.
 """
 
@@ -19,16 +19,22 @@ MOST_BYTES = 60 << 20  # of what travels
 MOST_FILES, MOST_FILE_BYTES = 8, 16 << 20  # of what comes back
 PINS = Path(__file__).parents[2] / "requirements.txt"
 STORE = "store.tar.gz"
-#: By the stages, besides what comes with PyTorch and scikit-learn; of Python alone, so that they
-#: run with any version of it.
-NEEDED = ("ruamel.yaml",)
+#: By the stages, besides what comes with PyTorch and scikit-learn: as requirements.txt pins
+#: them. One is compiled, for a version of Python and a kind of machine.
+NEEDED = (
+    "annotated-types", "pydantic", "pydantic-core", "ruamel.yaml", "typing-extensions",
+    "typing-inspection",
+)  # fmt: skip
+PYTHONS = ("3.11", "3.12")
+PLATFORM = "manylinux_2_17_x86_64"
 POINT = re.compile(r"[0-9a-f]{32}\.json")
 MOST_POINT_BYTES = 1 << 20
 
 
 def use(folder: Path) -> None:
     """Make the packages of a bundle importable, after what is installed."""
-    packages = str((folder / "packages").resolve())
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    packages = str((folder / "packages" / version).resolve())
     sys.path.append(packages)
     paths = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), packages]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))  # of its processes
@@ -77,9 +83,12 @@ def _install(packages: Path) -> None:
             ":all:",
             "--no-deps",
         ]
-        command = [sys.executable, "-m", "pip", "install", *options, "--target", str(packages)]
-        if subprocess.run([*command, "--requirement", file.name]).returncode:
-            raise UserError(f"{', '.join(NEEDED)}: pip could not install it")
+        for version in PYTHONS:
+            kind = ["--python-version", version, "--implementation", "cp", "--platform", PLATFORM]
+            target = ["--target", str(packages / version), "--requirement", file.name]
+            command = [sys.executable, "-m", "pip", "install", *options, *kind, *target]
+            if subprocess.run(command).returncode:
+                raise UserError(f"{', '.join(NEEDED)}: pip could not install it")
 
 
 def pack(points: Iterable[Path], archive: Path) -> int:

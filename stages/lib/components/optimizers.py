@@ -67,8 +67,50 @@ def _adadelta(
         p.addcmul_(update, rates, value=-1)
 
 
+def _sgd(
+    parameters: "Tensor",
+    gradients: "Tensor",
+    state: "State",
+    rates: "Tensor",
+    params: "OptimizerParams",
+) -> None:
+    """Do a step of SGD with Nesterov's momentum (Sutskever et al. 2013)."""
+    for p, g, velocity in _blocks(parameters, gradients, state["velocity"]):
+        if params.weight_decay:
+            g.add_(p, alpha=params.weight_decay)
+        velocity.mul_(params.momentum).add_(g)
+        p.addcmul_(g.add_(velocity, alpha=params.momentum), rates, value=-1)
+
+
+def _adamw(
+    parameters: "Tensor",
+    gradients: "Tensor",
+    state: "State",
+    rates: "Tensor",
+    params: "OptimizerParams",
+) -> None:
+    """Do a step of AdamW, whose decay is no part of the gradient (Loshchilov, Hutter 2019)."""
+    beta1, beta2 = params.beta1, params.beta2
+    state["steps"].add_(1)
+    size = rates / (1 - beta1 ** state["steps"])
+    root = (1 - beta2 ** state["steps"]).sqrt()
+    for p, g, means, squares in _blocks(parameters, gradients, state["means"], state["squares"]):
+        if params.weight_decay:
+            p.mul_(1 - rates * params.weight_decay)
+        means.mul_(beta1).add_(g, alpha=1 - beta1)
+        squares.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        p.addcmul_(means / (squares.sqrt() / root).add_(params.epsilon), size, value=-1)
+
+
+def _adamw_state(parameters: "Tensor") -> "State":
+    steps = parameters.new_zeros((len(parameters), 1))
+    return {**_zeros("means", "squares")(parameters), "steps": steps}
+
+
 OPTIMIZERS = {
     "adadelta": Optimizer(_zeros("squares", "updates"), _adadelta, ("rho", "epsilon")),
+    "sgd": Optimizer(_zeros("velocity"), _sgd, ("momentum",)),
+    "adamw": Optimizer(_adamw_state, _adamw, ("beta1", "beta2", "epsilon")),
 }
 
 
@@ -79,6 +121,9 @@ class OptimizerParams:
     optimizer: Annotated[str, OneOf(OPTIMIZERS)] = "adadelta"
     rho: Fraction = 0.95
     epsilon: Positive = 1e-8
+    momentum: Fraction = 0.9
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
     weight_decay: Annotated[Fraction, Neutral(0.0)] = 0.0
 
 

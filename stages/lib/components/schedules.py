@@ -1,30 +1,38 @@
 """Schedules of the learning rate, one entry each: progress to a factor on the rate."""
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic.dataclasses import dataclass
 
-from stages.lib.core.fields import STRICT, Neutral, OneOf
+from stages.lib.core.fields import STRICT, Fraction, Neutral, OneOf
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: From the share of the steps behind the warm-up that are done, ``(K, 1)`` in [0, 1).
 SCHEDULES: "dict[str, Callable[[Tensor], Tensor]]" = {
-    "constant": lambda progress: progress.new_ones(progress.shape),
+    "constant": lambda done: done.new_ones(done.shape),
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: (1 + (math.pi * done).cos()) / 2,  # Loshchilov and Hutter 2017
 }
 
 
 @dataclass(frozen=True, config=STRICT)
 class ScheduleParams:
-    """How the learning rate changes (section 3.4: it does not)."""
+    """How the learning rate changes (section 3.4: it does not).
+
+    Over the first ``warmup`` of all steps it grows linearly to the whole rate.
+    """
 
     schedule: Annotated[str, OneOf(SCHEDULES), Neutral("constant")] = "constant"
+    warmup: Annotated[Fraction, Neutral(0.0)] = 0.0
 
 
 def is_constant(params: ScheduleParams) -> bool:
     """Tell whether every step has the whole rate."""
-    return params.schedule == "constant"
+    return params.schedule == "constant" and params.warmup == 0
 
 
 def factor(done: "Tensor", steps: "Tensor", params: ScheduleParams) -> "Tensor":
@@ -35,4 +43,7 @@ def factor(done: "Tensor", steps: "Tensor", params: ScheduleParams) -> "Tensor":
         steps: ``(K, 1)`` float, how many there are in all for each network.
         params: the schedule.
     """
-    return SCHEDULES[params.schedule](done / steps)
+    warm = params.warmup * steps
+    rising = ((done + 1) / warm.clamp(min=1)).clamp(max=1)
+    progress = ((done - warm) / (steps - warm).clamp(min=1)).clamp(min=0, max=1)
+    return rising * SCHEDULES[params.schedule](progress)

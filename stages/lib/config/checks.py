@@ -1,42 +1,64 @@
 """Checks across the fields and sections of a config, and against its data."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 from stages.lib.components.losses import LOSSES
-from stages.lib.config.params import Config, ConfusionParams, DataParams, ModelParams, NoiseParams
+from stages.lib.config.params import (
+    Config,
+    ConfusionParams,
+    DataParams,
+    ModelParams,
+    NoiseParams,
+    TrainParams,
+)
 from stages.lib.config.yaml_files import fail
 from stages.lib.core import paths
 from stages.lib.data.registry import FACTS
-from stages.lib.models.architectures import (
-    ARCHITECTURES,
-    ConvNet,
-    TorchvisionResNet,
-    is_residual,
-    smallest_side,
-)
+from stages.lib.models.architectures import ARCHITECTURES as NETWORKS
+from stages.lib.models.architectures import ConvNet, TorchvisionResNet, is_residual, smallest_side
 from stages.lib.noise import sampling, transitions
 
 MOST_AVERAGED = 0.5  # with early stopping: a report's average may not reach back to the one before
-
 MOST_EXAMPLES = 2**31 - 1  # the order of examples is int32
-
+Refuse = Callable[[str, str], NoReturn]  # at a place, section.key, saying what is accepted
 IMAGENET_SIDES = (64, 224)  # pixels: the least and the most that ImageNet is decoded to
 
 
+def _refusing(file: Path | str, prefix: str = "", **sections: Any) -> Refuse:
+    """Return what raises the error for the value at ``section.key``, given what is accepted."""
+
+    def refuse(place: str, accepted: str) -> NoReturn:
+        section, key = place.split(".")
+        fail(file, prefix + section, key, getattr(sections[section], key), accepted)
+
+    return refuse
+
+
 def check_confusion(
-    params: ConfusionParams, train_size: int, file: Path | str, section: str
+    params: ConfusionParams, data: DataParams, train_size: int | None, file: Path | str
 ) -> None:
-    """Require that subset and held-out images fit into the training images.
+    """Require images and a network that the estimation of confusion can work with.
+
+    Args:
+        params: the section.
+        data: whose images it takes.
+        train_size: how many of them there are for training, if that is known.
+        file: where the section was read from.
 
     Raises:
-        ParamsError: they do not, or a batch is larger than the subset.
+        ParamsError: subset and held-out images are more than there are, a batch is larger than the
+            subset, or the network cannot take these images.
     """
-    if params.subset + params.held_out > train_size:
-        limit = f"at most {train_size - params.held_out} beside {params.held_out} held-out images"
-        fail(file, section, "subset", params.subset, limit)
+    refuse = _refusing(file, confusion=params)
+    check_model(ModelParams(params.model, params.width), data, file, "confusion", key="model")
+    if train_size is not None and params.subset + params.held_out > train_size:
+        left = train_size - params.held_out
+        refuse("confusion.subset", f"at most {left} beside {params.held_out} held-out images")
     if params.batch_size > params.subset:
-        fail(file, section, "batch_size", params.batch_size, f"at most the subset, {params.subset}")
+        refuse("confusion.batch_size", f"at most the subset, {params.subset}")
 
 
 def check_config(config: Config, file: Path | str = paths.PARAMS, prefix: str = "") -> None:
@@ -45,48 +67,40 @@ def check_config(config: Config, file: Path | str = paths.PARAMS, prefix: str = 
     Raises:
         ParamsError: the sections contradict each other.
     """
-    data, train = config.data, config.train
-    _check_source(data, file, prefix + "data")
-    if data.validation == 0 and len(train.learning_rates) > 1:
-        accepted = "at least 1 where there is more than one learning rate to choose from"
-        fail(file, prefix + "data", "validation", data.validation, accepted)
-    _check_length(config, file, prefix)
+    data, noise, model, train = config.data, config.noise, config.model, config.train
+    refuse = _refusing(file, prefix, data=data, noise=noise, model=model, train=train)
+    _check_source(data, refuse)
+    _check_length(data, train, refuse)
     largest = max(data.originals, data.validation)  # validation images are diluted as well
-    if largest + sampling.count_noisy(largest, config.noise.alpha) > MOST_EXAMPLES:
+    if largest + sampling.count_noisy(largest, noise.alpha) > MOST_EXAMPLES:
         highest = MOST_EXAMPLES // largest - 1
-        accepted = f"at most {highest} with {largest} images: a set holds {MOST_EXAMPLES} examples"
-        fail(file, prefix + "noise", "alpha", config.noise.alpha, accepted)
-    examples = data.originals
+        most = f"at most {highest} with {largest} images: a set holds {MOST_EXAMPLES} examples"
+        refuse("noise.alpha", most)
     originals_only = LOSSES[train.loss].originals_only
-    if not originals_only:
-        examples += sampling.count_noisy(data.originals, config.noise.alpha)
-    if train.batch_size > examples:
-        most = f"at most the training set, {examples} examples"
-        fail(file, prefix + "train", "batch_size", train.batch_size, most)
-    if originals_only and (config.noise.kind, config.noise.images) != ("uniform", "same"):
-        accepted = "cross_entropy: H_alpha stands for uniform noise on the same images only"
-        fail(file, prefix + "train", "loss", train.loss, accepted)
-    check_model(config.model, data, file, prefix + "model")
-    if train.batch_size == 1 and (config.model.batch_norm or is_residual(config.model.name)):
-        accepted = f"2 or more for {config.model.name}: batch norm has no variance of one image"
-        fail(file, prefix + "train", "batch_size", 1, accepted)
-    if config.noise.images == data.name:
-        accepted = "same or unique for images of the originals' own data set"
-        fail(file, prefix + "noise", "images", data.name, accepted)
-    facts = FACTS.get(data.name)
-    if facts is not None:
-        check_fit(data, config.noise, facts.train_size, facts.num_classes, file, prefix)
+    noisy = 0 if originals_only else sampling.count_noisy(data.originals, noise.alpha)
+    if train.batch_size > data.originals + noisy:
+        most = f"at most the training set, {data.originals + noisy} examples"
+        refuse("train.batch_size", most)
+    if originals_only and (noise.kind, noise.images) != ("uniform", "same"):
+        refuse("train.loss", "cross_entropy: H_alpha stands for uniform noise on the same images")
+    check_model(model, data, file, prefix + "model")
+    if train.batch_size == 1 and (model.batch_norm or is_residual(model.name)):
+        refuse("train.batch_size", f"2 or more for {model.name}: batch norm has no variance of one")
+    if noise.images == data.name:
+        refuse("noise.images", "same or unique for images of the originals' own data set")
+    if facts := FACTS.get(data.name):
+        check_fit(data, noise, facts.train_size, facts.num_classes, file, prefix)
 
 
-def _check_length(config: Config, file: Path | str, prefix: str) -> None:
-    data, train = config.data, config.train
-    if train.epochs == 0 and train.min_samples == 0:
-        fail(file, prefix + "train", "epochs", train.epochs, "above 0 where min_samples is 0")
-    if train.early_stopping and data.validation == 0:
-        fail(file, prefix + "data", "validation", 0, "at least 1 with train.early_stopping")
+def _check_length(data: DataParams, train: TrainParams, refuse: Refuse) -> None:
+    if data.validation == 0 and len(train.learning_rates) > 1:
+        refuse("data.validation", "at least 1 where there is more than one learning rate")
+    if data.validation == 0 and train.early_stopping:
+        refuse("data.validation", "at least 1 with train.early_stopping")
     if train.early_stopping and train.average > MOST_AVERAGED:
-        accepted = f"at most {MOST_AVERAGED:g} with train.early_stopping"
-        fail(file, prefix + "train", "average", train.average, accepted)
+        refuse("train.average", f"at most {MOST_AVERAGED:g} with train.early_stopping")
+    if train.epochs == 0 and train.min_samples == 0:
+        refuse("train.epochs", "above 0 where min_samples is 0")
 
 
 def check_model(
@@ -105,38 +119,35 @@ def check_model(
         ParamsError: the images are too small, torchvision's network is to have another width, or
             what is no ConvNet is to have batch norm.
     """
-    architecture, size = ARCHITECTURES[model.name], data.size
+    network, size = NETWORKS[model.name], data.size
     if size is None and data.name in FACTS:
         size = min(FACTS[data.name].height, FACTS[data.name].width)
     if size is not None and size < smallest_side(model.name):
-        fits = ", ".join(name for name in ARCHITECTURES if smallest_side(name) <= size)
+        fits = ", ".join(name for name in NETWORKS if smallest_side(name) <= size)
         fail(file, section, key, model.name, f"{fits} for images of {size}x{size}")
-    if isinstance(architecture, TorchvisionResNet) and model.width != 1:
+    if isinstance(network, TorchvisionResNet) and model.width != 1:
         fail(file, section, "width", model.width, f"1 for {model.name}, which is torchvision's")
-    if model.batch_norm and not isinstance(architecture, ConvNet):
+    if model.batch_norm and not isinstance(network, ConvNet):
         why = "a choice for ConvNets alone; residual networks always have it"
         fail(file, section, "batch_norm", True, f"false for {model.name}: {why}")
 
 
-def _check_source(data: DataParams, file: Path | str, section: str) -> None:
-    low, high = IMAGENET_SIDES
-    if data.name not in ("folder", "imagenet"):
-        if data.path is not None:
-            fail(file, section, "path", data.path, f"null where name is {data.name}")
-    elif data.path is None:
+def _check_source(data: DataParams, refuse: Refuse) -> None:
+    (low, high), own = IMAGENET_SIDES, data.name not in FACTS
+    if not own and data.path is not None:
+        refuse("data.path", f"null where name is {data.name}")
+    if own and data.path is None:
         kinds = {"folder": "a folder, .zip or .tar", "imagenet": "the folder of ILSVRC2012"}
-        fail(file, section, "path", None, f"{kinds[data.name]} where name is {data.name}")
-    elif data.name == "imagenet":
-        if data.size is None or not low <= data.size <= high:
-            needs = f"a whole number from {low} to {high}, pixels of a side, where name is imagenet"
-            fail(file, section, "size", data.size, needs)
-    elif data.size is None:
-        fail(file, section, "size", None, "pixels of a side where name is folder")
+        refuse("data.path", f"{kinds[data.name]} where name is {data.name}")
+    if data.name == "imagenet" and (data.size is None or not low <= data.size <= high):
+        refuse("data.size", f"a whole number from {low} to {high}, pixels of a side, of imagenet")
+    if own and data.size is None:
+        refuse("data.size", "pixels of a side where name is folder")
 
 
 def check_fit(
     data: DataParams,
-    wanted: NoiseParams,
+    noise: NoiseParams,
     train_size: int,
     num_classes: int,
     file: Path | str = paths.PARAMS,
@@ -149,28 +160,28 @@ def check_fit(
             for alpha (PAPER: ``delta <= alpha/m``), or images of other classes are asked for with
             structured noise.
     """
+    refuse = _refusing(file, prefix, data=data, noise=noise)
     free = train_size - data.validation
     if data.originals > free:
-        most = f"at most {max(free, 0)}: {data.validation} of {train_size} are for validation"
-        fail(file, prefix + "data", "originals", data.originals, most)
+        taken = f"{data.validation} of {train_size} are for validation"
+        refuse("data.originals", f"at most {max(free, 0)}: {taken}")
     left = free - data.originals
-    if wanted.images == "unique" and sampling.count_noisy(data.originals, wanted.alpha) > left:
-        most = f"at most {left / data.originals:g}: {left} unique images are left for noisy labels"
-        fail(file, prefix + "noise", "alpha", wanted.alpha, most)
-    if wanted.kind == "uniform":
-        if wanted.delta != 0:
-            fail(file, prefix + "noise", "delta", wanted.delta, "0 where kind is uniform")
+    if noise.images == "unique" and sampling.count_noisy(data.originals, noise.alpha) > left:
+        why = f"{left} unique images are left for noisy labels"
+        refuse("noise.alpha", f"at most {left / data.originals:g}: {why}")
+    if noise.kind == "uniform":
+        if noise.delta != 0:
+            refuse("noise.delta", "0 where kind is uniform")
         return
     if num_classes < 3:
-        needs = f"uniform: {num_classes} classes leave no order among false classes"
-        fail(file, prefix + "noise", "kind", wanted.kind, needs)
-    largest = transitions.largest_delta(wanted.alpha, num_classes)
+        refuse("noise.kind", f"uniform: {num_classes} classes leave no order among false classes")
+    largest = transitions.largest_delta(noise.alpha, num_classes)
     # The smallest numbers are rounded up to twice what they are: the quotient alone does not do.
-    over = wanted.delta * num_classes > wanted.alpha * transitions.ROUNDING
-    if over or wanted.delta > largest * transitions.ROUNDING:
+    over = noise.delta * num_classes > noise.alpha * transitions.ROUNDING
+    if over or noise.delta > largest * transitions.ROUNDING:
         shown = math.floor(largest * 1e6) / 1e6  # never rounded up
-        at = f"at most {shown:.6g} at alpha {wanted.alpha:g} with {num_classes} classes"
-        fail(file, prefix + "noise", "delta", wanted.delta, at)
-    if wanted.images not in ("same", "unique"):
+        at = f"at most {shown:.6g} at alpha {noise.alpha:g} with {num_classes} classes"
+        refuse("noise.delta", at)
+    if noise.images not in ("same", "unique"):
         needs = "same or unique where kind is structured: other images have no true class here"
-        fail(file, prefix + "noise", "images", wanted.images, needs)
+        refuse("noise.images", needs)

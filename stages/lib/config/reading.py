@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from stages.lib.config.checks import check_config, check_confusion, check_model
-from stages.lib.config.params import SECTIONS, Config, ConfusionParams, ModelParams, Params
+from stages.lib.config.checks import check_config, check_confusion
+from stages.lib.config.params import SECTIONS, Config, ConfusionParams, Params
 from stages.lib.config.yaml_files import fail, read_yaml
 from stages.lib.core import fields, paths
 from stages.lib.core.text import shorten, show_key
@@ -91,11 +91,8 @@ def read_params(file: Path = paths.PARAMS) -> Params:
     check_keys(file, "", content, fields.types_of(Params), ("scale", "figures"))
     config = parse_config(content, file)
     confusion = parse_section(ConfusionParams, content.get("confusion", {}), file, "confusion")
-    small = ModelParams(confusion.model, confusion.width)
-    check_model(small, config.data, file, "confusion", key="model")
-    if config.data.name in FACTS:
-        facts = FACTS[config.data.name]
-        check_confusion(confusion, facts.train_size, file, "confusion")
+    facts = FACTS.get(config.data.name)
+    check_confusion(confusion, config.data, facts and facts.train_size, file)
     scale = content["scale"]
     known = sorted(path.stem for path in Path("scales").glob("*.yaml"))
     names = isinstance(scale, str) and paths.NAME.fullmatch(scale) and scale != paths.EXPERIMENT

@@ -7,13 +7,12 @@ from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.composer import Composer, ComposerError
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.events import AliasEvent
-from ruamel.yaml.nodes import MappingNode, ScalarNode
+from ruamel.yaml.nodes import ScalarNode
 
 from stages.lib.core.errors import UserError
 from stages.lib.core.text import one_line, show
 
-MOST_CHARACTERS = 1 << 17  # of a YAML file, aliases followed; the longest here has 6,000
-
+MOST_CHARACTERS = 1 << 17  # of a YAML file; the longest here has 6,000
 MOST_LEVELS = 16  # of values within values
 
 
@@ -22,30 +21,21 @@ class ParamsError(UserError):
 
 
 class _Composer(Composer):
-    """Reads plain data of bounded size: what is not is refused before anything is made of it.
+    """Reads plain data: what is not is refused before anything is made of it.
 
-    Refused are tags, a key that stands twice or is no single value, values in values without end,
-    and aliases of aliases, which make gigabytes of a few lines.
+    Refused are tags, aliases (DVC's ``-S`` loses values through them, and a few lines of them make
+    gigabytes), a key that stands twice or is no single value, and values in values without end.
     """
-
-    def __init__(self, loader: Any = None) -> None:
-        super().__init__(loader)
-        self.warn_double_anchors = False  # an alias means the last one, as in DVC
-        self.extents: dict[Any, tuple[int, int]] = {}  # of nodes: characters, levels
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.parser.peek_event()
-        alias = isinstance(event, AliasEvent)
-        if not alias and event.ctag is not None:
+        if isinstance(event, AliasEvent):
+            _refuse(event, f"*{event.anchor} is an alias, which DVC's -S misses; write values out")
+        if event.ctag is not None:
             _refuse(event, f"the tag {event.tag} has no place here")
         if self.depth == MOST_LEVELS:
             _refuse(event, f"more than {MOST_LEVELS} levels of values within values")
-        node = super().compose_node(parent, index)
-        if alias and node not in self.extents:
-            _refuse(event, f"*{event.anchor} stands within what it names")
-        if not alias:
-            self.extents[node] = self._measure(node)
-        return node
+        return super().compose_node(parent, index)
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         # ruamel.yaml lets keys repeat beside a merge.
@@ -58,19 +48,6 @@ class _Composer(Composer):
                 _refuse(key, f"the key {key.value!r} stands twice")
             seen.add((key.tag, key.value))
         return node
-
-    def _measure(self, node: Any) -> tuple[int, int]:
-        if isinstance(node, ScalarNode):
-            return len(node.value) + 1, 1
-        pairs = isinstance(node, MappingNode)
-        children = [child for pair in node.value for child in pair] if pairs else node.value
-        extents = [self.extents[child] for child in children]
-        characters = 1 + sum(extent[0] for extent in extents)
-        levels = 1 + max((extent[1] for extent in extents), default=0)
-        if characters > MOST_CHARACTERS or levels > MOST_LEVELS:
-            most = f"{MOST_CHARACTERS} characters or {MOST_LEVELS} levels"
-            _refuse(node, f"more than {most}, aliases followed")
-        return characters, levels
 
 
 def _refuse(place: Any, problem: str) -> NoReturn:

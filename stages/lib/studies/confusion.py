@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.lib.config.checks import check_confusion, check_model
+from stages.lib.config.checks import check_confusion
 from stages.lib.config.params import (
     MOST_CONFUSED,
     Config,
@@ -108,13 +108,12 @@ def estimate(
             diverged: an order made of what a network of NaNs answers would be none.
     """
     dataset = datasets.load(data_folder / dataset_name, labels_only=True)
-    check_confusion(params, len(dataset.train_labels), file, "confusion")
+    config = config_of(params, dataset_name, start)
+    seen = replace(config.data, size=min(dataset.image_shape[:2]))
+    check_confusion(params, seen, len(dataset.train_labels), file)
     if dataset.num_classes > MOST_CONFUSED:
         why = f"{dataset.num_classes} classes, more than {MOST_CONFUSED}: none are ordered"
         return {"dataset": dataset_name, "counts": None, "why": why}
-    config = config_of(params, dataset_name, start)
-    seen = replace(config.data, size=min(dataset.image_shape[:2]))
-    check_model(config.model, seen, file, "confusion", key="model")
     with files.scratch_folder() as folder:
         materialise(config.data, NO_NOISE, config.train.seeds, data_folder=data_folder, out=folder)
         todo = runs.expand(f"confusion {params.model}", config, data_folder, folder)
