@@ -1,6 +1,5 @@
 """Parameters: what is accepted, and the one line that tells what is not."""
 
-import datetime
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,7 @@ from stages.lib.studies import grids, registry
 
 ROOT = Path(__file__).parents[1]
 Content = Callable[..., dict[str, Any]]
-Read = Callable[[str | bytes], dict[str, Any]]
 NAN, INF = float("nan"), float("inf")
-DAY = datetime.date(2020, 1, 2)
 
 
 @pytest.fixture
@@ -54,60 +51,41 @@ def error_of(file: Path) -> str:
 # --- single values
 
 NOT_NUMBERS = [None, True, "0.5", [1], NAN, INF]
-NOT_WHOLE = [True, "1", 1.0, 2**31]
-NOT_NAMES = [None, 1, "Conv4", ["uniform"]]
 NOT_FRACTIONS = [*NOT_NUMBERS, -0.1, 1.1]
-NOT_POSITIVE = [*NOT_NUMBERS, 0, -0.1]
-NOT_FLOAT32 = [*NOT_POSITIVE, 1e-50, 1e39]  # which torch would take for 0 or infinite
+NOT_WIDTHS = [*NOT_NUMBERS, 0, -0.1, 65]
+NOT_FLOAT32 = [*NOT_NUMBERS, 0, -0.1, 1e-50, 1e39]  # which torch would take for 0 or infinite
+NOT_COUNTS = [True, "1", 1.0, 2**31, -1]
+NOT_SIZES = [*NOT_COUNTS, 0]
 NOT_BOOLEAN = [None, 1, "true"]
+NOT_NAMES = [None, 1, "Conv4", ["uniform"]]
 NOT_LISTS = [None, 0.5, []]
 
 BAD: dict[str, list[Any]] = {
-    "data.name": NOT_NAMES,
+    **dict.fromkeys(
+        ("data.name", "noise.kind", "noise.order", "model.name", "train.loss", "train.init",
+         "train.optimizer", "train.schedule", "train.averaging", "confusion.model"), NOT_NAMES),
+    **dict.fromkeys(
+        ("noise.delta", "train.rho", "train.momentum", "train.beta1", "train.beta2", "train.warmup",
+         "train.weight_decay", "train.average"), NOT_FRACTIONS),
+    **dict.fromkeys(("model.width", "confusion.width"), NOT_WIDTHS),
+    **dict.fromkeys(("train.epsilon", "confusion.learning_rate"), NOT_FLOAT32),
+    **dict.fromkeys(("data.validation", "train.min_samples"), NOT_COUNTS),
+    **dict.fromkeys(
+        ("data.originals", "train.batch_size", "confusion.subset", "confusion.held_out",
+         "confusion.batch_size", "confusion.min_samples"), NOT_SIZES),
+    **dict.fromkeys(("model.batch_norm", "train.zero_output", "train.early_stopping"), NOT_BOOLEAN),
     "data.path": ["", True, ["a"], "a\0b", "a\nb", "\x1b[2J", "\ud800", "a\u2028b"],
     "data.size": [3, 1025, 8.0, "8", True, [8]],
-    "data.originals": [*NOT_WHOLE, 0],
-    "data.validation": [*NOT_WHOLE, -1],
-    "noise.kind": NOT_NAMES,
     "noise.alpha": [*NOT_NUMBERS, -1e-9, 1e7],
-    "noise.delta": NOT_FRACTIONS,
-    "noise.order": NOT_NAMES,
     "noise.images": [*NOT_NAMES, "folder", "original"],
-    "model.name": NOT_NAMES,
-    "model.width": [*NOT_POSITIVE, 65],
-    "model.batch_norm": NOT_BOOLEAN,
-    "train.loss": NOT_NAMES,
     "train.learning_rates": [*NOT_LISTS, [1, 1.0], [0], [NAN], ["0.5"], [True], [0.5, 1e-50]],
-    "train.batch_size": [*NOT_WHOLE, 0],
-    "train.rho": NOT_FRACTIONS,
-    "train.epsilon": NOT_FLOAT32,
-    "train.init": NOT_NAMES,
-    "train.zero_output": NOT_BOOLEAN,
     "train.epochs": [*NOT_NUMBERS, -1, 1e7],
-    "train.min_samples": [*NOT_WHOLE, -1],
-    "train.weight_decay": NOT_FRACTIONS,
     "train.augmentation": [*NOT_NAMES, "flip"],
-    "train.optimizer": [*NOT_NAMES, "AdaDelta"],
-    "train.momentum": NOT_FRACTIONS,
-    "train.beta1": NOT_FRACTIONS,
-    "train.beta2": NOT_FRACTIONS,
-    "train.schedule": NOT_NAMES,
-    "train.warmup": NOT_FRACTIONS,
-    "train.averaging": NOT_NAMES,
-    "train.average": NOT_FRACTIONS,
-    "train.early_stopping": NOT_BOOLEAN,
     "train.seeds": [*NOT_LISTS, [0, 0], [-1], [0.0], [True], [2**31]],
     "train.device": [*NOT_NAMES, "gpu"],
     "train.precision": [*NOT_NAMES, "float16"],
     "train.stacking": [*NOT_NAMES, "vmap", False],
-    "confusion.subset": [*NOT_WHOLE, 0],
-    "confusion.held_out": [*NOT_WHOLE, 0],
-    "confusion.repeats": [*NOT_WHOLE, 0, 1001],
-    "confusion.model": NOT_NAMES,
-    "confusion.width": [*NOT_POSITIVE, 65],
-    "confusion.learning_rate": NOT_FLOAT32,
-    "confusion.batch_size": [*NOT_WHOLE, 0],
-    "confusion.min_samples": [*NOT_WHOLE, 0],
+    "confusion.repeats": [*NOT_COUNTS, 0, 1001],
 }  # fmt: skip
 
 
@@ -204,12 +182,12 @@ def test_numbers_are_converted_and_lists_become_tuples(write: Callable[..., Path
 
 STRUCTURED = {"noise.kind": "structured", "noise.alpha": 5}
 FOLDER = {"data.name": "folder", "data.path": "a.zip", "data.size": 8}
-
-
+LARGE = {**FOLDER, "data.size": 64}
 LOSS = {"train.loss": "expected_noisy_cross_entropy"}
 ONE = {"train.batch_size": 1}
 NORM = {"model.batch_norm": True}
-LARGE = {**FOLDER, "data.size": 64}
+UNSEEN = {"data.validation": 0}
+STOP = {"train.early_stopping": True}
 
 
 @pytest.mark.parametrize(
@@ -230,58 +208,24 @@ LARGE = {**FOLDER, "data.size": 64}
         ({**STRUCTURED, "noise.images": "mnist"}, "noise.images: got 'mnist'; accepted: same or"),
         ({**STRUCTURED, **LOSS}, "got 'expected_noisy_cross_entropy'; accepted: cross"),
         ({**LOSS, "noise.images": "white"}, "train.loss: got 'expected_noisy_cross_entropy'"),
-        (
-            {"data.validation": 0, "train.learning_rates": [0.1, 0.5]},
-            "data.validation: got 0; accepted: at least 1 where there is more than one learning",
-        ),
+        ({**UNSEEN, "train.learning_rates": [0.1, 0.5]}, "validation: got 0; accepted: at least 1"),
+        ({**UNSEEN, **STOP}, "got 0; accepted: at least 1 with train.early_stopping"),
+        ({"train.average": 0.6, **STOP}, "got 0.6; accepted: at most 0.5 with train.early_stoppi"),
         ({"train.min_samples": 0}, "train.epochs: got 0.0; accepted: above 0"),
-        (
-            {"data.validation": 0, "train.early_stopping": True},
-            "data.validation: got 0; accepted: at least 1 with train.early_stopping",
-        ),
-        (
-            {"train.average": 0.6, "train.early_stopping": True},
-            "train.average: got 0.6; accepted: at most 0.5 with train.early_stopping",
-        ),
         ({"data.path": "images"}, "data.path: got 'images'; accepted: null where name is digits"),
         ({"data.name": "folder"}, "data.path: got None; accepted: a folder"),
         ({"data.name": "folder", "data.path": "a.zip"}, "data.size: got None; accepted: pixels"),
         ({"confusion.subset": 1409}, "confusion.subset: got 1409; accepted: at most 1408 beside"),
         ({"confusion.batch_size": 41}, "confusion.batch_size: got 41; accepted: at most the sub"),
-        (
-            {**FOLDER, "data.originals": 10**9, "noise.alpha": 1.2},
-            "noise.alpha: got 1.2; accepted: at most 1 with 1000000000 images: a set holds 21474",
-        ),
-        (
-            {**FOLDER, "data.validation": 2**30, **LOSS},
-            "got 2.0; accepted: at most 0 with 10737418",
-        ),
-        (
-            {"model.name": "resnet50"},
-            "model.name: got 'resnet50'; accepted: perceptron, mlp1, mlp2, conv2, conv4, conv6, "
-            "resnet20, resnet32, resnet56, resnet18_small for images of 8x8",
-        ),
-        (
-            {"data.size": 4, "model.name": "conv2"},
-            "model.name: got 'conv2'; accepted: perceptron, mlp1, mlp2 for images of 4x4",
-        ),
-        (
-            {**LARGE, "data.size": 63, "confusion.model": "resnet18"},
-            "got 'resnet18'; accepted: perc",
-        ),
-        (
-            {**LARGE, "model.name": "resnet18", "model.width": 0.5},
-            "width: got 0.5; accepted: 1 for",
-        ),
-        (
-            {**LARGE, "confusion.model": "resnet34", "confusion.width": 2},
-            "confusion.width: got 2.0; accepted: 1 for resnet34, which is torchvision's",
-        ),
+        ({**FOLDER, "data.originals": 10**9, "noise.alpha": 1.2}, "1 with 1000000000 images: a se"),
+        ({**FOLDER, "data.validation": 2**30, **LOSS}, "got 2.0; accepted: at most 0 with 107374"),
+        ({"model.name": "resnet50"}, "resnet32, resnet56, resnet18_small for images of 8x8"),
+        ({"data.size": 4, "model.name": "conv2"}, "perceptron, mlp1, mlp2 for images of 4x4"),
+        ({**LARGE, "data.size": 63, "confusion.model": "resnet18"}, "confusion.model: got 'resnet"),
+        ({**LARGE, "model.name": "resnet18", "model.width": 0.5}, "got 0.5; accepted: 1 for resne"),
+        ({**LARGE, "confusion.model": "resnet34", "confusion.width": 2}, "2.0; accepted: 1 for re"),
         (NORM, "model.batch_norm: got True; accepted: false for perceptron: a choice"),
-        (
-            {"model.name": "resnet20", **NORM},
-            "got True; accepted: false for resnet20: a choice for",
-        ),
+        ({"model.name": "resnet20", **NORM}, "batch_norm: got True; accepted: false for resnet20"),
         ({"figures": ["fig3_uniform_imagenet"]}, "figures: got 'fig3_uniform_imagenet'; accepted"),
     ],
 )
@@ -296,7 +240,7 @@ def test_what_does_not_fit_is_told(
     [
         {"data.originals": 1418}, {"train.batch_size": 180}, {"train.batch_size": 60, **LOSS},
         {"noise.images": "unique", "noise.alpha": 1358 / 60}, {**STRUCTURED, "noise.delta": 0.5},
-        {**STRUCTURED, "noise.alpha": 0}, {"noise.images": "white"}, {"data.validation": 0},
+        {**STRUCTURED, "noise.alpha": 0}, {"noise.images": "white"}, UNSEEN,
         {"train.min_samples": 0, "train.epochs": 0.5}, {**FOLDER, "data.originals": 10**6},
         {**FOLDER, "data.originals": 2**30, "noise.alpha": 1 - 2**-30}, {"confusion.subset": 1408},
         {"train.rho": 0, "train.average": 1}, {"model.name": "conv2", **NORM},
@@ -339,13 +283,8 @@ def test_the_largest_delta_that_an_error_names_is_accepted(alpha: float, m: int)
     with pytest.raises(ParamsError) as caught:
         fit(alpha, m, 1.0)
     fit(alpha, m, float(str(caught.value).partition("at most ")[2].split()[0]))
-
-
-def test_two_classes_leave_no_structure() -> None:
-    noise = params.NoiseParams("structured", 5.0, 0.1, "confusing", "same")
-    data = params.DataParams("folder", "a.zip", 8, 60, 20)
     with pytest.raises(ParamsError, match=r"noise.kind: got 'structured'; accepted: uniform: 2 cl"):
-        checks.check_fit(data, noise, train_size=100, num_classes=2)
+        fit(alpha, 2, 0.1)
 
 
 # --- scale and figures
@@ -373,16 +312,10 @@ def test_a_figures_key_cannot_be_a_path_or_a_command(key: Any, write: Callable[.
 # --- YAML
 
 
-@pytest.fixture
-def read(workspace: Path) -> Callable[[str | bytes], dict[str, Any]]:
-    """Return a reader of a text, as of a file."""
-
-    def read(text: str | bytes) -> dict[str, Any]:
-        file = workspace / "x.yaml"
-        file.write_bytes(text.encode() if isinstance(text, str) else text)
-        return read_yaml(file)
-
-    return read
+def read(text: str | bytes, folder: Path) -> dict[str, Any]:
+    file = folder / "x.yaml"
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    return read_yaml(file)
 
 
 @pytest.mark.parametrize(
@@ -391,12 +324,12 @@ def read(workspace: Path) -> Callable[[str | bytes], dict[str, Any]]:
         ("1e-8", 1e-8), ("1.0e-8", 1e-8), (".5", 0.5), ("-2e3", -2000.0), ("+.inf", INF),
         (".5e3", ".5e3"), ("y", "y"), ("null", None), ("", None), ("'1'", "1"), ("10", 10),
         ("010", 10), ("0o10", 8), ("1_000", 1000), ("1:30", "1:30"), ("0o9", "0o9"),
-        ("true", True), ("yes", "yes"), ("OFF", "OFF"), ("2020-01-02", DAY),
+        ("true", True), ("yes", "yes"), ("OFF", "OFF"),
     ],
 )  # fmt: skip
-def test_values_are_those_of_yaml_1_2_and_of_dvc(text: str, value: Any, read: Read) -> None:
+def test_values_are_those_of_yaml_1_2_and_of_dvc(text: str, value: Any, tmp_path: Path) -> None:
     """By YAML 1.1, 010 is eight, 1:30 ninety, yes a boolean and 1e-8 a text."""
-    got = read(f"a: {text}\n")["a"]
+    got = read(f"a: {text}\n", tmp_path)["a"]
     assert (type(got), got) == (type(value), value)
     theirs = parse_yaml(f"a: {text}\n", "x.yaml")["a"]
     assert (type(theirs), theirs) == (type(value), value)
@@ -406,15 +339,6 @@ def test_values_are_those_of_yaml_1_2_and_of_dvc(text: str, value: Any, read: Re
 def test_what_is_shipped_is_read_as_dvc_reads_it(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     assert read_yaml(ROOT / name) == parse_yaml(text, name)
-
-
-@pytest.mark.parametrize("line", ["originals: 1:30", "originals: 0o9", "size: on"])
-def test_a_number_of_yaml_1_1_is_no_number(
-    line: str, write: Callable[..., Path], content: Content
-) -> None:
-    key, _, value = line.partition(": ")
-    text = yaml.safe_dump(content({f"data.{key}": "VALUE"})).replace("VALUE", value)
-    assert f"data.{key}: got {value!r}; accepted: " in error_of(write(text=text))
 
 
 @pytest.mark.parametrize(
@@ -448,9 +372,9 @@ def test_broken_yaml_is_told(text: str, words: str, write: Callable[..., Path]) 
     assert len(message) < 300
 
 
-def test_what_is_deep_but_not_too_much_and_marked_is_read(read: Read) -> None:
-    assert read("a: " + "[" * 14 + "1" + "]" * 14 + "\n")
-    assert read(b"\xef\xbb\xbfa: 1\r\n") == {"a": 1}
+def test_what_is_deep_but_not_too_much_and_marked_is_read(tmp_path: Path) -> None:
+    assert read("a: " + "[" * 14 + "1" + "]" * 14 + "\n", tmp_path)
+    assert read(b"\xef\xbb\xbfa: 1\r\n", tmp_path) == {"a": 1}
 
 
 @pytest.mark.parametrize("written", [b"a: \xff\n", "a: 1\n".encode("utf-16")])
@@ -469,10 +393,6 @@ def test_a_missing_file_and_a_folder_are_told(workspace: Path) -> None:
 # --- how values and keys are shown
 
 
-def test_a_number_beyond_floats_is_told(write: Callable[..., Path]) -> None:
-    assert "noise.alpha: got 1000" in error_of(write({"noise.alpha": 10**400}))
-
-
 @pytest.mark.parametrize("place", ["noise.alpha", "train.seeds", "figures"])
 def test_a_number_that_python_does_not_print_is_told(
     place: str, write: Callable[..., Path], content: Content
@@ -481,10 +401,8 @@ def test_a_number_that_python_does_not_print_is_told(
     assert f"{place}: got a number of thousands of digits; " in error_of(write(text=text))
 
 
-@pytest.mark.parametrize(
-    "value", ["x" * 100_000, [["abc"] * 10_000], {1: ["b" * 50_000]}], ids=type
-)
-@pytest.mark.parametrize("place", ["data.name", "train.seeds", "scale"])
+@pytest.mark.parametrize("value", ["x" * 10**5, [["abc"] * 10**4], {1: "b" * 10**5}, 10**400])
+@pytest.mark.parametrize("place", ["data.name", "noise.alpha", "train.seeds", "scale"])
 def test_a_long_value_is_shown_shortened(
     place: str, value: Any, write: Callable[..., Path]
 ) -> None:
