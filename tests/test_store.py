@@ -124,7 +124,7 @@ def test_code_decides_and_its_comments_and_docstrings_do_not(tmp_path: Path) -> 
         changed = text.replace('"""', '"""Changed. ', 1) + "\n\n# A comment.\n"
         (code / name).write_text(changed, encoding="utf-8")
     assert {device: code_digest(device, code) for device in before} == before
-    for name in NAMES:
+    for name in {Path(name).parent: name for name in NAMES}.values():
         text = (code / name).read_text(encoding="utf-8")
         (code / name).write_text(text + "\nADDED = 1\n", encoding="utf-8")
         assert code_digest("cuda", code) != before["cuda"]
@@ -449,6 +449,17 @@ def test_runs_pass_their_numbers_on(make_runs: MakeRuns, monkeypatch: pytest.Mon
     assert (members[1].learning_rate, members[1].average, members[1].alpha) == (2.0, 0.3, 1)
     assert [member.early_stopping for member in members] == [False, True]
     assert members[1].steps == 40 != members[0].steps
+
+
+def test_runs_of_one_seed_share_their_random_numbers(make_runs: MakeRuns) -> None:
+    """Whatever their rate and noise level: the differences between them are paired."""
+    drawn = []
+    for change in ({}, {"train.learning_rates": [9.0]}, {"noise.alpha": 5}, {"train.seeds": [1]}):
+        one = inputs._member(make_runs(change)[0], "cpu")
+        states = [each.generate_state(4).tolist() for each in (one.init, one.shuffle, one.augment)]
+        drawn.append(states)
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert not [state for state in drawn[3] if state in drawn[0]]
 
 
 # --- runs that are completed
@@ -782,29 +793,16 @@ def test_a_stack_that_does_not_fit_is_halved(
         assert processes == [1] * (1 + 3)
 
 
-@pytest.mark.parametrize("error", LACKING, ids=lambda error: type(error).__name__)
-def test_a_single_run_that_does_not_fit_is_told(
+@pytest.mark.parametrize("error", [*LACKING, RuntimeError("mat1 and mat2 cannot be multiplied")])
+def test_a_single_run_that_does_not_fit_is_told_and_other_errors_are_not_taken_for_it(
     error: Exception, make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    todo = make_runs({"train.learning_rates": [0.1, 0.2]})
-
     def train_stack(*_: Any, **__: Any) -> None:
         with devices.noted("while a step was captured"):
             raise copy(error)
 
     monkeypatch.setattr(executors, "train_stack", train_stack)
-    with pytest.raises(
-        UserError, match=r"point lr=0\.[12] seed=0: does not fit in the memory of cpu \(.*while"
-    ):
-        train_here(todo, "cpu")
-
-
-def test_other_errors_are_not_taken_for_want_of_memory(
-    make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def train_stack(*_: Any, **__: Any) -> None:
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-
-    monkeypatch.setattr(executors, "train_stack", train_stack)
-    with pytest.raises(RuntimeError, match="mat1"):
-        executors._train_and_store(make_runs(), RunStore("cpu"), lambda *_: None)
+    kind: type[Exception] = UserError if error in LACKING else RuntimeError
+    words = r"^point lr=0\.[12] seed=0: does not fit in the memory of cpu \(.*while|^mat1"
+    with pytest.raises(kind, match=words):
+        train_here(make_runs({"train.learning_rates": [0.1, 0.2]}), "cpu")
