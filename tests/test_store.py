@@ -266,6 +266,17 @@ def test_what_decides_a_run(
     assert (one.identity() == other.identity()) is same
 
 
+def test_the_seed_decides_whatever_its_labels(
+    make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = make_runs({"train.seeds": [0, 1]})
+    facts = dilution.read_facts(one.labels)
+    monkeypatch.setattr(
+        dilution, "read_facts", lambda folder: {**facts, "seed": int(folder.name[5:])}
+    )
+    assert one.identity() != other.identity()
+
+
 @pytest.mark.parametrize("device", sorted(EVERYWHERE))
 def test_a_chosen_way_of_stacking_gives_another_file_on_cuda_alone(
     device: str, make_runs: MakeRuns, tmp_path: Path
@@ -725,6 +736,7 @@ def test_the_hosts_memory_must_hold_what_a_cpu_trains(
     assert train_or_load(make_runs(), "enough") == ([OUTCOME], device)
     todo = make_runs({"train.learning_rates": [0.1, 0.3]})
     if device == "mps":
+        monkeypatch.setattr(machine, "available_memory", lambda: 0)
         assert train_or_load(todo, "elsewhere") == ([OUTCOME] * 2, "mps")
         return
     with pytest.raises(UserError, match=r"^short: needs about 0\.0 GiB of memory, 0\.0 GiB are av"):
