@@ -262,16 +262,57 @@ def _value(value: Any) -> str:
 
 
 def figures(results: dict[str, Any]) -> str:
-    """Return the paper's statements beside the committed figures, and verdicts."""
-    rows = []
+    """Return a list of all figures with their verdicts, then a section of each."""
+    overview, sections = [], []
     for key, row in yaml.safe_load((ROOT / FIGURES).read_text(encoding="utf-8")).items():
-        cells = [f"`{key}`", row["shows"], row["paper"]]
-        for scale in SCALES:
-            figure = results["figures"].get((scale, key), {"points": []})
-            cells.append(stated(row.get(scale, "not run"), figure))
-        rows.append([*cells, row["verdict"]])
-    head = ["key", "what it shows", "the paper", *(f"ours, {scale}" for scale in SCALES)]
-    return table([*head, "verdict"], rows)
+        study = yaml.safe_load((ROOT / "studies" / f"{key}.yaml").read_text(encoding="utf-8"))
+        heading = study["topic"]
+        if "number" in study:
+            heading = f"Figure {study['number']}: {heading}, {study['dataset']}"
+        overview.append([f"[{heading}](#{slug(heading)})", row["verdict"]])
+        found = {scale: results["figures"].get((scale, key)) for scale in SCALES}
+        sections.append(f"## {heading}\n\n{section(key, row, study.get('claim'), found)}")
+    return "\n\n".join([table(["figure", "verdict"], overview), *sections])
+
+
+def slug(heading: str) -> str:
+    """Return the anchor that a heading has on a page of Markdown's."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def unbroken(text: str) -> str:
+    """Return a text in which lines break neither at ``±`` nor at ``=``, for narrow screens."""
+    return re.sub(" ([±=]) ", "\u202f\\1\u202f", text)
+
+
+def section(
+    key: str, row: dict[str, Any], claim: str | None, found: dict[str, dict[str, Any] | None]
+) -> str:
+    """Return what the paper states, a figure's values by scale with its pictures, and a verdict.
+
+    Args:
+        key: the figure's.
+        row: its texts: ``verdict``, ``why``, and ``rows`` of what, the paper's, and each scale's
+            values, parts of a cell with ``;`` between them.
+        claim: the paper's statement, if it is a figure of the paper's.
+        found: its results by scale; None where it was not run.
+    """
+    picture = "[{0}](../plots/figures/{0}/{1}.png)"
+    links = [picture.format(scale, key) for scale in SCALES if found[scale]]
+    shown = f" Pictures: {', '.join(links)}." if links else ""
+    parts = [f"`{key}`." + (f" The paper: {claim.strip()}" if claim else "") + shown]
+    if links and "rows" in row:
+        rows = []
+        for what, paper, *texts in row["rows"]:
+            cells = [
+                stated(text, figure) if (figure := found[scale]) else "not run"
+                for scale, text in zip(SCALES, texts, strict=True)
+            ]
+            said = [f"{what}; *paper: {paper}*" if paper else what]
+            rows.append([unbroken(cell or "–").replace("; ", "<br>") for cell in said + cells])
+        parts.append(table(["", *SCALES], rows))
+    verdict = row["verdict"][0].upper() + row["verdict"][1:]
+    return "\n\n".join([*parts, f"**{verdict}.** {row.get('why', '')}".strip()])
 
 
 def stated(text: str, figure: dict[str, Any]) -> str:

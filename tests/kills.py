@@ -24,10 +24,11 @@ from watching import runs, words
 from tools.lock import mend
 
 GRACE_SECONDS = 20  # until every process has noticed that another is gone
-RESULTS = ("data", "metrics/experiment.json", "metrics/figures", "plots/figures")
+DATA = ("data/checked.yaml", "data/scans", "data/datasets", "data/confusion", "data/labels")
+RESULTS = (*DATA, "metrics/experiment.json", "metrics/figures", "plots/figures")
 STAGED = "uncommitted changes exist in the index"  # what DVC then says, or
 LOCKED = "the index is locked"
-MADE = ("data", "metrics", "plots/figures", ".runs", ".dvc/cache", ".dvc/tmp", "dvc.lock")
+MADE = (*DATA, "metrics", "plots/figures", ".runs", ".dvc/cache", ".dvc/tmp", "dvc.lock")
 
 
 @dataclass
