@@ -271,7 +271,7 @@ def tiny_scale() -> dict[str, Any]:
     one = tiny_config(learning_rates=[1.0])
     structured = one | {"noise": one["noise"] | {"kind": "structured", "alpha": 10}}
     size = one | {"grids": [{"noise.alpha": [0, 2], "data.originals": [40, 200]}]}
-    return {
+    whole = {
         "defaults": {},
         "confusion": TINY_CONFUSION,
         "fig1_uniform_mnist": one
@@ -283,3 +283,5 @@ def tiny_scale() -> dict[str, Any]:
         "fig8_training_size": size,
         "fig9_critical_size": size | {"targets": [0.5, 0.7]},
     }
+    scale: dict[str, Any] = json.loads(json.dumps(whole))  # no part twice: YAML has no aliases
+    return scale

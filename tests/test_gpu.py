@@ -255,7 +255,7 @@ def test_a_figure_that_may_not_stand_for_its_scales_changes_nothing(
         incoming.take_over(back)
         del report["points"][0]
     else:
-        report["points"][0]["config"]["data"]["originals"] += 1
+        report["points"][0]["config"]["data"]["originals"] -= 1
     files.write_json(back / f"{KEY}.json", report)
     before = {path: path.read_bytes() for path in workspace.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=r"not taken|not replaced"):

@@ -156,6 +156,20 @@ def test_uniform_labels_are_drawn_as_ever() -> None:
     assert sampling.CHUNK == 2**18
 
 
+def test_matrices_share_the_leading_bits() -> None:
+    """What they leave open is drawn by another generator, however many labels that is."""
+    samplers = [
+        sampling.LabelSampler(matrix, rng=np.random.default_rng(0))
+        for matrix in (np.array([[0.7, 0.3]] * 2), np.eye(2))
+    ]
+    for draw in samplers:
+        draw(np.zeros(2**18, np.uint8))
+    one, other = (draw.rng.bit_generator.state for draw in samplers)
+    assert one == other
+    states = [draw.rest.bit_generator.state for draw in samplers]
+    assert states[0] != states[1]  # the first left some open
+
+
 TINY = 2.0**-17  # half of a table's cell
 
 

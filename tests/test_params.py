@@ -1,6 +1,5 @@
 """Parameters: what is accepted, and the one line that tells what is not."""
 
-import datetime
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,13 @@ from stages.lib.config import checks, params, reading
 from stages.lib.config.reading import read_params
 from stages.lib.config.yaml_files import ParamsError, read_yaml
 from stages.lib.core import paths
-from stages.lib.core.fields import types_of
-from stages.lib.data.registry import DATASETS
-from stages.lib.models.architectures import ARCHITECTURES
+from stages.lib.core.fields import OneOf, types_of
 from stages.lib.noise.transitions import structured_transition
 from stages.lib.studies import grids, registry
 
 ROOT = Path(__file__).parents[1]
 Content = Callable[..., dict[str, Any]]
-Read = Callable[[str | bytes], dict[str, Any]]
 NAN, INF = float("nan"), float("inf")
-DAY = datetime.date(2020, 1, 2)
 
 
 @pytest.fixture
@@ -55,63 +50,42 @@ def error_of(file: Path) -> str:
 
 # --- single values
 
-NOT_NUMBERS = [None, True, "1", "0.5", "", [1], {"a": 1}, NAN, INF, -INF]
-NOT_WHOLE = [None, True, False, "1", 1.0, 2.5, [1], NAN, INF, 2**31]
-NOT_NAMES = [None, True, 1, "", "Conv4", "nosuch", ["uniform"], " uniform"]
-NOT_POSITIVE = [*NOT_NUMBERS, 0, -0.1]
-NOT_FLOAT32 = [*NOT_POSITIVE, 1e-50, 1e300, 1e39]  # which torch would take for 0 or infinite
-NOT_BOOLEAN = [None, 0, 1, "true", "yes", [True]]
-NOT_LISTS = [None, 1, "0.5", [], {}]
+NOT_NUMBERS = [None, True, "0.5", [1], NAN, INF]
+NOT_FRACTIONS = [*NOT_NUMBERS, -0.1, 1.1]
+NOT_WIDTHS = [*NOT_NUMBERS, 0, -0.1, 65]
+NOT_FLOAT32 = [*NOT_NUMBERS, 0, -0.1, 1e-50, 1e39]  # which torch would take for 0 or infinite
+NOT_COUNTS = [True, "1", 1.0, 2**31, -1]
+NOT_SIZES = [*NOT_COUNTS, 0]
+NOT_BOOLEAN = [None, 1, "true"]
+NOT_NAMES = [None, 1, "Conv4", ["uniform"]]
+NOT_LISTS = [None, 0.5, []]
 
 BAD: dict[str, list[Any]] = {
-    "data.name": NOT_NAMES,
-    "data.path": ["", 1, True, ["a"], "a\0b", "a\nb", "\x1b[2J", "\ud800", "a\u2028b"],
-    "data.size": [0, 3, 1025, -1, 8.0, "8", True, [8]],
-    "data.originals": [*NOT_WHOLE, 0, -5],
-    "data.validation": [*NOT_WHOLE, -1],
-    "noise.kind": NOT_NAMES,
-    "noise.alpha": [*NOT_NUMBERS, -1, -1e-9, 1e7],
-    "noise.delta": [*NOT_NUMBERS, -0.1, 1.1],
-    "noise.order": NOT_NAMES,
+    **dict.fromkeys(
+        ("data.name", "noise.kind", "noise.order", "model.name", "train.loss", "train.init",
+         "train.optimizer", "train.schedule", "train.averaging", "confusion.model"), NOT_NAMES),
+    **dict.fromkeys(
+        ("noise.delta", "train.rho", "train.momentum", "train.beta1", "train.beta2", "train.warmup",
+         "train.weight_decay", "train.average"), NOT_FRACTIONS),
+    **dict.fromkeys(("model.width", "confusion.width"), NOT_WIDTHS),
+    **dict.fromkeys(("train.epsilon", "confusion.learning_rate"), NOT_FLOAT32),
+    **dict.fromkeys(("data.validation", "train.min_samples"), NOT_COUNTS),
+    **dict.fromkeys(
+        ("data.originals", "train.batch_size", "confusion.subset", "confusion.held_out",
+         "confusion.batch_size", "confusion.min_samples"), NOT_SIZES),
+    **dict.fromkeys(("model.batch_norm", "train.zero_output", "train.early_stopping"), NOT_BOOLEAN),
+    "data.path": ["", True, ["a"], "a\0b", "a\nb", "\x1b[2J", "\ud800", "a\u2028b"],
+    "data.size": [3, 1025, 8.0, "8", True, [8]],
+    "noise.alpha": [*NOT_NUMBERS, -1e-9, 1e7],
     "noise.images": [*NOT_NAMES, "folder", "original"],
-    "model.name": NOT_NAMES,
-    "model.width": [*NOT_POSITIVE, 65],
-    "model.batch_norm": NOT_BOOLEAN,
-    "train.loss": NOT_NAMES,
-    "train.learning_rates": [
-        *NOT_LISTS, [0.5, 0.5], [1, 1.0], [0], [-1], [NAN], [INF], ["0.5"], [True], [None], [[0.5]],
-        [0.5, 1e-50], [1e300],
-    ],
-    "train.batch_size": [*NOT_WHOLE, 0, -1],
-    "train.rho": [*NOT_NUMBERS, -0.1, 1.1],
-    "train.epsilon": NOT_FLOAT32,
-    "train.init": NOT_NAMES,
-    "train.zero_output": NOT_BOOLEAN,
-    "train.epochs": [*NOT_NUMBERS, -1],
-    "train.min_samples": [*NOT_WHOLE, -1],
-    "train.weight_decay": [*NOT_NUMBERS, -0.1, 1.1],
+    "train.learning_rates": [*NOT_LISTS, [1, 1.0], [0], [NAN], ["0.5"], [True], [0.5, 1e-50]],
+    "train.epochs": [*NOT_NUMBERS, -1, 1e7],
     "train.augmentation": [*NOT_NAMES, "flip"],
-    "train.optimizer": [*NOT_NAMES, "AdaDelta"],
-    "train.momentum": [*NOT_NUMBERS, -0.1, 1.1],
-    "train.beta1": [*NOT_NUMBERS, -0.1, 1.1],
-    "train.beta2": [*NOT_NUMBERS, -0.1, 1.1],
-    "train.schedule": NOT_NAMES,
-    "train.warmup": [*NOT_NUMBERS, -0.1, 1.1],
-    "train.averaging": NOT_NAMES,
-    "train.average": [*NOT_NUMBERS, -0.1, 1.1],
-    "train.early_stopping": NOT_BOOLEAN,
-    "train.seeds": [*NOT_LISTS, [0, 0], [-1], [0.0], ["0"], [True], [None], [2**31]],
+    "train.seeds": [*NOT_LISTS, [0, 0], [-1], [0.0], [True], [2**31]],
     "train.device": [*NOT_NAMES, "gpu"],
-    "train.precision": [*NOT_NAMES, "float16", 32],
+    "train.precision": [*NOT_NAMES, "float16"],
     "train.stacking": [*NOT_NAMES, "vmap", False],
-    "confusion.subset": [*NOT_WHOLE, 0],
-    "confusion.held_out": [*NOT_WHOLE, 0],
-    "confusion.repeats": [*NOT_WHOLE, 0, 1001],
-    "confusion.model": NOT_NAMES,
-    "confusion.width": NOT_POSITIVE,
-    "confusion.learning_rate": NOT_FLOAT32,
-    "confusion.batch_size": [*NOT_WHOLE, 0],
-    "confusion.min_samples": [*NOT_WHOLE, 0],
+    "confusion.repeats": [*NOT_COUNTS, 0, 1001],
 }  # fmt: skip
 
 
@@ -142,70 +116,56 @@ def test_a_missing_key_has_its_default(place: str, content: Content) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "words"),
+    ("place", "value", "words"),
     [
-        ("train.passes", "train.passes: got 1; accepted: epochs, its new name"),
-        ("train.min_examples", "train.min_examples: got 1; accepted: min_samples, its new name"),
-        ("confusion.min_examples", "got 1; accepted: min_samples, its new name"),
-        ("noise.passes", "noise.passes: got 1; accepted: only the keys "),
+        ("train.passes", 1, "train.passes: got 1; accepted: epochs, its new name"),
+        ("train.min_examples", 1, "train.min_examples: got 1; accepted: min_samples, its new"),
+        ("confusion.min_examples", 1, "got 1; accepted: min_samples, its new name"),
+        ("noise.passes", 1, "noise.passes: got 1; accepted: only the keys "),
+        ("train.loss", "noisy_loss", "accepted: expected_noisy_cross_entropy, its new name"),
     ],
 )
-def test_an_old_key_is_told_its_new_name(
-    place: str, words: str, write: Callable[..., Path]
+def test_an_old_name_is_told_its_new_one(
+    place: str, value: Any, words: str, write: Callable[..., Path]
 ) -> None:
-    assert words in error_of(write({place: 1}))
-    loss = error_of(write({"train.loss": "noisy_loss"}))
-    assert loss.endswith("accepted: expected_noisy_cross_entropy, its new name")
+    assert words in error_of(write({place: value}))
 
 
 @pytest.mark.parametrize("section", params.SECTIONS)
-@pytest.mark.parametrize("value", [None, [], "text", 3])
-def test_a_section_that_is_no_mapping_is_told(
-    section: str, value: Any, write: Callable[..., Path]
+def test_a_section_that_is_no_mapping_and_an_unknown_key_are_told(
+    section: str, write: Callable[..., Path]
 ) -> None:
-    assert f"{section}: got {value!r}; accepted: a mapping" in error_of(write({section: value}))
+    for value in (None, [], "text"):
+        told = error_of(write({section: value}))
+        assert f"{section}: got {value!r}; accepted: a mapping" in told
+    told = error_of(write({f"{section}.aplha": 5}))
+    assert f"{section}.aplha: got 5; accepted: only the keys " in told
 
 
-@pytest.mark.parametrize("section", params.SECTIONS)
-@pytest.mark.parametrize("key", ["aplha", "Name", "1"])
-def test_an_unknown_key_is_told(section: str, key: str, write: Callable[..., Path]) -> None:
-    message = error_of(write({f"{section}.{key}": 5}))
-    assert f"{section}.{key}: got 5; accepted: only the keys " in message
-
-
-@pytest.mark.parametrize("section", ["scale", "figures"])
-def test_a_missing_section_is_told(
-    section: str, write: Callable[..., Path], content: Content
+def test_a_missing_and_an_unknown_section_are_told(
+    write: Callable[..., Path], content: Content
 ) -> None:
-    whole = content()
-    del whole[section]
-    assert f"{section}: got 'nothing'" in error_of(write(text=yaml.safe_dump(whole)))
-
-
-def test_an_unknown_section_is_told(write: Callable[..., Path]) -> None:
+    for section in ("scale", "figures"):
+        whole = content()
+        del whole[section]
+        assert f"{section}: got 'nothing'" in error_of(write(text=yaml.safe_dump(whole)))
     assert "nosie: got {}; accepted: only the keys data" in error_of(write({"nosie": {}}))
 
 
-@pytest.mark.parametrize(
-    ("place", "words"),
-    [
-        ("noise.kind", "uniform, structured"),
-        ("noise.order", "confusing, reverse, random"),
-        ("noise.images", "same, unique, white, mnist5k"),
-        ("model.name", ", ".join(ARCHITECTURES)),
-        ("train.loss", "cross_entropy, expected_noisy_cross_entropy"),
-        ("train.init", "torch, glorot, he"),
-        ("train.augmentation", "none, flip_crop, resized_crop"),
-        ("train.device", "auto, cpu, cuda, mps"),
-        ("train.precision", "float32, tf32, bfloat16"),
-        ("train.stacking", "auto, grouped, unfold, loop, batched"),
-        ("data.name", ", ".join(DATASETS)),
-    ],
-)
+NAMED = [
+    (f"{section}.{key}", mark.names)
+    for section, kind in params.SECTIONS.items()
+    for key, annotated in types_of(kind).items()
+    for mark in getattr(annotated, "__metadata__", ())
+    if isinstance(mark, OneOf)
+]
+
+
+@pytest.mark.parametrize(("place", "names"), NAMED)
 def test_an_unknown_name_lists_the_known_ones(
-    place: str, words: str, write: Callable[..., Path]
+    place: str, names: tuple[str, ...], write: Callable[..., Path]
 ) -> None:
-    assert words in error_of(write({place: "nosuch"}))
+    assert error_of(write({place: "nosuch"})).endswith("accepted: one of " + ", ".join(names))
 
 
 def test_numbers_are_converted_and_lists_become_tuples(write: Callable[..., Path]) -> None:
@@ -222,6 +182,12 @@ def test_numbers_are_converted_and_lists_become_tuples(write: Callable[..., Path
 
 STRUCTURED = {"noise.kind": "structured", "noise.alpha": 5}
 FOLDER = {"data.name": "folder", "data.path": "a.zip", "data.size": 8}
+LARGE = {**FOLDER, "data.size": 64}
+LOSS = {"train.loss": "expected_noisy_cross_entropy"}
+ONE = {"train.batch_size": 1}
+NORM = {"model.batch_norm": True}
+UNSEEN = {"data.validation": 0}
+STOP = {"train.early_stopping": True}
 
 
 @pytest.mark.parametrize(
@@ -230,83 +196,37 @@ FOLDER = {"data.name": "folder", "data.path": "a.zip", "data.size": 8}
         ({"data.originals": 1419}, "data.originals: got 1419; accepted: at most 1418: 20 of 1438"),
         ({"data.validation": 1438}, "data.originals: got 60; accepted: at most 0"),
         ({"data.validation": 9999}, "data.originals: got 60; accepted: at most 0"),
-        (
-            {"train.batch_size": 181},
-            "train.batch_size: got 181; accepted: at most the training set",
-        ),
-        (
-            {"train.batch_size": 1, "model.name": "resnet18_small"},
-            "train.batch_size: got 1; accepted: 2 or more for resnet18_small: batch norm has no",
-        ),
-        (
-            {"train.batch_size": 1, "model.name": "conv2", "model.batch_norm": True},
-            "train.batch_size: got 1; accepted: 2 or more for conv2: batch norm has no variance",
-        ),
-        (
-            {"train.batch_size": 61, "train.loss": "expected_noisy_cross_entropy"},
-            "train.batch_size: got 61; accepted: at most the training set, 60 examples",
-        ),
-        (
-            {"noise.images": "unique", "noise.alpha": 30},
-            "noise.alpha: got 30.0; accepted: at most 22.6333: 1358 unique images",
-        ),
+        ({"train.batch_size": 181}, "train.batch_size: got 181; accepted: at most the training se"),
+        ({**ONE, "model.name": "resnet18_small"}, "got 1; accepted: 2 or more for resnet18_small"),
+        ({**ONE, **NORM, "model.name": "conv2"}, "got 1; accepted: 2 or more for conv2: batch no"),
+        ({"train.batch_size": 61, **LOSS}, "got 61; accepted: at most the training set, 60 exam"),
+        ({"noise.images": "unique", "noise.alpha": 30}, "got 30.0; accepted: at most 22.6333: 1"),
+        ({"noise.delta": 0.5}, "noise.delta: got 0.5; accepted: 0 where kind is uniform"),
         ({**STRUCTURED, "noise.delta": 0.51}, "noise.delta: got 0.51; accepted: at most 0.5 at"),
-        (
-            {**STRUCTURED, "noise.alpha": 0, "noise.delta": 0.1},
-            "noise.delta: got 0.1; accepted: at most 0 at alpha 0 with 10 classes",
-        ),
+        ({**STRUCTURED, "noise.alpha": 0, "noise.delta": 0.1}, "0.1; accepted: at most 0 at alph"),
         ({**STRUCTURED, "noise.images": "white"}, "noise.images: got 'white'; accepted: same or"),
         ({**STRUCTURED, "noise.images": "mnist"}, "noise.images: got 'mnist'; accepted: same or"),
-        (
-            {"data.validation": 0, "train.learning_rates": [0.1, 0.5]},
-            "data.validation: got 0; accepted: at least 1 where there is more than one learning",
-        ),
+        ({**STRUCTURED, **LOSS}, "got 'expected_noisy_cross_entropy'; accepted: cross"),
+        ({**LOSS, "noise.images": "white"}, "train.loss: got 'expected_noisy_cross_entropy'"),
+        ({**UNSEEN, "train.learning_rates": [0.1, 0.5]}, "validation: got 0; accepted: at least 1"),
+        ({**UNSEEN, **STOP}, "got 0; accepted: at least 1 with train.early_stopping"),
+        ({"train.average": 0.6, **STOP}, "got 0.6; accepted: at most 0.5 with train.early_stoppi"),
         ({"train.min_samples": 0}, "train.epochs: got 0.0; accepted: above 0"),
-        (
-            {"data.validation": 0, "train.early_stopping": True},
-            "data.validation: got 0; accepted: at least 1 with train.early_stopping",
-        ),
-        (
-            {"train.average": 0.6, "train.early_stopping": True},
-            "train.average: got 0.6; accepted: at most 0.5 with train.early_stopping",
-        ),
+        ({"data.path": "images"}, "data.path: got 'images'; accepted: null where name is digits"),
         ({"data.name": "folder"}, "data.path: got None; accepted: a folder"),
         ({"data.name": "folder", "data.path": "a.zip"}, "data.size: got None; accepted: pixels"),
         ({"confusion.subset": 1409}, "confusion.subset: got 1409; accepted: at most 1408 beside"),
         ({"confusion.batch_size": 41}, "confusion.batch_size: got 41; accepted: at most the sub"),
-        (
-            {**FOLDER, "data.originals": 10**9, "noise.alpha": 1.2},
-            "noise.alpha: got 1.2; accepted: at most 1 with 1000000000 images: a set holds 21474",
-        ),
-        (
-            {"model.name": "resnet50"},
-            "model.name: got 'resnet50'; accepted: perceptron, mlp1, mlp2, conv2, conv4, conv6, "
-            "resnet20, resnet32, resnet56, resnet18_small for images of 8x8",
-        ),
-        (
-            {**FOLDER, "data.size": 63, "confusion.model": "resnet18"},
-            "confusion.model: got 'resnet18'; accepted: perceptron, mlp1,",
-        ),
-        (
-            {**FOLDER, "data.size": 64, "model.name": "resnet18", "model.width": 0.5},
-            "model.width: got 0.5; accepted: 1 for resnet18, which is torchvision's",
-        ),
-        (
-            {**FOLDER, "data.size": 64, "confusion.model": "resnet34", "confusion.width": 2},
-            "confusion.width: got 2.0; accepted: 1 for resnet34, which is torchvision's",
-        ),
-        (
-            {"model.batch_norm": True},
-            "model.batch_norm: got True; accepted: false for perceptron: a choice",
-        ),
-        (
-            {"model.name": "resnet20", "model.batch_norm": True},
-            "model.batch_norm: got True; accepted: false for resnet20: a choice for",
-        ),
-        (
-            {**FOLDER, "data.validation": 2**30, "train.loss": "expected_noisy_cross_entropy"},
-            "noise.alpha: got 2.0; accepted: at most 0 with 1073741824 images",
-        ),
+        ({**FOLDER, "data.originals": 10**9, "noise.alpha": 1.2}, "1 with 1000000000 images: a se"),
+        ({**FOLDER, "data.validation": 2**30, **LOSS}, "got 2.0; accepted: at most 0 with 107374"),
+        ({"model.name": "resnet50"}, "resnet32, resnet56, resnet18_small for images of 8x8"),
+        ({"data.size": 4, "model.name": "conv2"}, "perceptron, mlp1, mlp2 for images of 4x4"),
+        ({**LARGE, "data.size": 63, "confusion.model": "resnet18"}, "confusion.model: got 'resnet"),
+        ({**LARGE, "model.name": "resnet18", "model.width": 0.5}, "got 0.5; accepted: 1 for resne"),
+        ({**LARGE, "confusion.model": "resnet34", "confusion.width": 2}, "2.0; accepted: 1 for re"),
+        (NORM, "model.batch_norm: got True; accepted: false for perceptron: a choice"),
+        ({"model.name": "resnet20", **NORM}, "batch_norm: got True; accepted: false for resnet20"),
+        ({"figures": ["fig3_uniform_imagenet"]}, "figures: got 'fig3_uniform_imagenet'; accepted"),
     ],
 )
 def test_what_does_not_fit_is_told(
@@ -318,23 +238,15 @@ def test_what_does_not_fit_is_told(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"data.originals": 1418},
-        {"train.batch_size": 180},
-        {"train.batch_size": 60, "train.loss": "expected_noisy_cross_entropy"},
-        {"noise.images": "unique", "noise.alpha": 1358 / 60},
-        {**STRUCTURED, "noise.delta": 0.5},
-        {**STRUCTURED, "noise.alpha": 0},
-        {"noise.images": "white"},
-        {"data.validation": 0},
-        {"train.min_samples": 0, "train.epochs": 0.5},
-        {**FOLDER, "data.originals": 10**6},
-        {**FOLDER, "data.originals": 2**30, "noise.alpha": 1 - 2**-30},
-        {"confusion.subset": 1408},
-        {"train.rho": 0, "train.average": 1},
-        {"model.name": "conv2", "model.batch_norm": True},
-        {**FOLDER, "data.size": 64, "model.name": "resnet101"},
+        {"data.originals": 1418}, {"train.batch_size": 180}, {"train.batch_size": 60, **LOSS},
+        {"noise.images": "unique", "noise.alpha": 1358 / 60}, {**STRUCTURED, "noise.delta": 0.5},
+        {**STRUCTURED, "noise.alpha": 0}, {"noise.images": "white"}, UNSEEN,
+        {"train.min_samples": 0, "train.epochs": 0.5}, {**FOLDER, "data.originals": 10**6},
+        {**FOLDER, "data.originals": 2**30, "noise.alpha": 1 - 2**-30}, {"confusion.subset": 1408},
+        {"train.rho": 0, "train.average": 1}, {"model.name": "conv2", **NORM},
+        {**LARGE, "model.name": "resnet101"},
     ],
-)
+)  # fmt: skip
 def test_what_just_fits_is_accepted(changes: dict[str, Any], write: Callable[..., Path]) -> None:
     read_params(write(changes))
 
@@ -371,23 +283,16 @@ def test_the_largest_delta_that_an_error_names_is_accepted(alpha: float, m: int)
     with pytest.raises(ParamsError) as caught:
         fit(alpha, m, 1.0)
     fit(alpha, m, float(str(caught.value).partition("at most ")[2].split()[0]))
-
-
-def test_two_classes_leave_no_structure() -> None:
-    noise = params.NoiseParams("structured", 5.0, 0.1, "confusing", "same")
-    data = params.DataParams("folder", "a.zip", 8, 60, 20)
     with pytest.raises(ParamsError, match=r"noise.kind: got 'structured'; accepted: uniform: 2 cl"):
-        checks.check_fit(data, noise, train_size=100, num_classes=2)
+        fit(alpha, 2, 0.1)
 
 
 # --- scale and figures
 
 
 @pytest.mark.parametrize(
-    "scale",
-    ["nosuch", "../tiny", "/etc/tiny", "scales/tiny", "tiny.yaml", "Tiny", "", "_x", "a b",
-     "tiny\n", "$(true)", "a" * 300, 1, None, True, ["tiny"], {"tiny": 1}],
-)  # fmt: skip
+    "scale", ["nosuch", "../tiny", "tiny.yaml", "Tiny", "", "tiny\n", "a" * 300, 1, None, ["tiny"]]
+)
 def test_a_scale_is_the_name_of_a_file(scale: Any, write: Callable[..., Path]) -> None:
     message = error_of(write({"scale": scale}))
     assert f"scale: got {repr(scale)[:200]}" in message
@@ -399,24 +304,7 @@ def test_figures_are_a_list_without_repeats(figures: Any, write: Callable[..., P
     assert f"figures: got {figures!r}; accepted: a list" in error_of(write({"figures": figures}))
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        "../x",
-        "/x",
-        "a b",
-        "x;true",
-        "$(true)",
-        "X",
-        "",
-        1,
-        None,
-        ["a"],
-        {"a": 1},
-        "a\n",
-        "confusion",
-    ],
-)
+@pytest.mark.parametrize("key", ["../x", "$(true)", "X", "", 1, None, ["a"], "a\n", "confusion"])
 def test_a_figures_key_cannot_be_a_path_or_a_command(key: Any, write: Callable[..., Path]) -> None:
     assert f"figures: got {key!r}; accepted: figures" in error_of(write({"figures": ["a", key]}))
 
@@ -424,33 +312,24 @@ def test_a_figures_key_cannot_be_a_path_or_a_command(key: Any, write: Callable[.
 # --- YAML
 
 
-@pytest.fixture
-def read(workspace: Path) -> Callable[[str | bytes], dict[str, Any]]:
-    """Return a reader of a text, as of a file."""
-
-    def read(text: str | bytes) -> dict[str, Any]:
-        file = workspace / "x.yaml"
-        file.write_bytes(text.encode() if isinstance(text, str) else text)
-        return read_yaml(file)
-
-    return read
+def read(text: str | bytes, folder: Path) -> dict[str, Any]:
+    file = folder / "x.yaml"
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    return read_yaml(file)
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("1e-8", 1e-8), ("1E-8", 1e-8), ("1.0e-8", 1e-8), ("1e+3", 1000.0), (".5", 0.5),
-        ("5.", 5.0), ("-2e3", -2000.0), ("+.inf", INF), ("1e400", INF), (".5e3", ".5e3"),
-        ("1e-8x", "1e-8x"), ("y", "y"), ("null", None), ("~", None), ("", None), ("'1'", "1"),
-        ("10", 10), ("0", 0), ("-3", -3), ("010", 10), ("0o10", 8), ("0x1F", 31), ("0b11", 3),
-        ("1_000", 1000), ("1:30", "1:30"), ("1:30.5", "1:30.5"), ("e5", "e5"), ("0o9", "0o9"),
-        ("true", True), ("False", False), ("yes", "yes"), ("no", "no"), ("on", "on"),
-        ("OFF", "OFF"), ("2020-01-02", DAY),
+        ("1e-8", 1e-8), ("1.0e-8", 1e-8), (".5", 0.5), ("-2e3", -2000.0), ("+.inf", INF),
+        (".5e3", ".5e3"), ("y", "y"), ("null", None), ("", None), ("'1'", "1"), ("10", 10),
+        ("010", 10), ("0o10", 8), ("1_000", 1000), ("1:30", "1:30"), ("0o9", "0o9"),
+        ("true", True), ("yes", "yes"), ("OFF", "OFF"),
     ],
 )  # fmt: skip
-def test_values_are_those_of_yaml_1_2_and_of_dvc(text: str, value: Any, read: Read) -> None:
+def test_values_are_those_of_yaml_1_2_and_of_dvc(text: str, value: Any, tmp_path: Path) -> None:
     """By YAML 1.1, 010 is eight, 1:30 ninety, yes a boolean and 1e-8 a text."""
-    got = read(f"a: {text}\n")["a"]
+    got = read(f"a: {text}\n", tmp_path)["a"]
     assert (type(got), got) == (type(value), value)
     theirs = parse_yaml(f"a: {text}\n", "x.yaml")["a"]
     assert (type(theirs), theirs) == (type(value), value)
@@ -462,71 +341,26 @@ def test_what_is_shipped_is_read_as_dvc_reads_it(name: str) -> None:
     assert read_yaml(ROOT / name) == parse_yaml(text, name)
 
 
-def test_an_epsilon_without_a_point_is_a_number(
-    write: Callable[..., Path], content: Content
-) -> None:
-    text = yaml.safe_dump(content({"train.epsilon": "EPSILON"})).replace("EPSILON", "1e-8")
-    assert "epsilon: 1e-8\n" in text
-    assert read_params(write(text=text)).train.epsilon == 1e-8
-
-
-@pytest.mark.parametrize("line", ["originals: 1:30", "originals: 0o9", "size: on", "size: 08:00"])
-def test_a_number_of_yaml_1_1_is_no_number(
-    line: str, write: Callable[..., Path], content: Content
-) -> None:
-    key, _, value = line.partition(": ")
-    text = yaml.safe_dump(content({f"data.{key}": "VALUE"})).replace("VALUE", value)
-    assert f"data.{key}: got {value!r}; accepted: " in error_of(write(text=text))
-
-
-# Each alias stands for nine of the one before: two thousand million values in twelve lines.
-LAUGHS = "a0: &a0 [x, x, x]\n" + "".join(
-    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
-)
-MERGES = "a0: &a0 {x: 1}\n" + "".join(
-    f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 60)
-)
-CHAIN = "a0: &a0 []\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 2000))
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("a: 1\na: 2\n", "line 2: the key 'a' stands twice"),
-        ("x: {a: 1, b: 2, a: 3}\n", "line 1: the key 'a' stands twice"),
         ("- 1\n- x:\n    - {y: {a: 1, 'a': 2}}\n", "line 3: the key 'a' stands twice"),
-        ("x: &x {a: 1}\ny: {<<: *x, b: 1, b: 2}\n", "line 2: the key 'b' stands twice"),
-        ("x: &x {a: 1}\ny: {<<: *x, <<: *x}\n", "line 2: the key '<<' stands twice"),
         ("a: [1, 2\n", "line 2: while parsing a flow sequence, expected ',' or ']'"),
-        ("a: 1\n b: 2\n", "line 2: mapping values are not allowed here"),
-        ("a: &x 1\nb: *y\n", "line 2: found undefined alias 'y'"),
         ("a: 1\n---\nb: 2\n", "line 2: expected a single document"),
-        ("%YAML 1.1\n---\na: 1\n", "a line starts with %, a directive"),
-        ("a: {\n%x: 1}\n", "a line starts with %, a directive"),
         ("\ufeff%YAML 1.3\n---\na: 1\n", "a line starts with %, a directive"),
-        ("a: !!python/object/apply:os.getcwd []\n", "apply:os.getcwd has no place here"),
         ("a: !mine {b: 1}\n", "line 1: the tag !mine has no place here"),
         ("a: !!int ''\n", "the tag tag:yaml.org,2002:int has no place here"),
-        ("a: !!omap [b: 1, b: 2]\n", "the tag tag:yaml.org,2002:omap has no place here"),
+        ("a: &x 1\nb: *x\n", "line 2: *x is an alias, which DVC's -S misses; write values out"),
+        ("x: &x {a: 1}\ny: {<<: *x}\n", "line 2: *x is an alias"),
+        ("a: &a [1, *a]\n", "line 1: *a is an alias"),
         ("a: \0\n", "special characters are not allowed"),
-        ("a: \x1b\n", "special characters are not allowed"),
         ("[1]: [2]\n", "a key is no single value"),
-        ("{a: 1}: 2\n", "a key is no single value"),
-        ("? [[a], b]\n: 2\n", "a key is no single value"),
         ("a: 2020-13-45\n", "month must be in 1..12"),
-        ("a: 0b_\n", "invalid literal"),
         (f"a: {'9' * 5000}\n", "Exceeds the limit (4300 digits)"),
         ("- a\n- b\n", "got list; accepted: a mapping"),
-        ("", "got NoneType; accepted: a mapping"),
         ("# nothing\n", "got NoneType; accepted: a mapping"),
-        ("just words\n", "got str; accepted: a mapping"),
         ("a: " + "[" * 50_000, "line 1: more than 16 levels of values within values"),
-        ("- " * 50_000, "line 1: more than 16 levels of values within values"),
-        (LAUGHS, "line 6: more than 131072 characters or 16 levels, aliases followed"),
-        (MERGES, "line 9: more than 131072 characters or 16 levels, aliases followed"),
-        (CHAIN, "line 17: more than 131072 characters or 16 levels, aliases followed"),
-        ("a: &a [1, *a]\n", "line 1: *a stands within what it names"),
-        ("a: &a\n  b: {<<: *a}\n", "line 2: *a stands within what it names"),
         (f"a: {'x' * 131072}\n", "got more than 131072 characters; accepted: fewer"),
         ("x" * 900 + ": 1\n" + "x" * 900 + ": 2\n", "the key 'xxx"),
     ],
@@ -538,45 +372,20 @@ def test_broken_yaml_is_told(text: str, words: str, write: Callable[..., Path]) 
     assert len(message) < 300
 
 
-def test_what_is_large_and_deep_but_not_too_much_is_read(read: Read) -> None:
-    assert len(read(f"a: &a {'x' * 40_000}\nb: [*a, *a]\n")["b"][1]) == 40_000
-    assert read("a: " + "[" * 14 + "1" + "]" * 14 + "\n")
+def test_what_is_deep_but_not_too_much_and_marked_is_read(tmp_path: Path) -> None:
+    assert read("a: " + "[" * 14 + "1" + "]" * 14 + "\n", tmp_path)
+    assert read(b"\xef\xbb\xbfa: 1\r\n", tmp_path) == {"a": 1}
 
 
-def test_merge_keys_and_anchors_still_work(read: Read) -> None:
-    text = "a: &a {x: 1, y: 2}\nb: &b {y: 3, z: 4}\nc: {<<: *a, y: 3}\nd: {y: 5, <<: [*a, *b]}\n"
-    got = read(text + "e: &a 6\nf: *a\n")
-    assert got["c"] == {"x": 1, "y": 3}
-    assert got["d"] == {"x": 1, "y": 5, "z": 4}
-    assert got["f"] == 6
-    assert got == parse_yaml(text + "e: 6\nf: 6\n", "x.yaml")
-
-
-@pytest.mark.parametrize(
-    ("written", "words"),
-    [
-        (b"a: \xff\n", "not valid YAML: no UTF-8"),
-        (bytes(range(256)), "not valid YAML"),
-        ("a: 1\n".encode("utf-16"), "not valid YAML"),
-    ],
-)
-def test_bytes_that_are_no_text_are_told(
-    written: bytes, words: str, write: Callable[..., Path]
-) -> None:
+@pytest.mark.parametrize("written", [b"a: \xff\n", "a: 1\n".encode("utf-16")])
+def test_bytes_that_are_no_text_are_told(written: bytes, write: Callable[..., Path]) -> None:
     file = write()
     file.write_bytes(written)
-    assert words in error_of(file)
+    assert "not valid YAML: no UTF-8" in error_of(file)
 
 
-def test_a_mark_of_byte_order_is_passed_over(read: Read) -> None:
-    assert read(b"\xef\xbb\xbfa: 1\r\n") == {"a": 1}
-
-
-def test_a_missing_file_is_told(workspace: Path) -> None:
+def test_a_missing_file_and_a_folder_are_told(workspace: Path) -> None:
     assert error_of(workspace.relative_to(workspace) / "params.yaml").endswith("no such file")
-
-
-def test_a_folder_is_no_file(workspace: Path) -> None:
     paths.PARAMS.mkdir()
     assert error_of(paths.PARAMS).endswith("cannot be read: Is a directory")
 
@@ -584,11 +393,7 @@ def test_a_folder_is_no_file(workspace: Path) -> None:
 # --- how values and keys are shown
 
 
-def test_a_number_beyond_floats_is_told(write: Callable[..., Path]) -> None:
-    assert "noise.alpha: got 1000" in error_of(write({"noise.alpha": 10**400}))
-
-
-@pytest.mark.parametrize("place", ["noise.alpha", "data.originals", "train.seeds", "figures"])
+@pytest.mark.parametrize("place", ["noise.alpha", "train.seeds", "figures"])
 def test_a_number_that_python_does_not_print_is_told(
     place: str, write: Callable[..., Path], content: Content
 ) -> None:
@@ -596,12 +401,8 @@ def test_a_number_that_python_does_not_print_is_told(
     assert f"{place}: got a number of thousands of digits; " in error_of(write(text=text))
 
 
-@pytest.mark.parametrize(
-    "value",
-    ["x" * 100_000, [["abc"] * 10_000], {1: ["b" * 50_000]}],
-    ids=["text", "list", "mapping"],
-)
-@pytest.mark.parametrize("place", ["data.name", "train.seeds", "train.rho", "scale"])
+@pytest.mark.parametrize("value", ["x" * 10**5, [["abc"] * 10**4], {1: "b" * 10**5}, 10**400])
+@pytest.mark.parametrize("place", ["data.name", "noise.alpha", "train.seeds", "scale"])
 def test_a_long_value_is_shown_shortened(
     place: str, value: Any, write: Callable[..., Path]
 ) -> None:
@@ -654,29 +455,3 @@ def test_every_shipped_grid_is_accepted(
     assert grid.points
     assert grids.describe(grid)["title"]
     grids.read_confusion(scale)
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"noise.delta": 0.5}, "noise.delta: got 0.5; accepted: 0 where kind is uniform"),
-        (
-            {"train.loss": "expected_noisy_cross_entropy", **STRUCTURED},
-            "train.loss: got 'expected_noisy_cross_entropy'; accepted: cross",
-        ),
-        (
-            {"train.loss": "expected_noisy_cross_entropy", "noise.images": "white"},
-            "train.loss: got 'expected_noisy_cross_entropy'",
-        ),
-        (
-            {"data.size": 4, "model.name": "conv2"},
-            "model.name: got 'conv2'; accepted: perceptron, mlp1, mlp2 for images of 4x4",
-        ),
-        ({"figures": ["fig3_uniform_imagenet"]}, "figures: got 'fig3_uniform_imagenet'; accepted"),
-        ({"data.path": "images"}, "data.path: got 'images'; accepted: null where name is digits"),
-    ],
-)
-def test_what_contradicts_is_told(
-    changes: dict[str, Any], told: str, write: Callable[..., Path]
-) -> None:
-    assert told in error_of(write(changes))

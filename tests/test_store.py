@@ -3,11 +3,12 @@
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from copy import copy
 from dataclasses import replace
+from itertools import product
 from multiprocessing import forkserver
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,11 +17,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from tqdm import tqdm
 
+from stages.lib.components.averaging import AVERAGING
+from stages.lib.components.optimizers import OPTIMIZERS, unread
+from stages.lib.components.schedules import SCHEDULES
 from stages.lib.config.params import Config
-from stages.lib.core import files, machine
+from stages.lib.core import files, machine, processes
 from stages.lib.core.errors import UserError
+from stages.lib.core.fields import OneOf, neutral_values, types_of
 from stages.lib.core.randomness import stream
 from stages.lib.data import datasets
 from stages.lib.execution import checkpoints, executors, inputs, packing, runs, store
@@ -28,6 +34,7 @@ from stages.lib.execution.executors import train_or_load
 from stages.lib.execution.runs import Run, expand
 from stages.lib.execution.store import LIBRARY, RunStore, code_digest, deciding
 from stages.lib.labels import dilution
+from stages.lib.models.architectures import ConvNet
 from stages.lib.training import devices, ensemble, loop, replicas
 
 MakeRuns = Callable[..., list[Run]]
@@ -38,12 +45,13 @@ OUTCOME = {"test_accuracy": 1 / 3, "curve": [{"val_accuracy": None}], "wall_seco
 # --- the store
 
 
-def test_an_outcome_survives_the_store(tmp_path: Path) -> None:
+def test_an_outcome_survives_the_store_and_the_first_stays(tmp_path: Path) -> None:
+    """Two processes may train the same: the second finds it there."""
     store = RunStore("cpu", tmp_path / "new")
     assert store.get(IDENTITY) is None
     assert not (tmp_path / "new").exists()
     store.put(IDENTITY, OUTCOME)
-    assert store.get(IDENTITY) == OUTCOME
+    store.put(IDENTITY, {**OUTCOME, "wall_seconds": 99.0})
     assert RunStore("cpu", tmp_path / "new").get(dict(reversed(IDENTITY.items()))) == OUTCOME
     assert [path.name for path in (tmp_path / "new").iterdir()] == [store.path(IDENTITY).name]
 
@@ -52,38 +60,47 @@ def test_an_outcome_survives_the_store(tmp_path: Path) -> None:
     "change",
     [{"learning_rate": 0.2}, {"labels": {"labels": "ac"}}, {"other_images": "x"}, {"new": 1}],
 )
-def test_another_identity_is_not_found(change: dict[str, Any], tmp_path: Path) -> None:
-    store = RunStore("cpu", tmp_path)
+def test_another_identity_is_not_found_and_a_renamed_file_is_told(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    store, other = RunStore("cpu", tmp_path), {**IDENTITY, **change}
     store.put(IDENTITY, OUTCOME)
-    assert store.get({**IDENTITY, **change}) is None
+    assert store.get(other) is None
+    store.path(IDENTITY).rename(store.path(other))
+    with pytest.raises(UserError, match="holds another training than its name says; delete it"):
+        store.get(other)
 
 
-def test_another_device_torch_or_code_is_not_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    RunStore("cpu", tmp_path).put(IDENTITY, OUTCOME)
-    assert RunStore("cuda", tmp_path).get(IDENTITY) is None
-    with monkeypatch.context() as patch:
-        patch.setattr(store.metadata, "version", lambda _: "0.0.1")
-        assert RunStore("cpu", tmp_path).get(IDENTITY) is None
-    with monkeypatch.context() as patch:
-        patch.setattr(store, "code_digest", lambda _: "other")
-        assert RunStore("cpu", tmp_path).get(IDENTITY) is None
-    assert RunStore("cpu", tmp_path).get(IDENTITY) == OUTCOME
-
-
-def test_torchs_builds_share_their_outcomes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store.metadata, "version", {"torch": "2.9.1+cpu", "numpy": "2"}.get)
-    RunStore("cpu", tmp_path).put(IDENTITY, OUTCOME)
-    monkeypatch.setattr(store.metadata, "version", {"torch": "2.9.1", "numpy": "2"}.get)
-    assert RunStore("cpu", tmp_path).get(IDENTITY) == OUTCOME
+VERSIONS = {"torch": "2.9.1+cpu", "numpy": "2"}
+EVERYWHERE = {"cpu", "mps", "cuda"}
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", "{}", '{"identity": {}, "outcome": {}}', "\udcff"]
+    ("place", "key", "value", "devices"),
+    [
+        (processes.ROUNDING, "MKL_CBWR", "COMPATIBLE", EVERYWHERE),
+        (vars(store), "code_digest", lambda _: "other", EVERYWHERE),
+        (vars(store), "TOP", 3, EVERYWHERE),
+        (vars(store), "MOST_CONFUSED", 10, EVERYWHERE),
+        (VERSIONS, "torch", "2.9.2+cpu", EVERYWHERE),
+        (VERSIONS, "torch", "2.9.1", set()),  # another build
+        (VERSIONS, "numpy", "3", EVERYWHERE),
+        (vars(machine), "kernels", lambda: "other", {"cpu"}),
+        (packing.GPU_STACKING, ConvNet, "unfold", {"cuda"}),
+    ],
 )
+def test_each_part_of_the_environment_gives_another_file(
+    place: Any, key: Any, value: Any, devices: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store.metadata, "version", VERSIONS.get)
+    monkeypatch.setattr(store, "code_digest", lambda _: "")
+    before = {device: RunStore(device).path(IDENTITY) for device in EVERYWHERE}
+    assert len({*before.values(), RunStore("cuda", accelerator="H100").path(IDENTITY)}) == 4
+    monkeypatch.setitem(place, key, value)
+    assert {d for d in EVERYWHERE if RunStore(d).path(IDENTITY) != before[d]} == devices
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"identity": {}, "outcome": {}}', "\udcff"])
 def test_a_damaged_file_is_told_by_its_name(text: str, tmp_path: Path) -> None:
     store = RunStore("cpu", tmp_path)
     file = store.path(IDENTITY)
@@ -92,55 +109,35 @@ def test_a_damaged_file_is_told_by_its_name(text: str, tmp_path: Path) -> None:
         store.get(IDENTITY)
 
 
-def test_a_renamed_file_is_told(tmp_path: Path) -> None:
-    store = RunStore("cpu", tmp_path)
-    store.put(IDENTITY, OUTCOME)
-    other = {**IDENTITY, "learning_rate": 0.5}
-    store.path(IDENTITY).rename(store.path(other))
-    with pytest.raises(UserError, match="holds another training than its name says; delete it"):
-        store.get(other)
-
-
 # --- the digest of the code
-
-
-@pytest.fixture
-def code(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(LIBRARY, tmp_path / "lib"))
 
 
 NAMES = [path.relative_to(LIBRARY).as_posix() for path in deciding("cuda")]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_comments_and_docstrings_do_not_change_the_code(name: str, code: Path) -> None:
-    file, before = code / name, code_digest("cuda", code)
-    text = file.read_text(encoding="utf-8")
-    head, _, rest = text.partition("\n")
-    assert head.startswith('"""')
-    file.write_text('"""Changed.\n' + rest + "\n\n# A comment.\n", encoding="utf-8")
-    if head.count('"""') == 2:
-        file.write_text('"""Changed."""\n\n' + rest + "\n# A comment.\n", encoding="utf-8")
-    assert code_digest("cuda", code) == before
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_changed_value_changes_the_code(name: str, code: Path) -> None:
+def test_code_decides_and_its_comments_and_docstrings_do_not(tmp_path: Path) -> None:
+    code = Path(shutil.copytree(LIBRARY, tmp_path / "lib"))
     before = {device: code_digest(device, code) for device in ("cpu", "cuda")}
-    with (code / name).open("a", encoding="utf-8") as stream:
-        stream.write("\nADDED = 1\n")
-    assert code_digest("cuda", code) != before["cuda"]
-    assert (code_digest("cpu", code) == before["cpu"]) is name.startswith("kernels/")
+    for name in NAMES:
+        text = (code / name).read_text(encoding="utf-8")
+        assert text.startswith('"""')
+        changed = text.replace('"""', '"""Changed. ', 1) + "\n\n# A comment.\n"
+        (code / name).write_text(changed, encoding="utf-8")
+    assert {device: code_digest(device, code) for device in before} == before
+    for name in {Path(name).parent: name for name in NAMES}.values():
+        text = (code / name).read_text(encoding="utf-8")
+        (code / name).write_text(text + "\nADDED = 1\n", encoding="utf-8")
+        assert code_digest("cuda", code) != before["cuda"]
+        assert (code_digest("cpu", code) == before["cpu"]) is name.startswith("kernels/")
+        (code / name).write_text(text, encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
         ("def f():\n    return 1\n", 'def f():\n    """Doc."""\n    return 1  # why\n', True),
-        ('class A:\n    """One."""\n', 'class A:\n    """Another."""\n', True),
         ('class A:\n    """One."""\n', "class A:\n    pass\n", True),
         ("X = 1\n", '"""Doc."""\n\n\nX = (1)\n', True),
-        ("X = 1\n", "X = 2\n", False),
         ("X = 'a'\n", "X = 'b'\n", False),
         ("def f():\n    return 1\n", "def f():\n    return 1.0\n", False),
         ("def f(x=1): ...\n", "def f(x=2): ...\n", False),
@@ -152,7 +149,10 @@ def test_what_counts_as_code(one: str, other: str, same: bool) -> None:
 
 def test_every_module_that_decides_an_outcome_is_in_the_digest() -> None:
     """White noise and conformed images come from code, not from digested files."""
-    assert {"data/images.py", "labels/dilution.py", "training/loop.py"} <= set(NAMES)
+    found = {"core/randomness.py", "data/images.py"}
+    for package in ("components", "labels", "models", "training"):
+        found |= {f"{package}/{path.name}" for path in (LIBRARY / package).glob("*.py")}
+    assert found <= set(NAMES)
 
 
 # --- what decides a run
@@ -190,67 +190,103 @@ def test_a_point_has_a_run_for_every_rate_within_every_seed(make_runs: MakeRuns)
     ("epochs", "min_samples", "alpha", "batch_size", "steps"),
     [
         (0, 320, 2, 16, 20), (0, 321, 2, 16, 21), (1, 0, 2, 16, 12), (1, 0, 2, 60, 3),
-        (2.5, 320, 2, 16, 29), (0.01, 0, 2, 16, 1), (1, 320, 0, 16, 20), (1, 320, 0.5, 10, 32),
-        (10, 320, 0.5, 10, 90),
+        (2.5, 320, 2, 16, 29), (0.01, 0, 2, 16, 1), (1, 320, 0.5, 10, 32), (10, 320, 0.5, 10, 90),
     ],
 )  # of 60 originals  # fmt: skip
+@pytest.mark.parametrize("loss", ["cross_entropy", EXPECTED])  # trained for as long
 def test_steps(
-    epochs: float, min_samples: int, alpha: float, batch_size: int, steps: int, make_config: Any
-) -> None:
+    epochs: float, min_samples: int, alpha: float, batch_size: int, steps: int, loss: str,
+    make_config: Any,
+) -> None:  # fmt: skip
     config = make_config({
         "train.epochs": epochs, "train.min_samples": min_samples, "noise.alpha": alpha,
-        "train.batch_size": batch_size,
+        "train.batch_size": batch_size, "train.loss": loss,
     })  # fmt: skip
     assert expand("x", config, Path("d"), Path("l"))[0].steps == steps
-    expected_noisy_cross_entropy = replace(
-        config, train=replace(config.train, loss="expected_noisy_cross_entropy")
-    )
-    assert (
-        expand("x", expected_noisy_cross_entropy, Path("d"), Path("l"))[0].steps == steps
-    )  # trained for as long
+
+
+def changed(section: Any) -> Iterator[tuple[str, Any]]:
+    """Yield a section's fields, each with the section at every other value of a pool."""
+    kinds = types_of(type(section))
+    marks = [mark for kind in kinds.values() for mark in getattr(kind, "__metadata__", ())]
+    names = {name for mark in marks if isinstance(mark, OneOf) for name in mark.names}
+    for field, value in product(kinds, (True, False, 0.25, 0.5, 3, 4, (3,), (0.25,), *names)):
+        with suppress(ValidationError):
+            if getattr(other := replace(section, **{field: value}), field) != getattr(
+                section, field
+            ):
+                yield field, other
+
+
+@pytest.mark.parametrize("section", ["model", "train"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_parameter_decides_unless_it_is_neutral_or_unread(
+    optimizer: str, section: str, make_runs: MakeRuns
+) -> None:
+    """One that is added later as well, if its type has a value in the pool."""
+    run = make_runs({"train.optimizer": optimizer})[0]
+    before, now = run.identity(), getattr(run.config, section)
+    neutral, seen = neutral_values(type(now)), set()
+    for field, other in changed(now):
+        config = replace(run.config, **{section: other})
+        found = replace(run, config=config).identity()
+        ignored = runs.NOT_DECIDING | unread(config.train.optimizer)
+        assert (found[section] == before[section]) is (field in ignored), field
+        if field not in ("epochs", "min_samples"):  # of which the number of steps is taken
+            assert (found == before) is (field in ignored), field
+        silent = {name for name, value in neutral.items() if getattr(other, name) == value}
+        assert set(found[section]) == set(vars(other)) - ignored - silent, field
+        seen.add(field)
+    single = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "averaging": AVERAGING}
+    assert set(vars(now)) - seen <= {name for name, known in single.items() if len(known) == 1}
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("same", "change"),
     [
-        {"model.name": "mlp1"}, {"model.width": 0.5}, {"train.loss": EXPECTED},
-        {"train.learning_rates": [0.4]}, {"train.batch_size": 17}, {"train.rho": 0.9},
-        {"train.epsilon": 1e-7}, {"train.init": "glorot"}, {"train.zero_output": True},
-        {"train.average": 0.5}, {"train.early_stopping": True}, {"train.min_samples": 640},
-        {"train.epochs": 9}, {"train.weight_decay": 1e-4}, {"train.augmentation": "flip_crop"},
-        {"train.augmentation": "resized_crop"},
-        {"train.precision": "bfloat16"}, {"train.precision": "tf32"},
-        {"train.seeds": [1]}, {"noise.alpha": 3}, {"data.originals": 59}, {"data.validation": 19},
-        {"noise.kind": "uniform", "noise.images": "unique"}, {"noise.images": "white"},
-        {"noise.images": "mnist5k"}, {"data.name": "mnist5k"},
+        *((False, change) for change in (
+            {"train.learning_rates": [0.4]}, {"train.min_samples": 640}, {"train.epochs": 9},
+            {"train.seeds": [1]}, {"noise.alpha": 3}, {"data.originals": 59},
+            {"data.validation": 19}, {"noise.images": "unique"}, {"noise.images": "white"},
+            {"noise.images": "mnist5k"}, {"data.name": "mnist5k"},
+        )),
+        (True, {"train.min_samples": 319}),  # as many steps
+        (True, {"train.learning_rates": [0.5, 0.1]}),
+        (True, {"train.seeds": [0, 1]}),
+        (True, {"noise.order": "random"}),  # which uniform noise has not
+        (True, {"noise.kind": "structured", "noise.order": "reverse"}),  # with delta 0
     ],
 )  # fmt: skip
-def test_each_deciding_value_changes_the_identity(
-    change: dict[str, Any], make_runs: MakeRuns
+def test_what_decides_a_run(
+    same: bool, change: dict[str, Any], make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert make_runs(change)[0].identity() != make_runs()[0].identity()
+    # No confusion counts are there to order structure that has none.
+    monkeypatch.setattr(dilution, "transition_matrix", lambda *_: np.full((10, 10), 0.1))
+    one, other = make_runs()[0], make_runs(change, "another name")[0]
+    assert (one.identity() == other.identity()) is same
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"train.min_samples": 319},  # as many steps
-        {"train.learning_rates": [0.5, 0.1]},
-        {"train.seeds": [0, 1]},
-        {"train.device": "auto"},  # the store keeps devices apart
-        {"train.stacking": "loop"},
-        {"train.stacking": "unfold"},
-        {"noise.order": "random"},  # which uniform noise has not
-        {"noise.kind": "structured", "noise.order": "reverse"},  # with delta 0
-    ],
-)
-def test_what_decides_nothing_does_not(
-    change: dict[str, Any], make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
+def test_the_seed_decides_whatever_its_labels(
+    make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    one, other = make_runs({"train.seeds": [0, 1]})
+    facts = dilution.read_facts(one.labels)
     monkeypatch.setattr(
-        dilution, "transition_matrix", lambda *_: np.full((10, 10), 0.1)
-    )  # no confusion counts are there to order structure that has none
-    assert make_runs(change, "another name")[0].identity() == make_runs()[0].identity()
+        dilution, "read_facts", lambda folder: {**facts, "seed": int(folder.name[5:])}
+    )
+    assert one.identity() != other.identity()
+
+
+@pytest.mark.parametrize("device", sorted(EVERYWHERE))
+def test_a_chosen_way_of_stacking_gives_another_file_on_cuda_alone(
+    device: str, make_runs: MakeRuns, tmp_path: Path
+) -> None:
+    """Elsewhere no two networks with convolutions share a stack."""
+    plain, chosen = (make_runs({"train.stacking": way})[0].identity() for way in ("auto", "unfold"))
+    store = RunStore(device, tmp_path / "store")
+    store.put(chosen, OUTCOME)
+    assert store.get(chosen) == OUTCOME
+    assert store.get(plain) == (None if device == "cuda" else OUTCOME)
 
 
 @pytest.mark.parametrize("images", ["unique", "white", "mnist5k"])
@@ -259,15 +295,6 @@ def test_without_noise_every_source_of_images_shares_its_runs(
 ) -> None:
     plain = make_runs({"noise.alpha": 0})[0]
     assert make_runs({"noise.alpha": 0, "noise.images": images})[0].identity() == plain.identity()
-
-
-def test_what_is_not_used_is_no_part_of_the_identity(make_runs: MakeRuns) -> None:
-    """Which decides the random streams: results from before these parameters came stay."""
-    conv = {"model.name": "conv2"}
-    plain, normed = make_runs(conv)[0].identity(), make_runs({**conv, "model.batch_norm": True})
-    assert not set(runs.UNUSED) & set(plain)
-    assert normed[0].identity() == {**plain, "batch_norm": True}
-    assert set(plain["model"]) == {"name", "width"}
 
 
 @pytest.mark.parametrize("name", dilution.ARRAYS)
@@ -282,64 +309,72 @@ def test_other_labels_or_indices_are_another_identity(name: str, make_runs: Make
 
 @pytest.mark.parametrize("images", ["same", "mnist5k"])
 @pytest.mark.parametrize("name", ["digits", "mnist5k-as-noise"])
-def test_other_images_are_another_identity(
+def test_labels_for_other_images_are_refused_until_drawn_again(
     name: str, images: str, make_runs: MakeRuns, workspace: Path
 ) -> None:
-    run = make_runs({"noise.images": images})[0]
-    before = run.identity()
+    (run,) = make_runs({"noise.images": images})
+    before, folder = run.identity(), workspace / "data" / name
+    whole = datasets.load(folder)
+    datasets.save(replace(whole, train_images=255 - whole.train_images), folder)
     runs._digests.cache_clear()
-    description = workspace / "data" / name / datasets.DESCRIPTION
-    content = files.read_json(description)
-    content["arrays"]["train_images"]["sha256"] = "0" * 64
-    files.write_json(description, content)
-    assert (run.identity() != before) is (name == "digits" or images == "mnist5k")
+    if name != "digits" and images == "same":
+        assert run.identity() == before
+        return
+    with pytest.raises(UserError, match=r"noise\.json: was drawn for other images"):
+        run.identity()
+    (run,) = make_runs({"noise.images": images})
+    assert run.identity() != before
+    facts = files.read_json(run.labels / "noise.json")
+    del facts["images"]  # as before such sets said what they were drawn for
+    files.write_json(run.labels / "noise.json", facts)
+    with pytest.raises(UserError, match=r"noise\.json: was drawn for other images"):
+        run.identity()
 
 
-def test_the_noisy_loss_takes_its_alpha_along(make_runs: MakeRuns) -> None:
-    assert make_runs()[0].identity()["alpha"] == 0
-    assert make_runs({"train.loss": "expected_noisy_cross_entropy"})[0].identity()["alpha"] == 2
+def test_labels_of_another_run_are_told(make_runs: MakeRuns) -> None:
+    """A folder that is whole, and not the one that is asked for."""
+    (run,), (other,) = make_runs(), make_runs({"noise.alpha": 3})
+    for stranger in (replace(run, labels=other.labels), replace(run, seed=1)):
+        with pytest.raises(UserError, match=r"noise\.json: is of another config or seed"):
+            stranger.identity()
+
+
+def test_pillow_decides_where_it_resizes(
+    make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    todo = [make_runs({"noise.images": images})[0] for images in ("same", "white", "mnist5k")]
+    before = [run.identity() for run in todo]
+    monkeypatch.setattr(runs.metadata, "version", lambda _: "0.0.1")
+    assert [run.identity() == old for run, old in zip(todo, before, strict=True)] == [
+        True, True, False,
+    ]  # fmt: skip
 
 
 # --- what a run trains on
 
 
-def test_the_tensors_are_those_of_the_files(make_runs: MakeRuns, workspace: Path) -> None:
-    run = make_runs({"noise.images": "mnist5k"})[0]
-    data, diluted = inputs.load_data(run, "cpu"), dilution.load(run.labels)
-    own = datasets.load(workspace / "data" / "digits")
-    other = datasets.load(workspace / "data" / datasets.noise_folder("mnist5k"))
-    bank = np.concatenate([own.train_images, other.train_images])
-    np.testing.assert_array_equal(data.bank, bank)
-    np.testing.assert_array_equal(data.labels, diluted.labels)
-    np.testing.assert_array_equal(data.images, diluted.images)
-    np.testing.assert_array_equal(data.test_images, own.test_images)
-    np.testing.assert_array_equal(data.test_labels, own.test_labels)
-    np.testing.assert_array_equal(
-        data.validation_labels, own.train_labels[diluted.validation_images]
-    )
-    votes = np.zeros((20, 10), dtype=int)
-    for i, label in enumerate(diluted.validation_labels):
-        votes[i % 20, label] += 1
-    np.testing.assert_array_equal(data.validation_votes, votes)
-    assert votes.sum() == 60
-    assert data.num_classes == 10
-
-
-def test_labels_of_a_thousand_classes_are_those_of_the_files(
-    make_runs: MakeRuns, make_dataset: Callable[..., Any], workspace: Path
+@pytest.mark.parametrize("classes", [10, 1000])
+def test_the_tensors_are_those_of_the_files(
+    classes: int, make_runs: MakeRuns, make_dataset: Callable[..., Any], workspace: Path
 ) -> None:
-    many = make_dataset("digits", train=1500, test=1000, num_classes=1000)
-    datasets.save(many, workspace / "data" / "digits")
-    run = make_runs({"data.originals": 1100, "data.validation": 300, "noise.alpha": 5})[0]
+    own = make_dataset("digits", train=1500, test=1000, num_classes=classes)
+    datasets.save(own, workspace / "data" / "digits")
+    run = make_runs({
+        "noise.images": "mnist5k", "data.originals": 1100, "data.validation": 300, "noise.alpha": 5,
+    })[0]  # fmt: skip
     data, diluted = inputs.load_data(run, "cpu"), dilution.load(run.labels)
-    assert diluted.labels.dtype == many.train_labels.dtype == np.uint16
-    assert diluted.labels.max() > 900
-    np.testing.assert_array_equal(data.labels, diluted.labels)
-    np.testing.assert_array_equal(data.test_labels, many.test_labels)
-    assert data.num_classes == 1000
-    votes = np.zeros((300, 1000), dtype=int)
+    other = datasets.load(workspace / "data" / datasets.noise_folder("mnist5k"))
+    np.testing.assert_array_equal(data.bank, [*own.train_images, *other.train_images])
+    assert data.num_classes == classes > diluted.labels.max() > 0.9 * (classes - 1)
+    votes = np.zeros((300, classes), dtype=int)
     np.add.at(votes, (np.arange(1800) % 300, diluted.validation_labels), 1)
-    np.testing.assert_array_equal(data.validation_votes, votes)
+    for got, expected in (
+        (data.labels, diluted.labels), (data.images, diluted.images),
+        (data.test_images, own.test_images), (data.test_labels, own.test_labels),
+        (data.validation, diluted.validation_images), (data.validation_votes, votes),
+        (data.validation_labels, own.train_labels[diluted.validation_images]),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(got, expected)
 
 
 def test_white_noise_is_that_of_size_and_seed(make_runs: MakeRuns, workspace: Path) -> None:
@@ -350,9 +385,9 @@ def test_white_noise_is_that_of_size_and_seed(make_runs: MakeRuns, workspace: Pa
 
 
 def test_the_noisy_loss_trains_on_the_originals_alone(make_runs: MakeRuns) -> None:
-    plain = make_runs()[0]
-    data = inputs.load_data(make_runs({"train.loss": "expected_noisy_cross_entropy"})[0], "cpu")
-    diluted = dilution.load(plain.labels)
+    (plain,), (run,) = make_runs(), make_runs({"train.loss": EXPECTED})
+    assert (plain.identity()["alpha"], run.identity()["alpha"]) == (0, 2)
+    data, diluted = inputs.load_data(run, "cpu"), dilution.load(plain.labels)
     np.testing.assert_array_equal(data.labels, diluted.labels[:60])
     assert len(data.images) == 60
 
@@ -408,27 +443,34 @@ def test_runs_pass_their_numbers_on(make_runs: MakeRuns, monkeypatch: pytest.Mon
     ((config, members, stacking),) = seen
     assert stacking == "unfold"
     for run, member in zip(stack, members, strict=True):
-        identity = run.identity()
+        asked = vars(run.config.train)
         for name, value in vars(config).items():
-            if name == "model":
-                found = {**identity["model"], "batch_norm": identity["batch_norm"]}
-                assert vars(value) == found
-            elif name not in replicas.OWN and name in identity:
-                assert value == identity[name]
-        # At any precision, stopped or not, it starts from the same weights in the same order.
-        deciding = {k: v for k, v in identity.items() if k not in ("precision", "early_stopping")}
-        point = files.to_json(deciding, indent=None)
+            if name not in replicas.OWN:
+                assert value == (run.config.model if name == "model" else asked[name])
+        # Of seed and purpose alone: whatever the rate, the noise or the precision.
         purposes = {"init": "init", "shuffle": "shuffle", "augment": "augmentation"}
+        own = {**asked, "learning_rate": run.learning_rate, "steps": run.steps, "alpha": run.alpha}
         for name, value in vars(member).items():
             if name in purposes:
-                assert value.entropy == stream(run.seed, purposes[name], point).entropy
+                assert value.entropy == stream(run.seed, purposes[name]).entropy
             elif name == "data":
                 np.testing.assert_array_equal(value.labels, inputs.load_data(run, "cpu").labels)
             else:
-                assert value == {**runs.UNUSED, **identity}[name]
+                assert value == own[name]
     assert (members[1].learning_rate, members[1].average, members[1].alpha) == (2.0, 0.3, 1)
     assert [member.early_stopping for member in members] == [False, True]
     assert members[1].steps == 40 != members[0].steps
+
+
+def test_runs_of_one_seed_share_their_random_numbers(make_runs: MakeRuns) -> None:
+    """Whatever their rate and noise level: the differences between them are paired."""
+    drawn = []
+    for change in ({}, {"train.learning_rates": [9.0]}, {"noise.alpha": 5}, {"train.seeds": [1]}):
+        one = inputs._member(make_runs(change)[0], "cpu")
+        states = [each.generate_state(4).tolist() for each in (one.init, one.shuffle, one.augment)]
+        drawn.append(states)
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert not [state for state in drawn[3] if state in drawn[0]]
 
 
 # --- runs that are completed
@@ -466,31 +508,13 @@ def stored(workspace: Path) -> dict[str, int]:
 
 
 @pytest.mark.usefixtures("_warm", "one_thread")
-def test_stacking_and_workers_do_not_change_an_outcome(
-    make_runs: MakeRuns, workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    todo = make_runs(FOUR)
-    together, device = train_or_load(todo, "together")
-    assert device == "cpu"
-    assert len(stored(workspace)) == 4
-    assert len({outcome["curve"][-1]["train_loss"] for outcome in together}) == 4
-    (workspace / "alone").mkdir()
-    monkeypatch.chdir(workspace / "alone")
-    monkeypatch.setattr(machine, "cores", lambda: 1)
-    alone = [train_or_load([run], "alone")[0][0] for run in todo[3:]]
-    assert without_time(alone) == without_time(together[3:])
-    # And in this process, as on an accelerator.
-    assert without_time(inputs.train_stack([todo[1]], "cpu", "loop")) == without_time([together[1]])
-
-
-@pytest.mark.usefixtures("_warm", "one_thread")
 def test_a_figures_runs_are_the_same_on_any_number_of_cores(
     make_runs: MakeRuns, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Perceptrons share stacks, of other sizes where there are more cores, and lengths differ."""
     rates = {"train.learning_rates": [0.1, 0.5, 1.0], "train.average": 0.25}
     todo = make_runs({**rates, "train.seeds": [0, 1, 2], "train.min_samples": 1200})
-    todo += make_runs({**rates, "noise.alpha": 5, "train.epochs": 5}, "α = 5")
+    todo += make_runs({**rates, "noise.alpha": 5, "train.epochs": 5}, "α = 5") + make_runs(FOUR)
     found, formed = {}, {}
     for cores in (1, 2):
         folder = workspace / f"cores-{cores}"
@@ -499,12 +523,12 @@ def test_a_figures_runs_are_the_same_on_any_number_of_cores(
         monkeypatch.setattr(machine, "cores", lambda cores=cores: cores)
         formed[cores] = [len(stack) for stack in packing.form(todo, "cpu")]
         found[cores], _ = train_or_load(todo, f"{cores} cores")
-        assert len(stored(folder)) == len(todo) == 12
+        assert len(stored(folder)) == len(todo) == 16
     assert max(formed[1]) > 1
     assert len(formed[2]) > 1
     alone = [inputs.train_stack([run], "cpu", "loop")[0] for run in todo]
     assert without_time(found[1]) == without_time(found[2]) == without_time(alone)
-    assert len({outcome["curve"][-1]["train_loss"] for outcome in alone}) == 12
+    assert len({outcome["curve"][-1]["train_loss"] for outcome in alone}) == 16
 
 
 def test_each_outcome_is_stored_as_soon_as_its_run_is_done(
@@ -531,10 +555,13 @@ def test_each_outcome_is_stored_as_soon_as_its_run_is_done(
 
 @pytest.mark.usefixtures("_warm", "_one_worker")
 def test_what_is_there_is_not_trained_again(make_runs: MakeRuns, workspace: Path) -> None:
-    todo = make_runs({"train.learning_rates": [0.5, 1.0]})
+    """Nor one identity twice: without noise every source of images has the same."""
+    plain = {"noise.alpha": 0, "train.learning_rates": [0.5, 1.0]}
+    todo = make_runs(plain) + make_runs({**plain, "noise.images": "white"}, "white")
     first, _ = train_or_load(todo, "first")
     before = stored(workspace)
     assert len(before) == 2
+    assert first[:2] == first[2:]
     again, _ = train_or_load([*todo, todo[0]], "again")
     assert again == [*first, first[0]]  # wall_seconds included: read, not trained
     assert stored(workspace) == before
@@ -544,15 +571,6 @@ def test_what_is_there_is_not_trained_again(make_runs: MakeRuns, workspace: Path
     assert without_time(resumed) == without_time(first)
     after = stored(workspace)
     assert [name for name in before if after[name] != before[name]] == [gone.name]
-
-
-@pytest.mark.usefixtures("_warm", "_one_worker")
-def test_runs_of_one_identity_are_trained_once(make_runs: MakeRuns, workspace: Path) -> None:
-    plain = {"noise.alpha": 0}
-    todo = make_runs(plain) + make_runs({**plain, "noise.images": "white"}, "white")
-    outcomes, _ = train_or_load(todo, "twice")
-    assert outcomes[0] == outcomes[1]
-    assert len(stored(workspace)) == 1
 
 
 @pytest.mark.usefixtures("_warm", "_one_worker")
@@ -567,32 +585,23 @@ def test_a_failing_run_is_told_and_the_others_are_kept(
     assert list(stored(workspace)) == [RunStore("cpu").path(todo[1].identity()).name]
 
 
-def test_runs_for_two_devices_are_refused(make_runs: MakeRuns) -> None:
-    todo = make_runs() + make_runs({"train.device": "auto"})
-    with pytest.raises(UserError, match=r"got \['auto', 'cpu'\]; accepted: one device"):
-        train_or_load(todo, "both")
-
-
 @pytest.mark.usefixtures("_warm")
-def test_what_only_cuda_computes_is_refused_before_any_training(
-    make_runs: MakeRuns, workspace: Path
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"train.device": "auto"}, r"got \['auto', 'cpu'\]; accepted: one device"),
+        (
+            {"train.precision": "tf32"},
+            "^train.precision: got 'tf32'; accepted on cpu: float32, bfloat16$",
+        ),
+    ],
+)
+def test_what_a_device_does_not_compute_is_refused_before_any_training(
+    change: dict[str, Any], words: str, make_runs: MakeRuns, workspace: Path
 ) -> None:
-    todo = make_runs() + make_runs({"train.precision": "tf32"})
-    with pytest.raises(UserError) as caught:
-        train_or_load(todo, "tf32")
-    message = str(caught.value)
-    assert message == "train.precision: got 'tf32'; accepted on cpu: float32, bfloat16"
+    with pytest.raises(UserError, match=words):
+        train_or_load(make_runs() + make_runs(change), "refused")
     assert not (workspace / ".runs").exists()
-
-
-@pytest.mark.usefixtures("_warm", "_one_worker")
-def test_precisions_are_kept_apart(make_runs: MakeRuns, workspace: Path) -> None:
-    todo = make_runs() + make_runs({"train.precision": "bfloat16"})
-    (exact, rounded), _ = train_or_load(todo, "precisions")
-    assert len(stored(workspace)) == 2
-    first, other = (outcome["curve"][0]["train_loss"] for outcome in (exact, rounded))
-    assert first != other == pytest.approx(first, rel=0.02)  # of the same start and order
-    assert rounded["test_accuracy"] == pytest.approx(exact["test_accuracy"], abs=0.1)
 
 
 # --- interruption, and memory that does not suffice
@@ -667,13 +676,9 @@ def test_a_damaged_checkpoint_is_told(make_runs: MakeRuns) -> None:
     todo, store = make_runs({"train.min_samples": 1600}), RunStore("cpu")
     train_until(todo, store, 60)
     file = store.checkpoint(todo[0].identity())
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
+    file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(UserError, match=rf"{file.name}: is not what was written; delete it"):
         train_or_load(todo, "damaged")
-    file.unlink()
-    assert train_or_load(todo, "again")[0]
 
 
 def test_checkpoints_and_scraps_of_the_dead_are_swept(tmp_path: Path) -> None:
@@ -692,15 +697,6 @@ def test_checkpoints_and_scraps_of_the_dead_are_swept(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_what_is_stored_first_stays(tmp_path: Path) -> None:
-    """Two processes may train the same: the second finds it there."""
-    store = RunStore("cpu", tmp_path)
-    store.put(IDENTITY, OUTCOME)
-    before = store.path(IDENTITY).read_bytes()
-    store.put(IDENTITY, {**OUTCOME, "wall_seconds": 99.0})
-    assert store.path(IDENTITY).read_bytes() == before
-
-
 @pytest.mark.usefixtures("_warm", "_one_worker")
 def test_a_store_that_cannot_be_written_is_told_before_any_training(
     make_runs: MakeRuns, workspace: Path, monkeypatch: pytest.MonkeyPatch
@@ -711,45 +707,6 @@ def test_a_store_that_cannot_be_written_is_told_before_any_training(
         train_or_load(make_runs(), "unwritable")
 
 
-@pytest.mark.usefixtures("_warm", "_one_worker")
-def test_memory_that_does_not_suffice_is_told_before_any_training(
-    make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    todo = make_runs({"train.learning_rates": [0.1, 0.5]})
-    needed = 2 * 180 * packing.EXAMPLE_BYTES
-    monkeypatch.setattr(machine, "available_memory", lambda: needed)
-    train_or_load(todo[:1], "enough")
-    monkeypatch.setattr(machine, "available_memory", lambda: 180 * packing.EXAMPLE_BYTES - 1)
-    with pytest.raises(UserError, match=r"^short: needs about 0\.0 GiB of memory, 0\.0 GiB are av"):
-        train_or_load(todo, "short")
-
-
-@pytest.mark.usefixtures("_warm")
-def test_an_accelerators_sets_are_no_matter_of_the_hosts_memory(
-    make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    todo = make_runs()
-    monkeypatch.setattr(machine, "available_memory", lambda: 0)
-    monkeypatch.setattr(executors, "_Workers", _InThisProcess)
-    monkeypatch.setattr(_InThisProcess, "call", lambda *_: ("mps", 0))
-
-    def train_stack(stack: list[Run], *_: Any, on_done: Any, **__: Any) -> None:
-        for run in stack:
-            on_done(run, OUTCOME)
-
-    monkeypatch.setattr(executors, "train_stack", train_stack)
-    assert train_or_load(todo, "elsewhere") == ([OUTCOME], "mps")
-
-
-@pytest.mark.usefixtures("_warm", "_one_worker")
-def test_labels_of_another_run_are_told(make_runs: MakeRuns) -> None:
-    """A folder that is whole, and not the one that is asked for."""
-    (run,), (other,) = make_runs(), make_runs({"noise.alpha": 3})
-    for stranger in (replace(run, labels=other.labels), replace(run, seed=1)):
-        with pytest.raises(UserError, match=r"noise\.json: is of another config or seed"):
-            train_or_load([stranger], "stranger")
-
-
 def _end(_: str) -> str:
     os._exit(1)
 
@@ -758,6 +715,32 @@ def _end(_: str) -> str:
 def test_a_worker_that_is_killed_at_once_is_told(make_runs: MakeRuns) -> None:
     with executors._Workers() as pool, pytest.raises(UserError, match="process was killed"):
         pool.call(_end, "cpu")
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_the_hosts_memory_must_hold_what_a_cpu_trains(
+    device: str, make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An accelerator has its sets itself."""
+
+    def train_stack(stack: list[Run], *_: Any, on_done: Any, **__: Any) -> None:
+        for run in stack:
+            on_done(run, OUTCOME)
+
+    needed = 180 * packing.EXAMPLE_BYTES
+    monkeypatch.setattr(machine, "cores", lambda: 1)
+    monkeypatch.setattr(machine, "available_memory", lambda: needed)
+    monkeypatch.setattr(executors, "_Workers", _InThisProcess)
+    monkeypatch.setattr(_InThisProcess, "call", lambda *_: (device, 0, ""))
+    monkeypatch.setattr(executors, "train_stack", train_stack)
+    assert train_or_load(make_runs(), "enough") == ([OUTCOME], device)
+    todo = make_runs({"train.learning_rates": [0.1, 0.3]})
+    if device == "mps":
+        monkeypatch.setattr(machine, "available_memory", lambda: 0)
+        assert train_or_load(todo, "elsewhere") == ([OUTCOME] * 2, "mps")
+        return
+    with pytest.raises(UserError, match=r"^short: needs about 0\.0 GiB of memory, 0\.0 GiB are av"):
+        train_or_load(todo, "short")
 
 
 LACKING = [
@@ -822,29 +805,16 @@ def test_a_stack_that_does_not_fit_is_halved(
         assert processes == [1] * (1 + 3)
 
 
-@pytest.mark.parametrize("error", LACKING, ids=lambda error: type(error).__name__)
-def test_a_single_run_that_does_not_fit_is_told(
+@pytest.mark.parametrize("error", [*LACKING, RuntimeError("mat1 and mat2 cannot be multiplied")])
+def test_a_single_run_that_does_not_fit_is_told_and_other_errors_are_not_taken_for_it(
     error: Exception, make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    todo = make_runs({"train.learning_rates": [0.1, 0.2]})
-
     def train_stack(*_: Any, **__: Any) -> None:
         with devices.noted("while a step was captured"):
             raise copy(error)
 
     monkeypatch.setattr(executors, "train_stack", train_stack)
-    with pytest.raises(
-        UserError, match=r"point lr=0\.[12] seed=0: does not fit in the memory of cpu \(.*while"
-    ):
-        train_here(todo, "cpu")
-
-
-def test_other_errors_are_not_taken_for_want_of_memory(
-    make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def train_stack(*_: Any, **__: Any) -> None:
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-
-    monkeypatch.setattr(executors, "train_stack", train_stack)
-    with pytest.raises(RuntimeError, match="mat1"):
-        executors._train_and_store(make_runs(), RunStore("cpu"), lambda *_: None)
+    kind: type[Exception] = UserError if error in LACKING else RuntimeError
+    words = r"^point lr=0\.[12] seed=0: does not fit in the memory of cpu \(.*while|^mat1"
+    with pytest.raises(kind, match=words):
+        train_here(make_runs({"train.learning_rates": [0.1, 0.2]}), "cpu")

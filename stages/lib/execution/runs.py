@@ -22,9 +22,7 @@ from stages.lib.noise import sampling
 from stages.lib.training.replicas import shared
 
 #: Of `TrainParams`, what cannot change an outcome, or is in an identity as rate, seed or steps.
-NOT_DECIDING = frozenset(
-    ("device", "learning_rates", "seeds", "epochs", "min_samples")
-)  # fmt: skip
+NOT_DECIDING = frozenset(("device", "learning_rates", "seeds", "epochs", "min_samples"))
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ class Run:
         facts = dilution.read_facts(self.labels)
         if (facts["config"], facts["seed"]) != (dilution.config_of(data, wanted), self.seed):
             raise files.damaged(self.labels / "noise.json", "is of another config or seed")
-        if facts["images"] != dilution.digests_of(self.data, data, wanted):
+        if facts.get("images") != dilution.digests_of(self.data, data, wanted):
             raise files.damaged(self.labels / "noise.json", "was drawn for other images")
         other: Any = None
         if wanted.alpha == 0:
