@@ -39,7 +39,7 @@ NAMES = [" ".join([stage.__name__.partition(".")[2], *arguments]) for stage, arg
 
 
 class _InThisProcess:
-    """Stands for `workers._Workers`."""
+    """Stands for `executors.Processes`."""
 
     def __enter__(self) -> "_InThisProcess":
         return self
@@ -58,7 +58,7 @@ class _InThisProcess:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Callable[[int], int]:
     """Return how to run a stage by its number; signals and the rest of the process stay."""
-    monkeypatch.setattr(executors, "_Workers", _InThisProcess)
+    monkeypatch.setitem(executors.EXECUTORS, "processes", _InThisProcess)
     monkeypatch.setattr(machine, "cores", lambda: 1)
     for name in ("answer_signals", "end_with_dvc"):
         monkeypatch.setattr(f"stages.lib.core.processes.{name}", lambda: None)

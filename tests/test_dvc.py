@@ -350,7 +350,6 @@ def test_a_change_of_a_scale_is_of_one_figure(fresh: Repository) -> None:
     assert trainings(answer)[LONG] == (LONG_RUNS // 2, 0)
 
 
-@pytest.mark.xfail(reason="anchors in scales/*.yaml", strict=True)
 @pytest.mark.parametrize("scale", sorted(path.name for path in (ROOT / "scales").glob("*.yaml")))
 def test_dvc_changes_a_scale_where_it_is_told_to(scale: str, tmp_path: Path) -> None:
     """It merges in place, so a part that several figures share by an anchor changes in all."""

@@ -112,6 +112,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
         test_images=images[800:], test_labels=labels[800:],
     )  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if not k.startswith("DVC_")}
+    environment["EXECUTOR"] = "one_by_one"
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, *STAGES],
         cwd=folder, env=environment, capture_output=True, text=True, check=False,

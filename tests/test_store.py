@@ -45,6 +45,16 @@ OUTCOME = {"test_accuracy": 1 / 3, "curve": [{"val_accuracy": None}], "wall_seco
 # --- the store
 
 
+def test_the_environment_says_where_runs_are_kept_and_trained(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RUN_STORE", str(tmp_path / "elsewhere"))
+    assert RunStore("cpu").folder == tmp_path / "elsewhere"
+    monkeypatch.setenv("EXECUTOR", "cloud")
+    with pytest.raises(UserError, match="EXECUTOR: got 'cloud'; accepted: processes"):
+        executors._executor()
+
+
 def test_an_outcome_survives_the_store_and_the_first_stays(tmp_path: Path) -> None:
     """Two processes may train the same: the second finds it there."""
     store = RunStore("cpu", tmp_path / "new")
@@ -713,7 +723,7 @@ def _end(_: str) -> str:
 
 @pytest.mark.usefixtures("_warm", "_one_worker")
 def test_a_worker_that_is_killed_at_once_is_told(make_runs: MakeRuns) -> None:
-    with executors._Workers() as pool, pytest.raises(UserError, match="process was killed"):
+    with executors.Processes() as pool, pytest.raises(UserError, match="process was killed"):
         pool.call(_end, "cpu")
 
 
@@ -730,7 +740,7 @@ def test_the_hosts_memory_must_hold_what_a_cpu_trains(
     needed = 180 * packing.EXAMPLE_BYTES
     monkeypatch.setattr(machine, "cores", lambda: 1)
     monkeypatch.setattr(machine, "available_memory", lambda: needed)
-    monkeypatch.setattr(executors, "_Workers", _InThisProcess)
+    monkeypatch.setitem(executors.EXECUTORS, "processes", _InThisProcess)
     monkeypatch.setattr(_InThisProcess, "call", lambda *_: (device, 0, ""))
     monkeypatch.setattr(executors, "train_stack", train_stack)
     assert train_or_load(make_runs(), "enough") == ([OUTCOME], device)
@@ -752,7 +762,7 @@ LACKING = [
 ]
 
 
-class _InThisProcess(executors._Workers):
+class _InThisProcess(executors.Processes):
     """Workers whose work is done here at once; ``processes`` counts them as they come and go."""
 
     def _start(self, count: int) -> None:
@@ -772,7 +782,7 @@ def train_here(todo: list[Run], device: str) -> tuple[RunStore, list[int]]:
     """Train one stack as on a device; return its store, and the sizes of the pools there were."""
     store = RunStore(device)
     with _InThisProcess() as pool, tqdm(disable=True) as bar:
-        pool.train([todo], store, executors._Bar(bar))
+        pool.train([todo], store, executors.Bar(bar))
     return store, pool.processes
 
 

@@ -284,7 +284,7 @@ def _save_random(folder: Path) -> None:
     )
 
 
-class _Limited(executors._Workers):
+class _Limited(executors.Processes):
     """Workers that have no memory left at some place of the first stack's training."""
 
     def __init__(self, place: str) -> None:
@@ -328,6 +328,6 @@ def _trained(todo: list[Any], folder: Path, place: str) -> tuple[list[Any], list
     store.prepare()
     pool = _Limited(place)
     with pool, tqdm(disable=True) as bar:
-        pool.train([copy.copy(todo)], store, executors._Bar(bar))
+        pool.train([copy.copy(todo)], store, executors.Bar(bar))
     outcomes = [store.get(run.identity()) for run in todo]
     return outcomes, pool.sizes, [said for said in pool.said if said]

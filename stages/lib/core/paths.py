@@ -65,8 +65,8 @@ def repository() -> Path:
 
 
 def run_store() -> Path:
-    """The folder of finished runs, shared by every workspace of one repository."""
-    return repository() / ".runs"
+    """The folder of finished runs: ``$RUN_STORE``, else one for every workspace of a repository."""
+    return Path(os.environ.get("RUN_STORE") or repository() / ".runs")
 
 
 def downloads() -> Path:

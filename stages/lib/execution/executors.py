@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -51,7 +51,7 @@ def train_or_load(
     if len(wanted) != 1:
         raise UserError(f"train.device: got {sorted(wanted)}; accepted: one device for a figure")
     checkpoints.interval()  # bad input is told before any compute
-    with _Workers() as workers:
+    with _executor()() as workers:
         # Only workers use an accelerator: what this process took of its memory they would lack.
         device, free, accelerator = workers.call(_ask, wanted.pop())
         _check_precision(runs, device)
@@ -75,7 +75,7 @@ def train_or_load(
             mininterval=0.5,
         ) as bar:
             bar.write(f"{title}: {len(runs)} runs, {len(missing)} to train on {device}")
-            workers.train(queue, store, _Bar(bar))
+            workers.train(queue, store, Bar(bar))
     outcomes = {path: found[path] or _stored(store, run) for path, run in first.items()}
     return [outcomes[names[run]] for run in runs], device
 
@@ -163,22 +163,39 @@ def _train_whole(
     )
 
 
-class _Bar:
+class Bar:
     """A progress bar in steps that names a run and its validation accuracy."""
 
     def __init__(self, bar: tqdm) -> None:
         self.bar = bar
 
     def show(self, name: str, steps: int, accuracy: float | None) -> None:
+        """Tell of steps done by a run, and of its validation accuracy."""
         said = "" if accuracy is None else f" val={accuracy:.3f}"
         self.bar.set_postfix_str(name + said, refresh=False)
         self.bar.update(steps)
 
 
-class _Workers:
+class Executor(Protocol):
+    """Where stacks are trained: a context, which ends what it started."""
+
+    def __enter__(self) -> "Executor":
+        """Start."""
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End, at once where an error is on its way."""
+
+    def call(self, function: Callable[[str], Any], argument: str) -> Any:
+        """Return what a function returns where stacks are trained."""
+
+    def train(self, queue: list[list[Run]], store: RunStore, bar: Bar) -> None:
+        """Train stacks, in their order as far as slots are free, and store each run at its end."""
+
+
+class Processes:
     """Processes of one thread each that import torch once and train runs until closed."""
 
-    def __enter__(self) -> "_Workers":
+    def __enter__(self) -> "Processes":
         self._start(1)
         return self
 
@@ -215,9 +232,10 @@ class _Workers:
             raise UserError(KILLED) from None
 
     def call(self, function: Callable[[str], Any], argument: str) -> Any:
+        """Return what a function returns in a process."""
         return _result(self._submit(function, argument))
 
-    def train(self, queue: list[list[Run]], store: RunStore, bar: _Bar) -> None:
+    def train(self, queue: list[list[Run]], store: RunStore, bar: Bar) -> None:
         """Train stacks, as many at a time as there are cores, or one on an accelerator.
 
         One that does not fit in memory is halved; on a CPU its halves may train at the same time.
@@ -249,6 +267,17 @@ def _result(future: Future[Any]) -> Any:
         return future.result()
     except BrokenProcessPool:
         raise UserError(KILLED) from None
+
+
+#: By the value of ``$EXECUTOR``: no parameter, for where a run is trained decides nothing of it.
+EXECUTORS: dict[str, Callable[[], Executor]] = {"processes": Processes}
+
+
+def _executor() -> Callable[[], Executor]:
+    name = os.environ.get("EXECUTOR") or next(iter(EXECUTORS))
+    if name not in EXECUTORS:
+        raise UserError(f"EXECUTOR: got {name!r}; accepted: {', '.join(EXECUTORS)}")
+    return EXECUTORS[name]
 
 
 _events: Any = None  # set once in each worker process, never in the parent
