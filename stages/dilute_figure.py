@@ -22,6 +22,8 @@ def main(scale: str, key: str) -> None:
             data_folder=paths.datasets(scale),
             confusion_file=paths.figure_confusion(scale) / f"{key}.json",
             out=out / dilution.name_of(point.data, point.noise),
+            file=paths.scale_file(scale),
+            prefix=f"{key}.",
         )
 
 

@@ -273,6 +273,8 @@ def test_materialise_writes_a_set_for_every_seed(
     assert sorted(path.name for path in out.iterdir()) == ["seed-0", "seed-5"]
     facts = dilution.load(out / "seed-5").facts
     assert len(facts.pop("images")) == (3 if case == "another data set" else 2)
+    assert ("confusion" in facts) is (CASES[case].kind == "structured")
+    facts.pop("confusion", None)
     assert facts == dilute(dataset, CASES[case], seed=5).facts
 
 

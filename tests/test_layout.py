@@ -12,7 +12,7 @@ PACKAGES = (
     "execution",
     "studies", "plots",
 )  # fmt: skip
-MODULES = sorted(LIBRARY.rglob("*.py"))
+MODULES = sorted(LIBRARY.parent.rglob("*.py"))
 MOST_LINES = 350
 
 
@@ -49,6 +49,6 @@ def test_an_import_the_other_way_is_seen() -> None:
     assert packages_imported(late) == {"training", "plots"}
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(LIBRARY).as_posix())
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: "/".join(path.parts[-3:]))
 def test_a_module_is_short(module: Path) -> None:
     assert len(module.read_text(encoding="utf-8").splitlines()) <= MOST_LINES

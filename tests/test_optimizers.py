@@ -105,6 +105,22 @@ def test_each_member_steps_as_torchs_optimizer_steps_it_alone(
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
+def test_float32_loses_no_more_than_torchs_optimizer_does(name: str) -> None:
+    params = OptimizerParams(optimizer=name, beta2=0.99999)
+    steps = gradients(torch.float32, steps=3)
+    stack, own = Stepper(start(torch.float32), params), start(torch.float32)[0].clone()
+    theirs, wide = TORCHS[name]([own], RATES[0], params), Stepper(start(), params)
+    for gradient in steps:
+        stack.step(gradient, column(RATES, torch.float32))
+        wide.step([part.double() for part in gradient], column(RATES))
+        own.grad = torch.cat([part[0].flatten() for part in gradient])
+        theirs.step()
+    right = wide.parameters[0]
+    mine, torchs = ((each - right).abs().max() for each in (stack.parameters[0], own))
+    assert mine <= 2 * torchs + 1e-6
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_stacking_blocks_and_selection_change_no_bit(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,7 +114,7 @@ def test_runs_of_one_loss_share_a_stack_at_every_alpha(make_runs: MakeRuns) -> N
     formed = packing.form([*noisy, *make_runs()], "cuda")
     alphas = sorted(sorted((run.config.train.loss, run.alpha) for run in each) for each in formed)
     assert alphas == [
-        [("cross_entropy", 0)],
+        [("cross_entropy", 2)],
         [("expected_noisy_cross_entropy", alpha) for alpha in (0, 1, 20)],
     ]
 

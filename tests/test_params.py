@@ -216,6 +216,10 @@ STOP = {"train.early_stopping": True}
         ({"data.name": "folder"}, "data.path: got None; accepted: a folder"),
         ({"data.name": "folder", "data.path": "a.zip"}, "data.size: got None; accepted: pixels"),
         ({"confusion.subset": 1409}, "confusion.subset: got 1409; accepted: at most 1408 beside"),
+        (
+            {"confusion.batch_size": 1, "confusion.model": "resnet20"},
+            "confusion.batch_size: got 1; accepted: 2 or more for resnet20",
+        ),
         ({"confusion.batch_size": 41}, "confusion.batch_size: got 41; accepted: at most the sub"),
         ({**FOLDER, "data.originals": 10**9, "noise.alpha": 1.2}, "1 with 1000000000 images: a se"),
         ({**FOLDER, "data.validation": 2**30, **LOSS}, "got 2.0; accepted: at most 0 with 107374"),
@@ -436,6 +440,10 @@ def test_the_shipped_params_are_accepted(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(ROOT)
     for key in read_params().figures:
         registry.read_study(key)
+    written = read_yaml(paths.PARAMS)  # all, so that -S finds each
+    assert {name: set(written[name]) for name in params.SECTIONS} == {
+        name: set(types_of(kind)) for name, kind in params.SECTIONS.items()
+    }
 
 
 SHIPPED = [

@@ -18,13 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MARGIN = 4  # pixels of zeros on each side of an image that is shifted
-
 AREA = (0.08, 1.0)  # of a random crop, as a share of the image's
-
 RATIO = (3 / 4, 4 / 3)  # of its width to its height
-
 TRIES = 10  # to find a crop within the image
-
 BOX = 5  # numbers that say what is done to an image
 
 

@@ -1,7 +1,7 @@
 """Averages of weights, one entry each: how much of the latest weights goes into the mean."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from pydantic.dataclasses import dataclass
 
@@ -20,7 +20,19 @@ def tail(count: "Tensor") -> "Tensor":
     return 1 / count
 
 
-AVERAGING: "dict[str, Callable[[Tensor], Tensor]]" = {"tail": tail}
+class Averaging(NamedTuple):
+    """An average.
+
+    Attributes:
+        share: how much of the mean the latest weights are, by the number of weights that it is of.
+        equal: whether all weights count alike, so that a long mean may be put together of blocks.
+    """
+
+    share: "Callable[[Tensor], Tensor]"
+    equal: bool = False
+
+
+AVERAGING = {"tail": Averaging(tail, equal=True)}
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from pydantic.dataclasses import dataclass
 
-from stages.lib.core.fields import STRICT, Fraction, Neutral, OneOf, Positive
+from stages.lib.core.fields import STRICT, BelowOne, Fraction, Neutral, OneOf, Positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,8 +92,8 @@ def _adamw(
     """Do a step of AdamW, whose decay is no part of the gradient (Loshchilov, Hutter 2019)."""
     beta1, beta2 = params.beta1, params.beta2
     state["steps"].add_(1)
-    size = rates / (1 - beta1 ** state["steps"])
-    root = (1 - beta2 ** state["steps"]).sqrt()
+    size = rates / (1 - beta1 ** state["steps"]).to(rates.dtype)
+    root = (1 - beta2 ** state["steps"]).sqrt().to(rates.dtype)
     for p, g, means, squares in _blocks(parameters, gradients, state["means"], state["squares"]):
         if params.weight_decay:
             p.mul_(1 - rates * params.weight_decay)
@@ -103,7 +103,11 @@ def _adamw(
 
 
 def _adamw_state(parameters: "Tensor") -> "State":
-    steps = parameters.new_zeros((len(parameters), 1))
+    import torch
+
+    # A power near 1 of few steps keeps few digits of float32; Apple's GPUs have no more.
+    wide = torch.float32 if parameters.device.type == "mps" else torch.float64
+    steps = parameters.new_zeros((len(parameters), 1), dtype=wide)
     return {**_zeros("means", "squares")(parameters), "steps": steps}
 
 
@@ -122,8 +126,8 @@ class OptimizerParams:
     rho: Fraction = 0.95
     epsilon: Positive = 1e-8
     momentum: Fraction = 0.9
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
+    beta1: BelowOne = 0.9
+    beta2: BelowOne = 0.999
     weight_decay: Annotated[Fraction, Neutral(0.0)] = 0.0
 
 

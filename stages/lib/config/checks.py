@@ -57,6 +57,8 @@ def check_confusion(
     if train_size is not None and params.subset + params.held_out > train_size:
         left = train_size - params.held_out
         refuse("confusion.subset", f"at most {left} beside {params.held_out} held-out images")
+    if params.batch_size == 1 and is_residual(params.model):
+        refuse("confusion.batch_size", f"2 or more for {params.model}, which has batch norm")
     if params.batch_size > params.subset:
         refuse("confusion.batch_size", f"at most the subset, {params.subset}")
 

@@ -32,15 +32,10 @@ from stages.lib.models.architectures import ARCHITECTURES, INITS
 from stages.lib.noise import transitions
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-
 PRECISIONS = ("float32", "tf32", "bfloat16")
-
 STACKINGS = ("auto", "grouped", "unfold", "loop", "batched")
-
 NOISE_KINDS = ("uniform", "structured")
-
 TOP = 5  # a class among so many largest logits is right for top-5 accuracy
-
 MOST_CONFUSED = 100  # classes whose confusion is counted: of a thousand, a million numbers a run
 
 

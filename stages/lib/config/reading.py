@@ -59,7 +59,9 @@ def parse_section(kind: type[Section], content: Any, file: Path, section: str) -
         key = str(error.errors()[0]["loc"][0])
         value = content[key]
         new = RENAMED.get(value) if isinstance(value, str) else None
-        words = f"{new}, its new name" if new else fields.accepts(types[key])
+        words = fields.accepts(types[key])
+        if new and new in words.removeprefix("one of ").split(", "):
+            words = f"{new}, its new name"
         fail(file, section, key, value, words)
 
 

@@ -40,6 +40,7 @@ class OneOf:
 
 _DISTINCT = (Strict(False), MinLen(1), Predicate(lambda values: len(set(values)) == len(values)))
 Fraction = Annotated[float, Interval(ge=0, le=1)]
+BelowOne = Annotated[float, Interval(ge=0, lt=1)]
 Positive = Annotated[float, Interval(ge=1e-30, le=1e6)]  # neither 0 nor infinite as float32
 Width = Annotated[float, Interval(gt=0, le=64)]
 Count = Annotated[int, Interval(ge=0, le=MOST)]
@@ -85,4 +86,5 @@ def _bounds(base: type, bounds: Any) -> str:
     if base is int:
         return f"a whole number from {bounds.ge} to {bounds.le}"
     low = f"at least {bounds.ge:g}" if bounds.gt is None else f"above {bounds.gt:g}"
-    return f"a number {low}, at most {bounds.le:g}"
+    high = f"at most {bounds.le:g}" if bounds.lt is None else f"below {bounds.lt:g}"
+    return f"a number {low}, {high}"

@@ -29,7 +29,6 @@ LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")  # left behind by file manager
 BATCH_IMAGES, BATCH_BYTES = 64, 1 << 23  # handed to a thread at once
 MOST_THREADS = 16
 MOST_CLASSES = 1 << 16  # that labels of two bytes tell apart
-
 Batch = list[tuple[str, bytes, NDArray[np.uint8]]]  # names, contents, and where the pixels go
 
 

@@ -32,7 +32,6 @@ DEVKITS = ("ILSVRC2012_devkit_t12", "ILSVRC2012_devkit_t12.tar.gz")
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 WNID = re.compile(r"n[0-9]{8}")
 VAL_IMAGE = re.compile(r"ILSVRC2012_val_([0-9]{8})\.JPEG")
-
 Labelled = tuple[str, Encoded]  # a WNID, and an image of that class
 
 

@@ -7,9 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 WHITE = 255  # the largest pixel
-
 CHUNK_PIXELS = 1 << 22  # pixels held at once beside the result, as float64: 32 MiB
-
 LUMA = np.array([19595, 38470, 7471], dtype=np.uint32)  # ITU-R 601 in 1/65536, as Pillow has it
 
 

@@ -23,13 +23,9 @@ from stages.lib.models.architectures import (
 )
 
 CPU_MEMBERS = 4  # of dense networks
-
 CPU_WEIGHTS = 1 << 18  # in a stack, which does not help what outgrows a core's cache
-
 GPU_MEMBERS = 128  # at most; not measured yet
-
 EXAMPLE_BYTES = 40  # of a diluted set in training: label, index, order and its drawing; an estimate
-
 GPU_MEMORY = 0.8  # the share of what is free that a stack may fill
 
 #: How ``train.stacking: auto`` computes convolutions on a GPU: by cuDNN's kernels for one network,

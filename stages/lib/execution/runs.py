@@ -63,8 +63,8 @@ class Run:
 
     @property
     def alpha(self) -> float:
-        """The alpha of ``H_alpha``; 0 for plain cross-entropy."""
-        return self.config.noise.alpha if LOSSES[self.config.train.loss].originals_only else 0.0
+        """Noisy labels per clean label, which losses may read."""
+        return self.config.noise.alpha
 
     @property
     def stack_key(self) -> Hashable:
@@ -107,10 +107,12 @@ class Run:
             images = _digests(self.data / datasets.noise_folder(wanted.images))["train_images"]
             other = {"images": images, "resized by Pillow": metadata.version("pillow")}
         ignored = NOT_DECIDING | unread(train.optimizer)
+        if train.average == 0:
+            ignored |= {"averaging"}
         return {
             "model": _deciding(self.config.model),
             "train": {k: v for k, v in _deciding(train).items() if k not in ignored},
-            "alpha": self.alpha,
+            "alpha": self.alpha if LOSSES[train.loss].originals_only else 0.0,
             "learning_rate": self.learning_rate,
             "steps": self.steps,
             "seed": self.seed,

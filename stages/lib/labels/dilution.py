@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from stages.lib.config.checks import check_fit
 from stages.lib.config.params import MOST_CONFUSED, DataParams, NoiseParams
-from stages.lib.core import files, machine
+from stages.lib.core import files, machine, paths
 from stages.lib.core.errors import DamagedError, UserError
 from stages.lib.core.randomness import stream
 from stages.lib.data import datasets
@@ -96,7 +96,7 @@ def dilute(
         other_images: how many images follow the training images in the bank (``noise.images``).
 
     Raises:
-        ParamsError: the config does not fit the data set (`params.check_fit`).
+        ParamsError: the config does not fit the data set (`checks.check_fit`).
         UserError: structured noise without confusion counts, or more examples than memory.
     """
     check_fit(data, params, len(dataset.train_labels), dataset.num_classes)
@@ -216,11 +216,13 @@ def materialise(
     data_folder: Path,
     out: Path,
     confusion_file: Path | None = None,
+    file: Path = paths.PARAMS,
+    prefix: str = "",
 ) -> None:
     """Write the diluted set of every seed to ``out/seed-S``; those that are there are kept.
 
     Each data set has a folder in ``data_folder``. The counts of ``confusion_file`` are read for
-    structured noise only.
+    structured noise only. ``file`` and ``prefix`` say in errors where the config stands.
 
     Raises:
         ParamsError: the config does not fit the data set.
@@ -241,7 +243,13 @@ def materialise(
         others = data.originals
     elif params.images not in ("same", "unique"):
         others = len(datasets.load(data_folder / datasets.noise_folder(params.images)).train_labels)
-    drawn_by = {"config": config_of(data, params), "images": digests_of(data_folder, data, params)}
+    check_fit(data, params, len(dataset.train_labels), dataset.num_classes, file, prefix)
+    drawn_by: dict[str, Any] = {
+        "config": config_of(data, params),
+        "images": digests_of(data_folder, data, params),
+    }
+    if confusion is not None:
+        drawn_by["confusion"] = {"counts": files.sha256_of_array(confusion)}
     draw = partial(dilute, dataset, data, params, confusion=confusion, other_images=others)
     for seed in seeds:
         folder = out / f"seed-{seed}"

@@ -5,7 +5,6 @@ from numpy.typing import NDArray
 
 ORDERS = ("confusing", "reverse", "random")
 ROUNDING = 1 + 1e-12  # forgiven above the largest delta: 0.3 / 3 is 0.09999999999999999
-
 Matrix = NDArray[np.float64]
 
 

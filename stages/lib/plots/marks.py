@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Point = Mapping[str, Any]
-
 Picture = Mapping[str, Any]
 
 # seaborn's colour-blind-safe palette, its palest two last, as in the templates of .dvc/plots.

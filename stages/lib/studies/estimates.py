@@ -26,9 +26,7 @@ from stages.lib.studies import computing, grids
 from stages.lib.studies.kinds import KINDS
 
 SECONDS = 2.0  # of a measurement, about
-
 MOST_IMAGES = 4000  # in a measurement
-
 FEWER = ", fewer where some are in the run store"
 
 
@@ -156,7 +154,7 @@ def _cost(run: Run) -> Hashable:
     """Return what decides how long a step takes."""
     train = run.config.train
     cost = run.config.model, known(run), train.batch_size, train.precision, train.stacking
-    return cost, train.augmentation, train.average > 0, run.alpha > 0
+    return cost, train.augmentation, train.average > 0, train.loss, train.optimizer
 
 
 def _memory(queue: Sequence[list[Run]], device: str) -> int:

@@ -23,7 +23,6 @@ from stages.lib.studies.kinds import KINDS
 from stages.lib.studies.registry import TITLES, Study, flat
 
 SECTIONS = tuple(fields.types_of(Config))
-
 MOST_POINTS = 10_000  # of a block of a grid
 
 

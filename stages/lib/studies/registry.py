@@ -36,9 +36,7 @@ NUMERIC = tuple(key for key, kind in KEYS.items() if kind in (int, float))
 
 #: Columns that every point has, whatever its study's abscissa.
 COLUMNS = ("noise.alpha", "noise.delta", "data.originals", "train.batch_size")
-
 SCALES = ("linear", "symlog", "log")
-
 FORMAT = re.compile(r",?(\.\d)?[fg%]|,|")  # of numbers, or each of several
 
 

@@ -25,9 +25,7 @@ SELECTIONS = {
 
 #: What a point has from its chosen rate as it is.
 SHOWN = ("values", "val_accuracy", "diverged", "top5_accuracy", "top5_accuracy_sd", "top5_values")
-
 BAND = "mean ± one standard deviation over seeds (n - 1 in the denominator)"
-
 Outcome = dict[str, Any]
 
 
@@ -70,7 +68,7 @@ def choose(rates: list[dict[str, Any]], column: str) -> dict[str, Any] | None:
 
     Only rates at which the fewest seeds diverged are compared: a mean over fewer seeds is no match
     for one over more. None where every seed diverged at every rate. Without validation images there
-    is a single rate (`params.check_config`), and it is returned.
+    is a single rate (`checks.check_config`), and it is returned.
     """
     fewest = min(rate["diverged"] for rate in rates)
     if fewest == len(rates[0]["values"]):

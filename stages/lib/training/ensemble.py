@@ -30,7 +30,6 @@ from stages.lib.training.replicas import Replica, TrainConfig
 from stages.lib.training.running_mean import RunningMean
 
 CHUNK = {"cpu": 64, "cuda": 1024, "mps": 64}  # steps whose batches are looked up at once
-
 WARM_UP = 3  # steps before a CUDA graph is captured
 
 IN_WARM_UP, IN_CAPTURE = "in warm-up", "while a step was captured"  # where an error was raised
@@ -247,7 +246,7 @@ class Ensemble:
         return network.eval()
 
     def average_anew(self, evaluated: Sequence[int]) -> None:
-        """Have members that were looked at average for their next report."""
+        """Have members that were evaluated average for their next report."""
         for k in evaluated:
             member = self.members[k]
             if self.averaged is not None and member.early_stopping and self.step < member.steps:

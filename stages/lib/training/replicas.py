@@ -13,7 +13,7 @@ from stages.lib.core.fields import STRICT
 if TYPE_CHECKING:
     from torch import Tensor
 
-EVALUATIONS = 10  # looks at the validation images: with early stopping each after twice the steps
+EVALUATIONS = 10  # of the validation images: with early stopping each after twice the steps
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ class Replica:
 
     @property
     def evaluations(self) -> set[int]:
-        """Steps after which the member is looked at; the last is among them."""
-        if self.early_stopping:  # as if each were the end of a training half as long as the next
+        """Steps after which the member is evaluated; the last is among them."""
+        if self.early_stopping:  # each after half as many steps as the next
             return {math.ceil(self.steps / 2**k) for k in range(EVALUATIONS)}
         return {math.ceil(self.steps * k / EVALUATIONS) for k in range(1, EVALUATIONS + 1)}
 

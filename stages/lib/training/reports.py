@@ -27,7 +27,7 @@ class Record:
     report: dict[str, Any] = field(default_factory=dict)
 
     def should_log(self, step: int, steps: int) -> bool:
-        """Tell whether it was looked at just now, or last told of a share of its steps ago."""
+        """Tell whether it was evaluated just now, or last logged a share of its steps ago."""
         return step == self.evaluated or step - self.logged >= steps / EVALUATIONS
 
     def outcome(self) -> dict[str, Any]:

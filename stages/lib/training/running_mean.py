@@ -39,7 +39,7 @@ class RunningMean:
         """Take the weights after step ``done``, an int64 scalar, into each mean that has begun."""
         count = done - self._firsts + 1
         # No `torch.where`: it copies a number to the device, which a capture does not allow.
-        share = ((count > 0) * AVERAGING[self.averaging](count.clamp(min=1))).unsqueeze(1)
+        share = ((count > 0) * AVERAGING[self.averaging].share(count.clamp(min=1))).unsqueeze(1)
         for mean, value in zip(_tensors(self.mean), _tensors(self.network), strict=True):
             mean.lerp_(value, share)
 
@@ -51,7 +51,7 @@ class RunningMean:
     def close_blocks(self, step: int) -> None:
         """Begin another block wherever one has grown to `BLOCK` steps; only between two updates."""
         rows = [row for row, start in enumerate(self._starts) if step - start + 1 >= BLOCK]
-        if not rows:
+        if not rows or not AVERAGING[self.averaging].equal:
             return
         if self._earlier is None:
             self._earlier = self.mean.select(range(self.mean.members))
