@@ -59,9 +59,9 @@ def series(
     """Return a series of repeated measurements with its slopes."""
     found: dict[str, Any] = {"sizes": list(sizes)}
     for name, each in (("seconds", seconds), ("bytes", memory)):
-        told = [summary(values) for values in each]
-        found[name] = told
-        found[f"slope_of_{name}"] = slope(sizes, [one["median"] for one in told])
+        summaries = [summary(values) for values in each]
+        found[name] = summaries
+        found[f"slope_of_{name}"] = slope(sizes, [one["median"] for one in summaries])
     return found
 
 

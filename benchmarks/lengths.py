@@ -151,22 +151,22 @@ def main() -> None:
     parser.add_argument("--figure", default="fig1_uniform_mnist")
     parser.add_argument("--factor", type=float, default=1.5)
     parser.add_argument("--examples", type=int, default=1_280_000)
-    told = parser.parse_args()
+    given = parser.parse_args()
     params = read_params()
     experiment = Config(params.data, params.noise, params.model, params.train)
-    key, grid = told.figure, grids.read_grid(params.scale, told.figure)
+    key, grid = given.figure, grids.read_grid(params.scale, given.figure)
     study = grid.study
     if study.kind != "trained":
         raise UserError(f"{key}: is {study.kind}; accepted: a figure of trained points")
     with redirect_stdout(sys.stderr):  # what stages say is not part of the JSON
         first = trained(grid)
-        second = trained(lengthened(grid, told.factor))
-        curves = very_long(experiment, ALPHAS, told.examples)
+        second = trained(lengthened(grid, given.factor))
+        curves = very_long(experiment, ALPHAS, given.examples)
     reports.emit(
         {
             "figure": key,
             "scale": params.scale,
-            "factor": told.factor,
+            "factor": given.factor,
             "longer": compare(study.column, study.y, first, second),
             "very_long": curves,
         }

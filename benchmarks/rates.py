@@ -50,7 +50,7 @@ def default_device() -> str:
 
 
 def options(doc: str | None, *, rounds: int) -> argparse.ArgumentParser:
-    """Return a parser of what a measurement of networks is told."""
+    """Return a parser of what a measurement of networks is given."""
     names = list(subjects.SHAPES)
     parser = reports.options(doc, rounds=rounds)
     parser.add_argument("--device", choices=("cpu", "cuda"), default=default_device())
@@ -59,14 +59,14 @@ def options(doc: str | None, *, rounds: int) -> argparse.ArgumentParser:
     return parser
 
 
-def report(told: argparse.Namespace, measured: Callable[[str], Any]) -> None:
+def report(given: argparse.Namespace, measured: Callable[[str], Any]) -> None:
     """Measure the networks that `options` told of, one after another, and print."""
     found: dict[str, Any] = {"batch_size": subjects.BATCH}
-    found |= {"rounds": told.rounds, "precision": told.precision}
-    for name in told.models:
+    found |= {"rounds": given.rounds, "precision": given.precision}
+    for name in given.models:
         found[name] = measured(name)
         print(f"{name}: done", file=sys.stderr)
-    reports.emit(found, told.device)
+    reports.emit(found, given.device)
 
 
 def timed(function: Callable[[], object], device: str) -> float:

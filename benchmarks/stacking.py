@@ -57,13 +57,13 @@ def main() -> None:
     """Measure and print."""
     parser = rates.options(__doc__, rounds=3)
     parser.add_argument("--members", type=int, nargs="+")
-    told = parser.parse_args()
-    sizes = told.members or list(MEMBERS[told.device])
+    given = parser.parse_args()
+    sizes = given.members or list(MEMBERS[given.device])
 
     def measured(name: str) -> Any:
-        return measure(name, sizes, told.rounds, told.device, told.precision)
+        return measure(name, sizes, given.rounds, given.device, given.precision)
 
-    rates.report(told, measured)
+    rates.report(given, measured)
 
 
 if __name__ == "__main__":

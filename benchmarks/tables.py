@@ -319,7 +319,7 @@ def stated(text: str, figure: dict[str, Any]) -> str:
     """Return a text with a figure's values in the places of its points, ``{series @ x}``.
 
     Raises:
-        ValueError: the figure has no such point, or the point no value that can be told.
+        ValueError: the figure has no such point, or the point no value that can be given.
     """
 
     def value(match: re.Match[str]) -> str:

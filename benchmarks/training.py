@@ -92,19 +92,19 @@ def measure(stack: rates.Stack, rounds: int) -> dict[str, Any]:
             found[f"ratio_to_{kind}"].append(found["ours"][-1] / found[kind][-1])
         found["product"].append(product_rate(device, stack.precision))
         found["bandwidth"].append(bandwidth(device))
-    told = {key: summary(values) for key, values in found.items()}
-    ours, product, speed = (told[key]["median"] for key in ("ours", "product", "bandwidth"))
+    summaries = {key: summary(values) for key, values in found.items()}
+    ours, product, speed = (summaries[key]["median"] for key in ("ours", "product", "bandwidth"))
     flops, moved = operations(name), bytes_moved(name)
     floor = max(flops / product, moved / speed)
     return {
         "members_of_a_stack": stack.members,
         "stacking": stack.stacking,
-        "steps_per_second": {key: told[key] for key in ("ours", *plain.SOURCES)},
-        **{key: told[key] for key in keys if key.startswith("ratio")},
+        "steps_per_second": {key: summaries[key] for key in ("ours", *plain.SOURCES)},
+        **{key: summaries[key] for key in keys if key.startswith("ratio")},
         "operations_per_step": flops,
         "bytes_per_step": moved,
-        "product_operations_per_second": told["product"],
-        "bandwidth_bytes_per_second": told["bandwidth"],
+        "product_operations_per_second": summaries["product"],
+        "bandwidth_bytes_per_second": summaries["bandwidth"],
         "share_of_product_rate": ours * flops / product,
         "share_of_bandwidth": ours * moved / speed,
         "floor_seconds_per_step": floor,
@@ -116,12 +116,14 @@ def main() -> None:
     """Measure and print."""
     parser = rates.options(__doc__, rounds=5)
     parser.add_argument("--members", type=int, help="of a stack; default: what stages use")
-    told = parser.parse_args()
+    given = parser.parse_args()
 
     def measured(name: str) -> Any:
-        return measure(rates.usual(name, told.device, told.members, told.precision), told.rounds)
+        return measure(
+            rates.usual(name, given.device, given.members, given.precision), given.rounds
+        )
 
-    rates.report(told, measured)
+    rates.report(given, measured)
 
 
 if __name__ == "__main__":

@@ -221,9 +221,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    told = parser.parse_args()
+    given = parser.parse_args()
     with redirect_stdout(sys.stderr):  # what stages say is not part of the JSON
-        report = measured(told.only)
+        report = measured(given.only)
     reports.emit({"scale": SCALE, "variants": report})
 
 

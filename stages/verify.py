@@ -72,8 +72,8 @@ def recorded_elsewhere(scale: str, key: str, device: str) -> str | None:
     here, there = machine.hardware(device) | machine.versions(), hardware | versions
     names = ("processor", "kernels", "accelerator", "device", "torch", "numpy")
     others = [name for name in names if there.get(name) != here.get(name)]
-    told = [f"{name} {there.get(name)!r} there, {here.get(name)!r} here" for name in others]
-    return "; ".join(told) or None
+    unlike = [f"{name} {there.get(name)!r} there, {here.get(name)!r} here" for name in others]
+    return "; ".join(unlike) or None
 
 
 @stage(

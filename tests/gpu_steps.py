@@ -9,39 +9,39 @@ from typing import Any
 from unittest import mock
 
 from benchmarks.gpu import runner
-from benchmarks.gpu.runner import Know, Report, Step, Told
+from benchmarks.gpu.runner import Know, Report, Setup, Step
 from stages.lib.core.errors import UserError
 
 
-def works(_: Told, know: Know) -> None:
+def works(_: Setup, know: Know) -> None:
     know("value", float("inf"), "a line")
 
 
-def raises(_: Told, know: Know) -> None:
+def raises(_: Setup, know: Know) -> None:
     know("before", 1, "so far")
     raise ZeroDivisionError("by zero")
 
 
-def looks(_: Told, know: Know) -> None:
+def looks(_: Setup, know: Know) -> None:
     know("variable", os.environ.get("A_VARIABLE", "on"), "seen")
 
 
-def refuses(_: Told, know: Know) -> None:
+def refuses(_: Setup, know: Know) -> None:
     raise UserError("no data")
 
 
-def crashes(_: Told, know: Know) -> None:
+def crashes(_: Setup, know: Know) -> None:
     know("before", 2, "so far")
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
-def lacks(told: Told, know: Know) -> None:
-    know("smaller", told.smaller, "tried")
-    if told.smaller < 2:
+def lacks(setup: Setup, know: Know) -> None:
+    know("smaller", setup.smaller, "tried")
+    if setup.smaller < 2:
         raise MemoryError
 
 
-def hangs(_: Told, know: Know) -> None:
+def hangs(_: Setup, know: Know) -> None:
     know("pid", os.getpid(), "here")
     time.sleep(1000)
 
@@ -53,8 +53,8 @@ def read(path: Path) -> dict[str, Any]:
 
 def run(todo: list[Step], folder: Path, minutes: float = 1.0) -> tuple[bool, dict[str, Any]]:
     report = Report(folder / "check.json", {})
-    told = Told("cpu", folder, folder, folder)
+    setup = Setup("cpu", folder, folder, folder)
     minutes += (time.time() - runner._started()) / 60
     with mock.patch.object(runner, "PRELOADED", "benchmarks.gpu.runner"):  # these need no PyTorch
-        whole = runner.run(todo, told, report, minutes=minutes)
+        whole = runner.run(todo, setup, report, minutes=minutes)
     return whole, read(report.path)["steps"]

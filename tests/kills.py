@@ -98,7 +98,7 @@ def kill_in_queue(repository: Repository, whom: str) -> tuple[dict[str, Any], li
         stdout=subprocess.DEVNULL,  # which the worker keeps open until its end
     )  # fmt: skip
     deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not any(repository.points.glob("[!.]*.json")):
+    while not any(repository.runs.glob("[!.]*.json")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     family = []

@@ -63,7 +63,7 @@ class Repository:
     around: Path
 
     @property
-    def points(self) -> Path:
+    def runs(self) -> Path:
         """The run store."""
         return self.root / ".runs"
 

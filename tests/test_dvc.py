@@ -77,7 +77,7 @@ def experiment(
 
 def points(repository: Repository) -> set[str]:
     """Return the stored trainings, without what a kill has left half written."""
-    return {path.name for path in repository.points.glob("[!.]*.json")}
+    return {path.name for path in repository.runs.glob("[!.]*.json")}
 
 
 def read_json(repository: Repository, name: str) -> Any:
@@ -85,7 +85,7 @@ def read_json(repository: Repository, name: str) -> Any:
 
 
 def forget_points(repository: Repository) -> None:
-    shutil.rmtree(repository.points)
+    shutil.rmtree(repository.runs)
 
 
 def contents(repository: Repository, *names: str) -> dict[str, bytes]:

@@ -21,7 +21,7 @@ from repository import ROOT
 
 from benchmarks.gpu import __main__ as entrance
 from benchmarks.gpu import bundle, fast, incoming, results, steps
-from benchmarks.gpu.runner import Step, Told
+from benchmarks.gpu.runner import Setup, Step
 from stages.lib.core import files, paths
 from stages.lib.core.errors import UserError
 
@@ -124,13 +124,13 @@ def test_a_device_or_data_that_are_not_there_are_told(
 ) -> None:
     monkeypatch.setattr(fast.torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"^--device: got 'cuda', and PyTorch finds none"):
-        fast.device(Told("cuda", tmp_path, tmp_path, tmp_path), works)
+        fast.device(Setup("cuda", tmp_path, tmp_path, tmp_path), works)
     (tmp_path / "mirror").mkdir()
     monkeypatch.delenv("DATA_MIRROR", raising=False)
     for name in ("https_proxy", "HTTPS_PROXY"):  # no source answers, wherever this runs
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     with pytest.raises(UserError, match=r"^mnist: not in .*, and no source can be reached; bring"):
-        results.data(Told("cpu", tmp_path, tmp_path, tmp_path), works)
+        results.data(Setup("cpu", tmp_path, tmp_path, tmp_path), works)
 
 
 @pytest.fixture(scope="module")

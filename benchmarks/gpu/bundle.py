@@ -27,8 +27,8 @@ NEEDED = (
 )  # fmt: skip
 PYTHONS = ("3.11", "3.12")
 PLATFORM = "manylinux_2_17_x86_64"
-POINT = re.compile(r"[0-9a-f]{32}\.json")
-MOST_POINT_BYTES = 1 << 20
+RUN = re.compile(r"[0-9a-f]{32}\.json")
+MOST_RUN_BYTES = 1 << 20
 
 
 def use(folder: Path) -> None:
@@ -121,7 +121,7 @@ def restore(archive: Path, folder: Path) -> list[Path]:
         with tarfile.open(archive, "r:gz") as tar:
             for member in tar:
                 content = tar.extractfile(member) if member.isfile() else None
-                whole = member.size <= MOST_POINT_BYTES and POINT.fullmatch(member.name)
+                whole = member.size <= MOST_RUN_BYTES and RUN.fullmatch(member.name)
                 if content is None or not whole:
                     raise UserError(f"{archive}: holds {member.name!r}; accepted: trainings")
                 contents[member.name] = content.read()

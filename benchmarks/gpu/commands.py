@@ -20,7 +20,7 @@ def check(arguments: argparse.Namespace) -> None:
     from benchmarks.gpu.fast import best
     from benchmarks.gpu.steps import CHECK
 
-    def choose(report: runner.Report, _: runner.Told) -> None:
+    def choose(report: runner.Report, _: runner.Setup) -> None:
         report.content["best"] = best(report.content["steps"])
         report.write()
 
@@ -31,16 +31,16 @@ def results(arguments: argparse.Namespace) -> None:
     """Train figure 1 at the paper's size for as long as there is time."""
     from benchmarks.gpu.steps import RESULTS
 
-    def begin(told: runner.Told) -> None:
-        if (archive := told.bundle / bundle.STORE).exists():
+    def begin(setup: runner.Setup) -> None:
+        if (archive := setup.bundle / bundle.STORE).exists():
             try:
-                bundle.restore(archive, told.store)
+                bundle.restore(archive, setup.store)
             except UserError as error:  # no reason to lose the minutes
                 print(f"warning: {error}", file=sys.stderr)
 
-    def pack(_: runner.Report, told: runner.Told) -> None:
-        finished = RunStore(told.device, told.store).finished()
-        bundle.pack(finished, told.out / bundle.STORE)
+    def pack(_: runner.Report, setup: runner.Setup) -> None:
+        finished = RunStore(setup.device, setup.store).finished()
+        bundle.pack(finished, setup.out / bundle.STORE)
 
     _run("results", RESULTS, arguments, pack, begin)
 
@@ -49,8 +49,8 @@ def _run(
     name: str,
     steps: tuple[runner.Step, ...],
     arguments: argparse.Namespace,
-    after: Callable[[runner.Report, runner.Told], None],
-    before: Callable[[runner.Told], None] = lambda _: None,
+    after: Callable[[runner.Report, runner.Setup], None],
+    before: Callable[[runner.Setup], None] = lambda _: None,
 ) -> None:
     device = arguments.device
     content: dict[str, Any] = {"command": name, "device": device, "minutes": arguments.minutes}
@@ -60,10 +60,10 @@ def _run(
         steps = tuple(replace(step, seconds=math.inf, share=1.0) for step in steps)
     report = runner.Report(arguments.out / f"{name}.json", content)
     with tempfile.TemporaryDirectory(prefix="gpu-work-") as work:
-        told = runner.Told(device, arguments.out, arguments.bundle, Path(work))
-        before(told)
+        setup = runner.Setup(device, arguments.out, arguments.bundle, Path(work))
+        before(setup)
         whole = runner.run(
-            steps, told, report, minutes=arguments.minutes, after=lambda: after(report, told)
+            steps, setup, report, minutes=arguments.minutes, after=lambda: after(report, setup)
         )
     for path in arguments.out.iterdir():
         if path.is_file() and path.stat().st_size > bundle.MOST_FILE_BYTES:

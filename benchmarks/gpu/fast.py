@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks import plain, rates
-from benchmarks.gpu.runner import Know, Told
+from benchmarks.gpu.runner import Know, Setup
 from benchmarks.gpu.subjects import IMAGES, NETWORKS, PRECISIONS, SIZES, members, train_config
 from benchmarks.stacking import WAYS, ways
 from stages.lib.components.optimizers import OptimizerParams, Stepper
@@ -38,27 +38,27 @@ SIDE = {"cuda": 8192, "cpu": 1024}  # of matrices whose product is timed
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
-def device(told: Told, know: Know) -> None:
+def device(setup: Setup, know: Know) -> None:
     """Whether the device is there; the first step, since it loads what all others need.
 
     Raises:
         UserError: it is not.
     """
-    if told.device == "cuda" and not torch.cuda.is_available():
+    if setup.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device: got 'cuda', and PyTorch finds none; accepted here: cpu")
-    know("device", told.device, f"{told.device} is there")
+    know("device", setup.device, f"{setup.device} is there")
 
 
-def kernels(told: Told, know: Know) -> None:
+def kernels(setup: Setup, know: Know) -> None:
     """Whether Triton's kernels compile and are right; steps after it do without where it ends."""
     for name in checks.CHECKS:
-        found = checks.usable(torch.device(told.device), name)
+        found = checks.usable(torch.device(setup.device), name)
         know(name, found, f"{name}: {'usable' if found else 'not usable'}")
 
 
-def facts(told: Told, know: Know) -> None:
+def facts(setup: Setup, know: Know) -> None:
     """What the device is, and what it reaches: copies, and large matrix products."""
-    device = told.device
+    device = setup.device
     found: dict[str, Any] = {"hardware": machine.hardware(device), "versions": machine.versions()}
     found["environment"] = {name: os.environ[name] for name in VARIABLES if name in os.environ}
     if device == "cuda":
@@ -93,9 +93,9 @@ def facts(told: Told, know: Know) -> None:
         know(key, rate, f"products in {precision} {rate / 1e12:.1f} TFLOP/s")
 
 
-def steps(name: str, told: Told, know: Know) -> None:
+def steps(name: str, setup: Setup, know: Know) -> None:
     """Whole steps of a network: every number of members, way and precision; their memory."""
-    device, sizes = told.device, SIZES[told.device].many
+    device, sizes = setup.device, SIZES[setup.device].many
     pairs = [(way, count) for count in sizes for way in ways(name, count, device)]
     for way, count in sorted(pairs, key=lambda pair: WAYS.index(pair[0])):  # else as they are
         for precision in PRECISIONS[device]:
@@ -148,9 +148,9 @@ def estimate(name: str, way: str) -> int:
     return packing.memory(run, IMAGES, "cuda", packing.ImageInfo(shape, 10, IMAGES))
 
 
-def scripts(told: Told, know: Know) -> None:
+def scripts(setup: Setup, know: Know) -> None:
     """The scripts that one would write, one network at a time, in PyTorch's own precision."""
-    device = told.device
+    device = setup.device
     for name in MEASURED:
         shape, _ = NETWORKS[name]
         images = torch.from_numpy(
@@ -166,9 +166,9 @@ def scripts(told: Told, know: Know) -> None:
             know(key, count / seconds, f"{key}: {count / seconds:,.0f} steps/s")
 
 
-def single_layers(told: Told, know: Know) -> None:
+def single_layers(setup: Setup, know: Know) -> None:
     """Single convolutions, forward and backward, in every way, replayed from a graph on CUDA."""
-    device, sizes = told.device, SIZES[told.device]
+    device, sizes = setup.device, SIZES[setup.device]
     for channels_in, channels, side in LAYERS:
         for count in sizes.many[1:]:
             for way in ways("conv4", count, device):
@@ -238,9 +238,9 @@ def _mean_seconds(call: Callable[[], Any], device: str) -> float:
     return rates.timed(lambda: [call() for _ in range(repeats)], device) / repeats
 
 
-def optimizer(told: Told, know: Know) -> None:
+def optimizer(setup: Setup, know: Know) -> None:
     """AdaDelta on a whole stack's weights: PyTorch's operations, and the fused kernel."""
-    device, sizes = told.device, SIZES[told.device]
+    device, sizes = setup.device, SIZES[setup.device]
     for name in ("conv4", "resnet20"):
         shape, batch_norm = NETWORKS[name]
         count = sizes.many[-1]
@@ -266,9 +266,9 @@ def optimizer(told: Told, know: Know) -> None:
             know(key, found, f"{key}: {seconds * 1e3:.3f} ms, {speed / 1e12:.2f} TB/s of 7 floats")
 
 
-def profile(told: Told, know: Know) -> None:
+def profile(setup: Setup, know: Know) -> None:
     """The ten longest kernels of conv4's step in a stack, launched one by one."""
-    device, sizes = told.device, SIZES[told.device]
+    device, sizes = setup.device, SIZES[setup.device]
     count = sizes.many[-2] if device == "cuda" else sizes.many[-1]
     how = train_config("conv4", device, "tf32" if device == "cuda" else "float32")
     activities = torch.profiler.ProfilerActivity

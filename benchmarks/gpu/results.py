@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.runner import Know, Told
+from benchmarks.gpu.runner import Know, Setup
 from stages.lib.config.params import Config
 from stages.lib.core import files, machine, paths
 from stages.lib.core.errors import UserError
@@ -42,13 +42,13 @@ REHEARSAL: dict[str, dict[str, Any]] = {
 }
 
 
-def grid(told: Told) -> list[Config]:
+def grid(setup: Setup) -> list[Config]:
     """Return figure 1's points at the paper's size, in the way and precision found best."""
     points = list(grids.read_grid(SCALE, KEY).points)
-    chosen = best(told)
+    chosen = best(setup)
     made = []
     for point in points:
-        if told.device == "cpu":
+        if setup.device == "cpu":
             if point.noise.alpha not in REHEARSED:
                 continue
             for section, changes in REHEARSAL.items():
@@ -57,7 +57,7 @@ def grid(told: Told) -> list[Config]:
         how = chosen.get(point.model.name) or chosen.get(_like(point.model.name), {})
         precision = how.get("precision", point.train.precision)
         stacking = how.get("stacking", "auto")
-        train = replace(point.train, precision=precision, stacking=stacking, device=told.device)
+        train = replace(point.train, precision=precision, stacking=stacking, device=setup.device)
         made.append(replace(point, train=train))
     return made
 
@@ -67,20 +67,20 @@ def _like(name: str) -> str:
     return {"mlp1": "mlp2", "conv2": "conv4"}.get(name, name)
 
 
-def best(told: Told) -> dict[str, Any]:
+def best(setup: Setup) -> dict[str, Any]:
     """Return what `benchmarks.gpu.fast.best` chose in the last check, if there was one."""
-    for path in (told.out / "check.json", RECORDED):
+    for path in (setup.out / "check.json", RECORDED):
         if path.exists():
             content = json.loads(path.read_text(encoding="utf-8"))
-            if content.get("device") == told.device:
+            if content.get("device") == setup.device:
                 return dict(content.get("best", {}))
     return {}
 
 
-def data(told: Told, know: Know) -> None:
+def data(setup: Setup, know: Know) -> None:
     """MNIST's images, from what was brought along or the network."""
-    mirror = told.bundle / "mirror"
-    needed = grids.needed_datasets(grid(told))
+    mirror = setup.bundle / "mirror"
+    needed = grids.needed_datasets(grid(setup))
     for name, wanted in needed.items():
         downloads = mirror if mirror.is_dir() else paths.downloads()
         try:
@@ -92,39 +92,39 @@ def data(told: Told, know: Know) -> None:
                 f"{name}: not in {mirror}, and no source can be reached; bring the folder of make "
                 "gpu-bundle along (--bundle)"
             ) from None
-        datasets.save(dataset, told.work / "datasets" / name)
+        datasets.save(dataset, setup.work / "datasets" / name)
         know(name, len(dataset.train_images), f"{name}: {len(dataset.train_images):,} images")
-    know("best", best(told), f"way and precision: {best(told) or 'none measured, the defaults'}")
+    know("best", best(setup), f"way and precision: {best(setup) or 'none measured, the defaults'}")
 
 
-def network(name: str, told: Told, know: Know) -> None:
+def network(name: str, setup: Setup, know: Know) -> None:
     """A network at alpha = 100, for the paper's passes or as many as the time allows."""
     started = time.monotonic()
     points = [
         point
-        for point in grid(told)
+        for point in grid(setup)
         if point.model.name == name and point.noise.alpha == MOST_NOISE
     ]
-    points = [replace(point, train=_fitted(point, told, know, started)) for point in points]
-    train(points, told, know)
+    points = [replace(point, train=_fitted(point, setup, know, started)) for point in points]
+    train(points, setup, know)
 
 
-def others(told: Told, know: Know) -> None:
+def others(setup: Setup, know: Know) -> None:
     """The rest of figure 1, network by network."""
     points = [
         point
-        for point in grid(told)
+        for point in grid(setup)
         if point.noise.alpha != MOST_NOISE or point.model.name not in FIRST
     ]
     for name in ("perceptron", "mlp2", "mlp1", "conv4", "conv2"):
-        train([point for point in points if point.model.name == name], told, know)
+        train([point for point in points if point.model.name == name], setup, know)
 
 
-def _fitted(point: Config, told: Told, know: Know, started: float) -> Any:
+def _fitted(point: Config, setup: Setup, know: Know, started: float) -> Any:
     """Return a point's training with as many passes as fit, whole ones where one does."""
-    todo = _expand([point], told)[0]
-    rate = estimates.measure(todo, told.device)
-    seconds = told.seconds - (time.monotonic() - started)
+    todo = _expand([point], setup)[0]
+    rate = estimates.measure(todo, setup.device)
+    seconds = setup.seconds - (time.monotonic() - started)
     seconds = max(min(RESERVE * seconds, seconds - RESERVED), seconds / 2)
     passes = rate * seconds / len(todo) * point.train.batch_size / todo[0].examples
     if passes >= point.train.epochs:
@@ -135,8 +135,8 @@ def _fitted(point: Config, told: Told, know: Know, started: float) -> Any:
     return replace(point.train, epochs=passes, min_samples=0)
 
 
-def _expand(points: Sequence[Config], told: Told) -> list[list[Run]]:
-    folders = told.work / "datasets", told.work / "labels"
+def _expand(points: Sequence[Config], setup: Setup) -> list[list[Run]]:
+    folders = setup.work / "datasets", setup.work / "labels"
     return computing.expand(_grid_of(points), *folders)
 
 
@@ -144,18 +144,18 @@ def _grid_of(points: Sequence[Config]) -> Grid:
     return Grid(SCALE, KEY, registry.read_study(KEY), tuple(points))
 
 
-def train(points: Sequence[Config], told: Told, know: Know) -> None:
+def train(points: Sequence[Config], setup: Setup, know: Know) -> None:
     """Train what the run store lacks of points, telling of each best evaluation so far."""
-    store = RunStore(told.device, told.store, machine.accelerator(told.device))
+    store = RunStore(setup.device, setup.store, machine.accelerator(setup.device))
     store.prepare()
-    expanded = _expand(points, told)
+    expanded = _expand(points, setup)
     for point in points:
         dilution.materialise(
             point.data,
             point.noise,
             point.train.seeds,
-            data_folder=told.work / "datasets",
-            out=told.work / "labels" / dilution.name_of(point.data, point.noise),
+            data_folder=setup.work / "datasets",
+            out=setup.work / "labels" / dilution.name_of(point.data, point.noise),
         )
     every = {store.path(run.identity()): run for todo in expanded for run in todo}
     missing = []
@@ -164,14 +164,14 @@ def train(points: Sequence[Config], told: Told, know: Know) -> None:
             missing.append(run)
         else:
             know(*_evaluation(run, stored))
-    machine.forget_free_memory(told.device)
-    free = machine.free_gpu_memory() if told.device == "cuda" else 0
+    machine.forget_free_memory(setup.device)
+    free = machine.free_gpu_memory() if setup.device == "cuda" else 0
     # The shortest first: what is cut off leaves the fewest points half done.
-    for stack in _smaller(reversed(packing.form(missing, told.device, free=free)), told.smaller):
+    for stack in _smaller(reversed(packing.form(missing, setup.device, free=free)), setup.smaller):
         inputs.train_stack(
             stack,
-            told.device,
-            packing.stacking(stack[0], told.device),
+            setup.device,
+            packing.stacking(stack[0], setup.device),
             on_report=lambda run, outcome: know(*_evaluation(run, outcome)),
             on_done=lambda run, outcome: _keep(run, outcome, store, know),
         )
@@ -201,8 +201,8 @@ def _evaluation(run: Run, outcome: dict[str, Any]) -> tuple[str, Any, str]:
         "precision": config.train.precision,
         "steps": run.steps,
         "examples_seen": row["examples_seen"],
-        "passes_seen": row["examples_seen"] / run.examples,
-        "passes_reported": outcome["stopped_at"] / run.examples,  # by the weights of the accuracies
+        "epochs_seen": row["examples_seen"] / run.examples,
+        "epochs_reported": outcome["stopped_at"] / run.examples,  # by the weights of the accuracies
         "val_accuracy": outcome["val_accuracy"],
         "test_accuracy": outcome["test_accuracy"],
         "curve": outcome["curve"],
@@ -210,25 +210,25 @@ def _evaluation(run: Run, outcome: dict[str, Any]) -> tuple[str, Any, str]:
     }
     key = f"{config.model.name}, alpha = {config.noise.alpha:g}, rate {run.learning_rate:g}"
     line = f"{key}, seed {run.seed}: {found['test_accuracy']:.3f} after"
-    line = f"{line} {found['passes_reported']:.2f} of {found['passes_seen']:.2f} passes"
+    line = f"{line} {found['epochs_reported']:.2f} of {found['epochs_seen']:.2f} passes"
     return f"{key}, seed {run.seed}", found, line
 
 
-def finished(told: Told, know: Know) -> None:
+def finished(setup: Setup, know: Know) -> None:
     """The figure of the points that are finished, as a stage would have written it."""
-    store = RunStore(told.device, told.store, machine.accelerator(told.device))
+    store = RunStore(setup.device, setup.store, machine.accelerator(setup.device))
     points, outcomes = [], []
-    for point in grid(told):
-        (todo,) = _expand([point], told)
+    for point in grid(setup):
+        (todo,) = _expand([point], setup)
         drawn = all(run.labels.exists() for run in todo)
         found = [store.get(run.identity()) if drawn else None for run in todo]
         if all(outcome is not None for outcome in found):
             points.append(point)
             outcomes += found
     if points:
-        expanded = _expand(points, told)
+        expanded = _expand(points, setup)
         done = [outcome for outcome in outcomes if outcome]
-        report, times = computing.report(_grid_of(points), expanded, done, told.device)
-        files.write_json(told.out / f"{KEY}.json", report)
-        files.write_json(told.out / f"{KEY}.times.json", times)
+        report, times = computing.report(_grid_of(points), expanded, done, setup.device)
+        files.write_json(setup.out / f"{KEY}.json", report)
+        files.write_json(setup.out / f"{KEY}.times.json", times)
     know("points", len(points), f"{len(points)} points of {KEY} are whole")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.gpu.runner import Know, Told
+from benchmarks.gpu.runner import Know, Setup
 from benchmarks.gpu.subjects import PRECISIONS, SIZES, members, train_config
 from benchmarks.stacking import ways
 from stages.lib.components import losses
@@ -59,9 +59,9 @@ def relative(got: torch.Tensor, expected: torch.Tensor, scale: torch.Tensor) -> 
     return float((got - expected).norm() / scale.norm())
 
 
-def gradients(names: tuple[str, ...], told: Told, know: Know) -> None:
+def gradients(names: tuple[str, ...], setup: Setup, know: Know) -> None:
     """A first gradient of networks, every way and precision, against float64 on the CPU."""
-    device, sizes, wrong = told.device, SIZES[told.device], []
+    device, sizes, wrong = setup.device, SIZES[setup.device], []
     for name in names:
         for count in sizes.few:
             plain = train_config(name, device)
@@ -120,9 +120,9 @@ def _gradient(
     return torch.cat([each.flatten(1) for each in found], dim=1).double().cpu().flatten()
 
 
-def captured(name: str, told: Told, know: Know) -> None:
+def captured(name: str, setup: Setup, know: Know) -> None:
     """A captured step, replayed, against the same steps launched kernel by kernel."""
-    device, (few, many), wrong = told.device, SIZES[told.device].steps, []
+    device, (few, many), wrong = setup.device, SIZES[setup.device].steps, []
     torch.backends.cudnn.deterministic = True
     for count in SIZES[device].few:
         own = members(name, device, count, 10 * many, slowed=SLOWED)
@@ -173,9 +173,9 @@ def _path(
     return found
 
 
-def shrinking(told: Told, know: Know) -> None:
+def shrinking(setup: Setup, know: Know) -> None:
     """Members of several lengths in one stack, against each of them alone."""
-    device, wrong = told.device, list[str]()
+    device, wrong = setup.device, list[str]()
     torch.backends.cudnn.deterministic = True
     lengths = SIZES[device].lengths
     for name in ("mlp2", "conv2"):
@@ -192,9 +192,9 @@ def shrinking(told: Told, know: Know) -> None:
     require(wrong)
 
 
-def resumed(told: Told, know: Know) -> None:
+def resumed(setup: Setup, know: Know) -> None:
     """A training that goes on from a checkpoint, against one that was never interrupted."""
-    device, wrong = told.device, list[str]()
+    device, wrong = setup.device, list[str]()
     torch.backends.cudnn.deterministic = True
     steps = SIZES[device].chunks * ensemble.CHUNK[device]
     for name in ("mlp2", "conv2"):
@@ -234,7 +234,7 @@ def _compare(
         wrong.append(f"{key}: {error:.1e}")
 
 
-def halving(told: Told, know: Know) -> None:
+def halving(setup: Setup, know: Know) -> None:
     """A stack whose memory runs out, in warm-up or in capture: halved, and trained all the same."""
     (config, *_) = grids.read_grid("paper", "fig1_uniform_mnist").points
     config = replace(
@@ -243,18 +243,18 @@ def halving(told: Told, know: Know) -> None:
         noise=replace(config.noise, alpha=2.0),
         model=replace(config.model, name="conv2", width=0.5),
         train=replace(
-            config.train, device=told.device, seeds=(0, 1), epochs=0.0, min_samples=12_800
+            config.train, device=setup.device, seeds=(0, 1), epochs=0.0, min_samples=12_800
         ),
     )  # four rates and two seeds
-    data, labels = told.work / "halving", told.work / "halving-labels"
+    data, labels = setup.work / "halving", setup.work / "halving-labels"
     _save_random(data / config.data.name)
     seeds = config.train.seeds
     dilution.materialise(config.data, config.noise, seeds, data_folder=data, out=labels)
     todo = runs.expand("halving", config, data, labels)
-    whole = _trained(todo, told.work / "whole", "nowhere")[0]
+    whole = _trained(todo, setup.work / "whole", "nowhere")[0]
     wrong = []
     for place in (ensemble.IN_WARM_UP, ensemble.IN_CAPTURE, IN_THE_MIDDLE):
-        outcomes, sizes, said = _trained(todo, told.work / place.replace(" ", "-"), place)
+        outcomes, sizes, said = _trained(todo, setup.work / place.replace(" ", "-"), place)
         ends = [
             (o["test_accuracy"], w["test_accuracy"]) for o, w in zip(outcomes, whole, strict=True)
         ]
@@ -288,11 +288,11 @@ class _Limited(executors.Processes):
     """Workers that have no memory left at some place of the first stack's training."""
 
     def __init__(self, place: str) -> None:
-        self.place, self.sizes, self.said = place, list[int](), list[str]()
+        self.position, self.sizes, self.said = place, list[int](), list[str]()
 
     def _submit(self, _: Any, *arguments: Any) -> Any:
         stack, _ = arguments
-        place = self.place if not self.sizes else "nowhere"
+        place = self.position if not self.sizes else "nowhere"
         self.sizes.append(len(stack))
         future = super()._submit(partial(_train_limited, place), *arguments)
         future.add_done_callback(lambda done: self.said.append(done.result()))

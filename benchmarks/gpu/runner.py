@@ -1,6 +1,6 @@
 """Runs steps one after another, each in a process of its own, and keeps what they tell on the disk.
 
-A step that raises, crashes or exceeds its time ends alone, with what it had told by then; the next
+A step that raises, crashes or exceeds its time ends alone, with what it had said by then; the next
 one finds a device that nobody has left in a bad state.
 """
 
@@ -28,7 +28,7 @@ PRELOADED = "benchmarks.gpu.steps"  # by the process that steps are forked from
 
 
 @dataclass(frozen=True)
-class Told:
+class Setup:
     """What every step is told.
 
     Attributes:
@@ -65,7 +65,7 @@ class Step:
 
     Attributes:
         name: what it is called in the report.
-        function: a function of a module, told and given a `Know`.
+        function: a function of a module, given a `Setup` and a `Know`.
         seconds: that it may take at most.
         share: of the seconds that are left to the command, at most.
         cuda_only: whether it needs a CUDA device.
@@ -74,7 +74,7 @@ class Step:
     """
 
     name: str
-    function: Callable[[Told, Know], None]
+    function: Callable[[Setup, Know], None]
     seconds: float
     share: float = 1.0
     cuda_only: bool = False
@@ -102,7 +102,7 @@ class Report:
 
 def run(
     steps: Sequence[Step],
-    told: Told,
+    setup: Setup,
     report: Report,
     *,
     minutes: float,
@@ -112,7 +112,7 @@ def run(
 
     Args:
         steps: in their order.
-        told: what each is told, but for its seconds.
+        setup: what each is setup, but for its seconds.
         report: gets ``steps``: each one's ``status``, ``seconds`` and what it ``found``.
         minutes: that all may take together, from the start of this process.
         after: called after each step.
@@ -128,17 +128,17 @@ def run(
     whole = True
     for step in steps:
         left = min(step.seconds, step.share * (deadline - time.time()))
-        if step.cuda_only and told.device != "cuda":
+        if step.cuda_only and setup.device != "cuda":
             told_steps[step.name] = {"status": "not run", "why": "needs a CUDA device"}
         elif left < 1:
             told_steps[step.name] = {"status": "not run", "why": "no minutes left"}
         else:
             found = told_steps[step.name] = {"status": "running", "found": {}}
-            _attempt(step, replace(told, seconds=left), found, report)
+            _attempt(step, replace(setup, seconds=left), found, report)
             if found["status"] not in ("done", "out of time"):
                 whole = False
             if step.guards and found["status"] != "done":
-                told = replace(told, off=(*told.off, step.guards))
+                setup = replace(setup, off=(*setup.off, step.guards))
             after()
         entry = told_steps[step.name]
         print(_line(step.name, entry["status"], entry.get("why", "")), flush=True)
@@ -151,32 +151,32 @@ def run(
     return whole
 
 
-def _attempt(step: Step, told: Told, found: dict[str, Any], report: Report) -> None:
+def _attempt(step: Step, setup: Setup, found: dict[str, Any], report: Report) -> None:
     """Run a step; where memory lacked once more, with less at a time, in a fresh process."""
-    deadline = time.monotonic() + told.seconds
+    deadline = time.monotonic() + setup.seconds
     for smaller in range(SMALLEST):
         left = deadline - time.monotonic()
         if smaller and left < 1:
             return
         found["status"] = "running"
-        _attend(step, replace(told, smaller=smaller, seconds=left), found, report)
+        _attend(step, replace(setup, smaller=smaller, seconds=left), found, report)
         if found["status"] != "out of memory":
             return
 
 
-def _attend(step: Step, told: Told, found: dict[str, Any], report: Report) -> None:
+def _attend(step: Step, setup: Setup, found: dict[str, Any], report: Report) -> None:
     """Run a step in a process and note what it tells; end it when its time is over."""
     context = processes.context(PRELOADED)
     ours, theirs = context.Pipe(duplex=False)
     ended, open_ = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(step.function, told, theirs, ended))
+    process = context.Process(target=_work, args=(step.function, setup, theirs, ended))
     started = written = time.monotonic()
     process.start()
     theirs.close()
     ended.close()
     try:
         while found["status"] == "running":
-            if time.monotonic() - started > told.seconds:
+            if time.monotonic() - started > setup.seconds:
                 found["status"] = "out of time"
             elif ours.poll(0.2):
                 _note(step.name, ours, found)
@@ -222,12 +222,12 @@ def _note(name: str, pipe: Any, found: dict[str, Any]) -> None:
         found.pop("traceback", None)
 
 
-def _work(function: Callable[[Told, Know], None], told: Told, pipe: Any, ended: Any) -> None:
+def _work(function: Callable[[Setup, Know], None], setup: Setup, pipe: Any, ended: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process answers it
-    os.environ.update(dict.fromkeys(told.off, "off"))
+    os.environ.update(dict.fromkeys(setup.off, "off"))
     threading.Thread(target=_end_with_parent, args=(ended,), daemon=True).start()
     try:
-        function(told, lambda *known: pipe.send(("known", known)))
+        function(setup, lambda *known: pipe.send(("known", known)))
     except UserError as error:
         pipe.send(("failed", (str(error), "")))
     except BaseException as error:

@@ -92,8 +92,8 @@ def read_yaml(file: Path) -> dict[str, Any]:
         content = reader.load(text)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1
-        told = ", ".join(part for part in (error.context, error.problem) if part)
-        raise ParamsError(f"{file}: not valid YAML: line {line}: {one_line(told)}") from None
+        message = ", ".join(part for part in (error.context, error.problem) if part)
+        raise ParamsError(f"{file}: not valid YAML: line {line}: {one_line(message)}") from None
     except (YAMLError, ValueError, OverflowError) as error:
         raise ParamsError(f"{file}: not valid YAML: {one_line(str(error))}") from None
     if not isinstance(content, dict):

@@ -102,8 +102,8 @@ def whole_archive(path: Path) -> Iterator[None]:
         # Decompressors raise OSError without a number, and zipfile goes to places before the start.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        told = f"{path}: is no whole .zip or .tar(.gz, .xz, .bz2) ({one_line(str(error))})"
-        raise DataError(f"{told}; make or fetch it again") from error
+        message = f"{path}: is no whole .zip or .tar(.gz, .xz, .bz2) ({one_line(str(error))})"
+        raise DataError(f"{message}; make or fetch it again") from error
 
 
 def refuse_folder(error: OSError) -> NoReturn:

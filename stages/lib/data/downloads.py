@@ -79,8 +79,8 @@ def _mirror_url(resource: Resource) -> str | None:
     if not separator:
         return (Path(mirror).expanduser().resolve() / resource.path).as_uri()
     if scheme.lower() not in MIRROR_HANDLERS:
-        told = f"{MIRROR_VARIABLE} is {_shown(mirror)!r}; must be a folder"
-        raise DataError(f"{told} or start with http://, https:// or file://; set it to such")
+        message = f"{MIRROR_VARIABLE} is {_shown(mirror)!r}; must be a folder"
+        raise DataError(f"{message} or start with http://, https:// or file://; set it to such")
     return f"{mirror.rstrip('/')}/{urllib.parse.quote(resource.path)}"
 
 

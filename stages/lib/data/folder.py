@@ -81,8 +81,10 @@ def _class_names(places: Iterable[tuple[str, ...]], path: Path) -> tuple[str, ..
     train, test = found["train"], found["test"]
     lacks = (("test", train - test), ("train", test - train))
     if missing := [f"{split} has no {first_names(names)}" for split, names in lacks if names]:
-        told = f"{path}: {'; '.join(missing)}; train and test must have images of the same classes"
-        raise DataError(f"{told}; add or remove them")
+        message = (
+            f"{path}: {'; '.join(missing)}; train and test must have images of the same classes"
+        )
+        raise DataError(f"{message}; add or remove them")
     if not 2 <= len(train) <= MOST_CLASSES:
         raise DataError(
             f"{path}: got images of {len(train)} classes; there must be 2 to "
@@ -178,8 +180,8 @@ def _read_images(path: Path, plan: Plan, size: int) -> dict[str, NDArray[np.uint
             "all must be whole JPEG or PNG; replace or remove these"
         )
     if count != len(plan.rows):
-        told = f"{path}: held {len(plan.rows)} images at first and {count} later"
-        raise DataError(f"{told}; must not change while it is read; fetch again")
+        message = f"{path}: held {len(plan.rows)} images at first and {count} later"
+        raise DataError(f"{message}; must not change while it is read; fetch again")
     return {split: each[..., :1].copy() for split, each in images.items()} if all_grey else images
 
 

@@ -104,8 +104,8 @@ def fetch(path: Path, size: int, folder: Path, downloads: Path) -> None:
     if not whole:
         print(f"warning: {source}", file=sys.stderr)
     if left_out := [name for images in unreadable.values() for name in images]:
-        told = f"{len(left_out)} images cannot be read and are left out: {first_names(left_out)}"
-        print(f"warning: {NAME}: {told}; see {folder / UNREADABLE}", file=sys.stderr)
+        message = f"{len(left_out)} images cannot be read and are left out: {first_names(left_out)}"
+        print(f"warning: {NAME}: {message}; see {folder / UNREADABLE}", file=sys.stderr)
 
 
 def _decode(

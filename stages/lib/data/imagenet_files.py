@@ -92,8 +92,10 @@ def _tar_of_tars(path: Path) -> Iterator[Labelled]:
         for inner in _members(stream, path, 0, path.stat().st_size):
             wnid = inner.name.removesuffix(".tar")
             if not WNID.fullmatch(wnid):
-                told = f"{path}: has {inner.name!r}; must hold archives called n and eight digits"
-                raise DataError(f"{told} only; fetch it again")
+                message = (
+                    f"{path}: has {inner.name!r}; must hold archives called n and eight digits"
+                )
+                raise DataError(f"{message} only; fetch it again")
             for image in _members(stream, path, inner.start, inner.start + inner.size):
                 yield wnid, image
 
@@ -126,8 +128,8 @@ def _ground_truth(path: Path) -> list[str]:
     try:
         return [wnids[int(line)] for line in found[TRUTH].split()]
     except (ValueError, KeyError) as error:
-        told = f"{devkit}: {TRUTH} has a line that is no number of a class ({error})"
-        raise DataError(f"{told}; fetch it again") from error
+        message = f"{devkit}: {TRUTH} has a line that is no number of a class ({error})"
+        raise DataError(f"{message}; fetch it again") from error
 
 
 def _with_truth(images: Iterable[Encoded], path: Path) -> Iterator[Labelled]:
@@ -174,8 +176,8 @@ def list_images(path: Path) -> dict[str, list[Labelled]]:
         bar = tqdm(found, desc=f"listing {FOLDERS[split]}", unit="images", disable=None)
         listed[split] = sorted(bar, key=_place)
         if twice := [shown(a) for a, b in pairwise(listed[split]) if _place(a) == _place(b)]:
-            told = f"{path}: {FOLDERS[split]} holds {first_names(twice)} more than once"
-            raise DataError(f"{told}; fetch the archive again")
+            message = f"{path}: {FOLDERS[split]} holds {first_names(twice)} more than once"
+            raise DataError(f"{message}; fetch the archive again")
     train, test = ({wnid for wnid, _ in listed[split]} for split in SPLITS)
     if train != test or len(train) < 2:
         lone = f" (not in both: {first_names(train ^ test)})" if train != test else ""

@@ -50,7 +50,7 @@ def train_or_load(
     wanted = {run.config.train.device for run in runs}
     if len(wanted) != 1:
         raise UserError(f"train.device: got {sorted(wanted)}; accepted: one device for a figure")
-    checkpoints.interval()  # bad input is told before any compute
+    checkpoints.interval()  # bad input is logged before any compute
     with _executor()() as workers:
         # Only workers use an accelerator: what this process took of its memory they would lack.
         device, free, accelerator = workers.call(_ask, wanted.pop())
@@ -145,11 +145,11 @@ def _train_whole(
     states = [state for run in stack if (state := checkpoints.read(kept[run])) is not None]
     # Another process may have written or deleted some since the stack was formed.
     together = len(states) == len(stack) and len({state["step"] for state in states}) == 1
-    told = dict.fromkeys(stack, states[0]["step"] if together else 0)
+    logged = dict.fromkeys(stack, states[0]["step"] if together else 0)
 
     def report(run: Run, steps: int, accuracy: float | None) -> None:
-        show(run.name, steps - told[run], accuracy)
-        told[run] = steps
+        show(run.name, steps - logged[run], accuracy)
+        logged[run] = steps
 
     train_stack(
         stack,

@@ -74,8 +74,8 @@ def usable(device: torch.device, kernel: str) -> bool:
     try:
         check(device)
     except Exception as error:  # whatever a compiler or driver comes up with
-        told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        print(f"warning: PyTorch's own {kernel} instead of Triton's: {told}", file=sys.stderr)
+        message = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        print(f"warning: PyTorch's own {kernel} instead of Triton's: {message}", file=sys.stderr)
         return False
     return True
 

@@ -131,7 +131,7 @@ class Ensemble:
             ]
             self.boxes = [BoxSampler(config.augmentation, size, own, self.device) for own in draws]
             self.batch_boxes = torch.zeros((*batches, BOX), dtype=torch.int32, device=self.device)
-        self.place = self.chunk  # in the chunk of batches, of which none is left
+        self.position = self.chunk  # in the chunk of batches, of which none is left
         # The same two numbers where a captured step finds them.
         self.done = torch.zeros((), dtype=torch.int64, device=self.device)
         self.cursor = torch.zeros(1, dtype=torch.int64, device=self.device)
@@ -150,14 +150,16 @@ class Ensemble:
                     self.graph = self._capture()
                 self.graph.replay()
             else:
-                boxes = None if self.batch_boxes is None else self.batch_boxes[self.place]
-                self._train(self.batch_images[self.place], self.batch_labels[self.place], boxes)
-            self.place, self.step = self.place + 1, self.step + 1
+                boxes = None if self.batch_boxes is None else self.batch_boxes[self.position]
+                self._train(
+                    self.batch_images[self.position], self.batch_labels[self.position], boxes
+                )
+            self.position, self.step = self.position + 1, self.step + 1
 
     @property
     def prefetched(self) -> int:
         """How many batches have been looked up that were not trained on yet."""
-        return self.chunk - self.place
+        return self.chunk - self.position
 
     def _prefetch(self) -> None:
         """Look up the images and labels of the next chunk of batches, and draw their boxes."""
@@ -172,7 +174,7 @@ class Ensemble:
             if self.batch_boxes is not None:
                 boxes = self.boxes[k].draw(self.chunk * self.config.batch_size)
                 self.batch_boxes[:, row] = boxes.view(self.chunk, -1, BOX)
-        self.place = 0
+        self.position = 0
         self.cursor.zero_()
 
     def _train(self, images: Tensor, labels: Tensor, boxes: Tensor | None) -> None:
