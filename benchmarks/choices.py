@@ -69,7 +69,7 @@ def layout(rounds: int) -> dict[str, Any]:
     """Return the milliseconds of conv4's convolutions in both orders of memory."""
 
     def one(memory_format: torch.memory_format) -> float:
-        network = plain.model("conv4").to(memory_format=memory_format)  # type: ignore[call-overload]
+        network = plain.model("conv4").to(memory_format=memory_format)
         images = torch.rand(subjects.BATCH, 1, 28, 28).to(memory_format=memory_format)
         return milliseconds(lambda: network(images).sum().backward(), 5)
 
