@@ -24,8 +24,8 @@ repro: setup  ## what has changed: images, labels, trainings, figures; pictures 
 help:  ## these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s%s\n", $$1, $$2 } /^## / { print "with " substr($$0, 4) }' Makefile
 
-# On two cores; a module stays in one process, for what its tests share.
-TESTS := pytest --numprocesses 2 --dist loadfile
+# On two cores; a module stays in one process, for what its tests share. The longest comes first.
+TESTS := pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: setup  ## the tests, without slow ones
 	$(TESTS)

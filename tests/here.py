@@ -26,7 +26,7 @@ from stages import (
 )
 from stages.lib.core import machine
 from stages.lib.execution import checkpoints, executors, inputs, runs
-from stages.lib.training import ensemble, loop
+from stages.lib.training import batches, loop
 
 FIGURES = ("fig1_uniform_mnist", "fig4_noise_models", "fig5_structured", "fig9_critical_size")
 STAGES: list[tuple[ModuleType, tuple[str, ...]]] = [
@@ -66,7 +66,7 @@ def run(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Callable[[int], in
         monkeypatch.delenv(name, raising=False)
     # Long trainings have checkpoints, and here all are long.
     monkeypatch.setenv(checkpoints.VARIABLE, "1e-9")
-    monkeypatch.setattr(ensemble, "CHUNK", {"cpu": 16})
+    monkeypatch.setattr(batches, "CHUNK", {"cpu": 16})
     monkeypatch.setattr(loop, "CHECKPOINT_SHARE", float("inf"))
 
     def main(number: int) -> int:

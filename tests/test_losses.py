@@ -1,4 +1,4 @@
-"""The noisy loss H_alpha against a slow loop of its formula."""
+"""Losses against slow loops of their formulas, and against torch's own."""
 
 import math
 
@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stages.lib.components.losses import Context, cross_entropy
+from stages.lib.components.losses import LOSSES, Context, LossParams, cross_entropy
 from stages.lib.components.losses import expected_noisy_cross_entropy as expected_loss
+from stages.lib.components.targets import LabelCounts, Labels
 
 ALPHAS = [0.0, 10.0]
 
@@ -17,8 +18,16 @@ ALPHAS = [0.0, 10.0]
 def h_alpha(logits: Tensor, labels: Tensor, alphas: Tensor | None = None) -> Tensor:
     """Return ``H_alpha``; without alphas cross-entropy."""
     if alphas is None:
-        return cross_entropy(logits, labels, Context(logits.new_zeros(len(logits))))
-    return expected_loss(logits, labels, Context(alphas))
+        return cross_entropy(logits, Labels(labels), context(logits))
+    return expected_loss(logits, Labels(labels), context(logits, alphas))
+
+
+def context(logits: Tensor, alphas: Tensor | None = None, **params: float) -> Context:
+    """Return what losses of some networks may need; a matrix of each network's own."""
+    (members, _, m), rng = logits.shape, np.random.default_rng(1)
+    matrices = rng.dirichlet(np.ones(m), (members, m))
+    none = logits.new_zeros(members) if alphas is None else alphas
+    return Context(none, LossParams(**params), torch.from_numpy(matrices).to(logits.dtype))
 
 
 def draw(b: int = 6, m: int = 5, members: int = 1) -> tuple[Tensor, Tensor]:
@@ -86,3 +95,65 @@ def test_its_gradient_is_the_difference_from_the_expected_labels(alpha: float) -
         q = np.full((b, m), (own / m) / (1 + own))
         q[np.arange(b), labels[k].numpy()] = (1 + own / m) / (1 + own)
         np.testing.assert_allclose(logits.grad[k].numpy(), (p - q) / b, rtol=1e-10, atol=1e-14)
+
+
+def cost(loss: str, p: list[float], label: int, matrix: np.ndarray) -> float:
+    """Return what a label costs at some probabilities, by the formula of its paper."""
+    m = len(p)
+    if loss == "label_smoothing":
+        return -sum((0.7 * (k == label) + 0.3 / m) * math.log(p[k]) for k in range(m))
+    if loss == "generalised_cross_entropy":
+        return (1 - p[label] ** 0.4) / 0.4
+    if loss == "forward_correction":
+        return -math.log(sum(p[true] * matrix[true, label] for true in range(m)))
+    return -math.log(p[label])
+
+
+ONE_LABEL = [name for name, loss in LOSSES.items() if not loss.originals_only]
+
+
+@pytest.mark.parametrize("loss", ONE_LABEL)
+def test_a_loss_is_the_mean_of_what_labels_cost_one_or_all_of_each_image(loss: str) -> None:
+    """All labels of each image: the sum over classes of count times cost, by the mean count."""
+    logits, labels = draw(members=2)
+    given = context(logits, smoothing=0.3, q=0.4)
+    counts = np.random.default_rng(2).integers(0, 4, logits.shape)
+    mean = counts.sum() / (2 * logits.shape[1])
+    one = LOSSES[loss].function(logits, Labels(labels), given)
+    every = LOSSES[loss].function(logits, LabelCounts(torch.from_numpy(counts / mean)), given)
+    assert given.transition is not None
+    for k, p in enumerate(logits.softmax(2).tolist()):
+        costs = [[cost(loss, row, j, given.transition[k].numpy()) for j in range(5)] for row in p]
+        expected = np.mean([row[j] for row, j in zip(costs, labels[k].tolist(), strict=True)])
+        assert one[k].item() == pytest.approx(expected, rel=1e-12)
+        expected = (counts[k] * costs).sum() / mean / logits.shape[1]
+        assert every[k].item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_losses_are_torchs_and_cross_entropy_where_they_should_be() -> None:
+    logits, labels = draw(members=1)
+    smoothed = functional.cross_entropy(logits[0], labels[0], label_smoothing=0.3)
+    plain = functional.cross_entropy(logits[0], labels[0])
+    identity = context(logits)._replace(transition=torch.eye(5, dtype=logits.dtype).unsqueeze(0))
+    for loss, given, expected in (
+        ("label_smoothing", context(logits, smoothing=0.3), smoothed),
+        ("label_smoothing", context(logits, smoothing=0.0), plain),
+        ("generalised_cross_entropy", context(logits, q=1e-9), plain),
+        ("forward_correction", identity, plain),
+    ):
+        found = LOSSES[loss].function(logits, Labels(labels), given)[0]
+        torch.testing.assert_close(found, expected, rtol=1e-7, atol=0)
+
+
+def test_a_network_that_is_sure_and_wrong_is_corrected_with_a_finite_gradient() -> None:
+    logits = torch.tensor([[[200.0, 0.0, -200.0]]], requires_grad=True)
+    matrix = torch.tensor([[[1.0, 0, 0], [0, 1, 0], [0, 0, 1]]])
+    given = Context(torch.zeros(1), LossParams(), matrix)
+    loss = LOSSES["forward_correction"].function(logits, Labels(torch.tensor([[2]])), given)
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    assert loss.item() == pytest.approx(400)
+    assert gradient.isfinite().all()
+    with pytest.raises(ValueError, match="got no transition matrix"):
+        LOSSES["forward_correction"].function(
+            logits, Labels(torch.tensor([[2]])), given._replace(transition=None)
+        )

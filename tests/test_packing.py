@@ -16,7 +16,7 @@ from stages.lib.execution import packing
 from stages.lib.execution.runs import Run, expand
 from stages.lib.models import networks
 from stages.lib.models.architectures import ARCHITECTURES
-from stages.lib.training.ensemble import CHUNK
+from stages.lib.training.batches import CHUNK
 
 MakeRuns = Callable[..., list[Run]]
 LARGE = {"data.name": "folder", "data.path": "images", "data.size": 64}  # for any network

@@ -63,10 +63,12 @@ NOT_LISTS = [None, 0.5, []]
 BAD: dict[str, list[Any]] = {
     **dict.fromkeys(
         ("data.name", "noise.kind", "noise.order", "model.name", "train.loss", "train.init",
-         "train.optimizer", "train.schedule", "train.averaging", "confusion.model"), NOT_NAMES),
+         "train.targets", "train.transition", "train.optimizer", "train.schedule",
+         "train.averaging", "confusion.model"), NOT_NAMES),
     **dict.fromkeys(
         ("noise.delta", "train.rho", "train.momentum", "train.beta1", "train.beta2", "train.warmup",
-         "train.weight_decay", "train.average"), NOT_FRACTIONS),
+         "train.weight_decay", "train.average", "train.smoothing"), NOT_FRACTIONS),
+    "train.q": [*NOT_FRACTIONS, 0],
     **dict.fromkeys(("model.width", "confusion.width"), NOT_WIDTHS),
     **dict.fromkeys(("train.epsilon", "confusion.learning_rate"), NOT_FLOAT32),
     **dict.fromkeys(("data.validation", "train.min_samples"), NOT_COUNTS),

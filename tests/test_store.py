@@ -20,6 +20,7 @@ import torch
 from pydantic import ValidationError
 from tqdm import tqdm
 
+from stages.lib.components import losses
 from stages.lib.components.averaging import AVERAGING
 from stages.lib.components.optimizers import OPTIMIZERS, unread
 from stages.lib.components.schedules import SCHEDULES
@@ -35,7 +36,7 @@ from stages.lib.execution.runs import Run, expand
 from stages.lib.execution.store import LIBRARY, RunStore, code_digest, deciding
 from stages.lib.labels import dilution
 from stages.lib.models.architectures import ConvNet
-from stages.lib.training import devices, ensemble, loop, replicas
+from stages.lib.training import batches, devices, loop, replicas
 
 MakeRuns = Callable[..., list[Run]]
 EXPECTED = "expected_noisy_cross_entropy"
@@ -241,6 +242,7 @@ def test_a_parameter_decides_unless_it_is_neutral_or_unread(
         config = replace(run.config, **{section: other})
         found = replace(run, config=config).identity()
         ignored = runs.NOT_DECIDING | unread(config.train.optimizer)
+        ignored |= losses.unread(config.train.loss)
         assert (found[section] == before[section]) is (field in ignored), field
         if field not in ("epochs", "min_samples"):  # of which the number of steps is taken
             assert (found == before) is (field in ignored), field
@@ -621,7 +623,7 @@ def test_what_a_device_does_not_compute_is_refused_before_any_training(
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a checkpoint taken after every chunk of 8 steps."""
     monkeypatch.setenv(checkpoints.VARIABLE, "1e-9")
-    monkeypatch.setattr(ensemble, "CHUNK", {"cpu": 8})
+    monkeypatch.setattr(batches, "CHUNK", {"cpu": 8})
     monkeypatch.setattr(loop, "CHECKPOINT_SHARE", float("inf"))
 
 

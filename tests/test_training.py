@@ -24,6 +24,7 @@ from stages.lib.core import files
 from stages.lib.core.errors import UserError
 from stages.lib.models import networks
 from stages.lib.training import (
+    batches,
     devices,
     ensemble,
     evaluation,
@@ -183,7 +184,7 @@ def test_steps_that_are_looked_up_at_once_do_not_matter(
     one = member(make_data(noise=0.3), steps=7)
     outcomes = []
     for chunk in (64, 1, 3, 7):
-        monkeypatch.setitem(ensemble.CHUNK, "cpu", chunk)
+        monkeypatch.setitem(batches.CHUNK, "cpu", chunk)
         outcomes += train_to_the_bit(config, [one])
     assert outcomes == [outcomes[0]] * 4
 
@@ -361,7 +362,7 @@ def test_a_batch_is_its_images_each_in_a_box_of_its_own(
 def test_torchvisions_network_trains_averages_and_goes_on_from_a_checkpoint(
     checkpointed: list[tuple[int, ensemble.State]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ensemble, "CHUNK", {"cpu": 2})
+    monkeypatch.setattr(batches, "CHUNK", {"cpu": 2})
     small = make_data(validation=8)
     large = {
         name: getattr(small, name).repeat_interleave(8, 1).repeat_interleave(8, 2)
@@ -415,12 +416,13 @@ def test_top_5_and_of_few_classes_the_confusion_are_reported(
 
 def test_neither_global_generators_nor_data_are_touched() -> None:
     data = make_data()
-    before = {name: value.clone() for name, value in vars(data).items()}
+    tensors = {name: value for name, value in vars(data).items() if value is not None}
+    before = {name: value.clone() for name, value in tensors.items()}
     state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     train_alone(MLP, member(data))
     assert torch.equal(torch.random.get_rng_state(), state)
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
-    assert all(torch.equal(before[name], value) for name, value in vars(data).items())
+    assert all(torch.equal(before[name], value) for name, value in tensors.items())
 
 
 # --- early stopping
@@ -477,7 +479,7 @@ def test_what_blows_up_after_its_best_look_is_reported_as_it_was_then(
 def test_early_stopping_goes_on_from_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before and after the best evaluation, and between two evaluations."""
     monkeypatch.setattr(loop, "CHECKPOINT_SHARE", math.inf)
-    monkeypatch.setitem(ensemble.CHUNK, "cpu", 4)  # checkpoints are taken between two
+    monkeypatch.setitem(batches.CHUNK, "cpu", 4)  # checkpoints are taken between two
     states: list[ensemble.State] = []
     one = member(make_data(noise=0.6), steps=1000, average=0.5, early_stopping=True)
     (whole,) = train_to_the_bit(
@@ -727,7 +729,7 @@ def test_stacking_changes_no_bit_of_a_dense_network(
     lengths = sorted(OWN[k]["steps"] for k in rows)
     # It shrank as soon as half were done, and not only between chunks.
     assert kept[0][0] == lengths[math.ceil(len(rows) / 2) - 1]
-    assert any(step % ensemble.CHUNK["cpu"] for step, _ in kept)
+    assert any(step % batches.CHUNK["cpu"] for step, _ in kept)
 
 
 def test_a_stack_shrinks_when_half_of_it_is_done(kept: list[tuple[int, list[int]]]) -> None:
@@ -859,7 +861,7 @@ def test_a_member_that_blows_up_takes_no_other_along(
 @pytest.fixture
 def checkpointed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ensemble.State]]:
     """Have a checkpoint taken after every chunk of 8 steps, and return where they are noted."""
-    monkeypatch.setattr(ensemble, "CHUNK", {"cpu": 8})
+    monkeypatch.setattr(batches, "CHUNK", {"cpu": 8})
     monkeypatch.setattr(loop, "CHECKPOINT_SHARE", math.inf)
     return []
 
@@ -952,7 +954,7 @@ def test_checkpoints_are_taken_at_intervals_and_cost_little(
         now[0] += 9
 
     written: list[float] = []
-    monkeypatch.setattr(ensemble, "CHUNK", {"cpu": 8})
+    monkeypatch.setattr(batches, "CHUNK", {"cpu": 8})
     monkeypatch.setattr(loop, "synchronise", drain)
     monkeypatch.setattr(ensemble.Ensemble, "_prefetch", slow)
     monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
@@ -990,7 +992,7 @@ def test_a_member_is_told_of_and_reported_when_it_is_done() -> None:
 def test_a_member_that_stops_early_is_told_of_between_its_last_looks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ensemble, "CHUNK", {"cpu": 4})
+    monkeypatch.setattr(batches, "CHUNK", {"cpu": 4})
     one = member(make_data(), steps=200, early_stopping=True)
     told: list[tuple[int, float | None]] = []
     outcome = train_alone(MLP, one, on_evaluation=lambda _, *event: told.append(event))
@@ -1006,9 +1008,9 @@ def test_the_time_is_shared_among_the_members(monkeypatch: pytest.MonkeyPatch) -
     now = [0.0]
     step = ensemble.Ensemble._train
 
-    def slow(stack: Any, images: Any, *rest: Any) -> None:
-        now[0] += len(images)
-        step(stack, images, *rest)
+    def slow(stack: Any, batch: Any) -> None:
+        now[0] += len(batch["images"])
+        step(stack, batch)
 
     monkeypatch.setattr(ensemble.Ensemble, "_train", slow)
     monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])

@@ -126,7 +126,7 @@ def _fitted(point: Config, setup: Setup, know: Know, started: float) -> Any:
     rate = estimates.measure(todo, setup.device)
     seconds = setup.seconds - (time.monotonic() - started)
     seconds = max(min(RESERVE * seconds, seconds - RESERVED), seconds / 2)
-    passes = rate * seconds / len(todo) * point.train.batch_size / todo[0].examples
+    passes = rate * seconds / len(todo) * point.train.batch_size / todo[0].config.samples
     if passes >= point.train.epochs:
         return point.train
     passes = float(math.floor(passes)) if passes >= 1 else passes
@@ -201,8 +201,9 @@ def _evaluation(run: Run, outcome: dict[str, Any]) -> tuple[str, Any, str]:
         "precision": config.train.precision,
         "steps": run.steps,
         "examples_seen": row["examples_seen"],
-        "epochs_seen": row["examples_seen"] / run.examples,
-        "epochs_reported": outcome["stopped_at"] / run.examples,  # by the weights of the accuracies
+        "epochs_seen": row["examples_seen"] / run.config.samples,
+        "epochs_reported": outcome["stopped_at"]
+        / run.config.samples,  # by the weights of the accuracies
         "val_accuracy": outcome["val_accuracy"],
         "test_accuracy": outcome["test_accuracy"],
         "curve": outcome["curve"],

@@ -17,6 +17,7 @@ from benchmarks.gpu.subjects import PRECISIONS, SIZES, members, train_config
 from benchmarks.stacking import ways
 from stages.lib.components import losses
 from stages.lib.components.augmentation import AUGMENTATIONS
+from stages.lib.components.targets import Labels
 from stages.lib.core import machine
 from stages.lib.data import datasets
 from stages.lib.execution import executors, runs
@@ -24,7 +25,7 @@ from stages.lib.execution.store import RunStore
 from stages.lib.labels import dilution
 from stages.lib.models import networks
 from stages.lib.studies import grids
-from stages.lib.training import devices, ensemble, evaluation, loop, replicas
+from stages.lib.training import batches, devices, ensemble, evaluation, loop, replicas
 
 #: Of a gradient against float64, relative to its length. Rounding moves some unit across its kink:
 #: on a CPU, in a deep network, up to 0.01 in float32 and 0.26 in bfloat16.
@@ -114,8 +115,8 @@ def _gradient(
     else:
         logits = evaluation.forward(network, images, precision)
         parameters = list(network.parameters())
-    context = losses.Context(logits.new_zeros(len(logits)))
-    loss = losses.cross_entropy(logits, labels, context).sum()
+    context = losses.Context(logits.new_zeros(len(logits)), losses.LossParams())
+    loss = losses.cross_entropy(logits, Labels(labels), context).sum()
     found = torch.autograd.grad(loss, parameters)
     return torch.cat([each.flatten(1) for each in found], dim=1).double().cpu().flatten()
 
@@ -196,7 +197,7 @@ def resumed(setup: Setup, know: Know) -> None:
     """A training that goes on from a checkpoint, against one that was never interrupted."""
     device, wrong = setup.device, list[str]()
     torch.backends.cudnn.deterministic = True
-    steps = SIZES[device].chunks * ensemble.CHUNK[device]
+    steps = SIZES[device].chunks * batches.CHUNK[device]
     for name in ("mlp2", "conv2"):
         how, own = train_config(name, device), members(name, device, 2, steps, slowed=SLOWED)
         states: dict[int, list[ensemble.State]] = {}

@@ -79,12 +79,17 @@ def check_config(config: Config, file: Path | str = paths.PARAMS, prefix: str = 
         most = f"at most {highest} with {largest} images: a set holds {MOST_EXAMPLES} examples"
         refuse("noise.alpha", most)
     originals_only = LOSSES[train.loss].originals_only
-    noisy = 0 if originals_only else sampling.count_noisy(data.originals, noise.alpha)
-    if train.batch_size > data.originals + noisy:
-        most = f"at most the training set, {data.originals + noisy} examples"
-        refuse("train.batch_size", most)
+    samples = data.originals if originals_only else config.samples
+    if train.batch_size > samples:
+        shown = "examples" if train.targets == "labels" else "images"
+        refuse("train.batch_size", f"at most the training set, {samples} {shown}")
     if originals_only and (noise.kind, noise.images) != ("uniform", "same"):
         refuse("train.loss", "cross_entropy: H_alpha stands for uniform noise on the same images")
+    if LOSSES[train.loss].corrects:
+        if noise.images not in ("same", "unique"):
+            refuse("train.loss", "another: images of other classes have no transition matrix")
+        if train.transition == "estimated" and data.validation == 0:
+            refuse("data.validation", "at least 1, on which the transition matrix is estimated")
     check_model(model, data, file, prefix + "model")
     if train.batch_size == 1 and (model.batch_norm or is_residual(model.name)):
         refuse("train.batch_size", f"2 or more for {model.name}: batch norm has no variance of one")

@@ -14,6 +14,7 @@ from stages.lib.components.averaging import AveragingParams
 from stages.lib.components.losses import LossParams
 from stages.lib.components.optimizers import OptimizerParams
 from stages.lib.components.schedules import ScheduleParams
+from stages.lib.components.targets import TargetsParams
 from stages.lib.core.fields import (
     STRICT,
     Count,
@@ -29,7 +30,7 @@ from stages.lib.core.fields import (
 )
 from stages.lib.data import registry
 from stages.lib.models.architectures import ARCHITECTURES, INITS
-from stages.lib.noise import transitions
+from stages.lib.noise import sampling, transitions
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -71,7 +72,9 @@ class ModelParams:
 
 
 @dataclass(frozen=True, config=STRICT)
-class TrainParams(LossParams, OptimizerParams, ScheduleParams, AveragingParams, AugmentationParams):
+class TrainParams(
+    TargetsParams, LossParams, OptimizerParams, ScheduleParams, AveragingParams, AugmentationParams
+):
     """How a network is trained (section 3.4), and what the paper leaves open."""
 
     learning_rates: Rates = (1.0,)
@@ -109,6 +112,21 @@ class Config:
     noise: NoiseParams
     model: ModelParams
     train: TrainParams
+
+    @property
+    def examples(self) -> int:
+        """Number of examples of the diluted set, a label each."""
+        return self.data.originals + sampling.count_noisy(self.data.originals, self.noise.alpha)
+
+    @property
+    def samples(self) -> int:
+        """Number of samples in an epoch: examples, or with aggregated targets distinct images."""
+        n, images = self.data.originals, self.noise.images
+        if self.train.targets == "labels" or images == "unique":
+            return self.examples
+        most = {"same": 0, "white": n}
+        others = most[images] if images in most else registry.FACTS[images].train_size
+        return n + min(self.examples - n, others)
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -16,6 +16,8 @@ from stages.lib.core.randomness import stream
 from stages.lib.data import datasets
 from stages.lib.execution.runs import Run
 from stages.lib.labels import dilution
+from stages.lib.labels.aggregated import aggregate
+from stages.lib.noise import transitions
 
 # torch takes seconds to import: the process that only looks outcomes up does without it.
 if TYPE_CHECKING:
@@ -104,26 +106,38 @@ def load_data(run: Run, device: str) -> "TrainingData":
     dataset, test_images, test_labels = _load_dataset(run.data / name, device)
     bank = _load_bank(run.data, name, *run._bank, device)
     diluted = dilution.load(run.labels)
-    clean_only = LOSSES[run.config.train.loss].originals_only
-    labels = diluted.labels[: diluted.originals] if clean_only else diluted.labels
-    images = diluted.images[: diluted.originals] if clean_only else diluted.images
+    loss, train = LOSSES[run.config.train.loss], run.config.train
+    labels = diluted.labels[: diluted.originals] if loss.originals_only else diluted.labels
+    images = diluted.images[: diluted.originals] if loss.originals_only else diluted.images
     v, m = len(diluted.validation_images), dataset.num_classes
+    targets: tuple[Any, ...] = images, labels, None
+    if train.targets == "aggregated":
+        targets = aggregate(labels, images, m)
     votes = np.zeros((v, m), dtype=np.int64)
     given = diluted.validation_labels
     np.add.at(votes, (np.arange(len(given)) % max(v, 1), given), 1)
+    transition = None
+    validation_labels = dataset.train_labels[diluted.validation_images]
+    if loss.corrects and train.transition == "known":
+        known = np.array(diluted.facts["transition"])
+        transition = transitions.diluted_distribution(known, run.alpha)
+    elif loss.corrects:
+        transition = transitions.estimate(validation_labels, votes)
 
     def tensor(array: Any, dtype: Any) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=dtype)).to(device)
 
     return TrainingData(
         bank=bank,
-        labels=tensor(labels, np.uint8 if m <= 256 else np.int32),
-        images=tensor(images, np.int32),
+        labels=tensor(targets[1], np.uint8 if targets[1].ndim == 1 and m <= 256 else np.int32),
+        images=tensor(targets[0], np.int32),
         validation=tensor(diluted.validation_images, np.int64),
-        validation_labels=tensor(dataset.train_labels[diluted.validation_images], np.int64),
+        validation_labels=tensor(validation_labels, np.int64),
         validation_votes=tensor(votes, np.int64),
         test_images=test_images,
         test_labels=test_labels,
+        classes=None if targets[2] is None else tensor(targets[2], np.int32),
+        transition=None if transition is None else tensor(transition, np.float32),
     )
 
 

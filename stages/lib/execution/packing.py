@@ -96,7 +96,7 @@ def form(
 
 def host_memory(queue: Sequence[Sequence[Run]]) -> int:
     """Return about how many bytes the diluted sets of stacks need that train at the same time."""
-    sizes = sorted(EXAMPLE_BYTES * sum(run.examples for run in stack) for stack in queue)
+    sizes = sorted(EXAMPLE_BYTES * sum(run.config.examples for run in stack) for stack in queue)
     return sum(sizes[-machine.cores() :])
 
 
@@ -130,7 +130,7 @@ def memory(run: Run, examples: int, device: str, seen: ImageInfo) -> int:
     from stages.lib.models.networks import (
         sizes,  # torch takes seconds to import, and a CPU needs none here
     )
-    from stages.lib.training.ensemble import CHUNK
+    from stages.lib.training.batches import CHUNK
 
     model, batch_size = run.config.model, run.config.train.batch_size
     weights, outputs = sizes(
@@ -148,6 +148,8 @@ def memory(run: Run, examples: int, device: str, seen: ImageInfo) -> int:
         floats += 6 * batch_size * math.prod(seen.shape)
         ahead += 20 * CHUNK[device] * batch_size
     votes = 8 * run.config.data.validation * seen.classes  # of noisy labels for validation images
+    if run.config.train.targets == "aggregated":  # int32 counts, and classes where they are many
+        ahead += 4 * CHUNK[device] * batch_size * seen.classes
     return 4 * floats + EXAMPLE_BYTES * examples + ahead + votes
 
 
@@ -159,7 +161,7 @@ def _members(group: list[Run], device: str, seen: ImageInfo, free: int) -> int:
         return max(1, min(most, len(group) // machine.cores()))
     if device != "cuda":
         return 1
-    needed = memory(run, max(each.examples for each in group), device, seen)
+    needed = memory(run, max(each.config.examples for each in group), device, seen)
     images = seen.images * math.prod(seen.shape)  # which lie there as well
     return max(1, min(GPU_MEMBERS, int((free - images) * GPU_MEMORY / needed)))
 

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from stages.lib.components import losses
 from stages.lib.components.losses import LOSSES
 from stages.lib.components.optimizers import unread
 from stages.lib.config.params import Config, ModelParams, TrainParams
@@ -18,7 +19,6 @@ from stages.lib.core import files
 from stages.lib.core.fields import neutral_values
 from stages.lib.data import datasets
 from stages.lib.labels import dilution
-from stages.lib.noise import sampling
 from stages.lib.training.replicas import shared
 
 #: Of `TrainParams`, what cannot change an outcome, or is in an identity as rate, seed or steps.
@@ -47,19 +47,13 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Number of batches: ``epochs`` over the diluted set, or ``min_samples`` if that is more.
+        """Number of batches: ``epochs`` over all samples, or ``min_samples`` if that is more.
 
         ``H_alpha`` stands for a diluted set that it doesn't need: it is trained for as long.
         """
         train = self.config.train
-        seen = max(train.epochs * self.examples, train.min_samples)
+        seen = max(train.epochs * self.config.samples, train.min_samples)
         return math.ceil(seen / train.batch_size)
-
-    @property
-    def examples(self) -> int:
-        """Number of examples of the diluted set."""
-        n = self.config.data.originals
-        return n + sampling.count_noisy(n, self.config.noise.alpha)
 
     @property
     def alpha(self) -> float:
@@ -106,7 +100,8 @@ class Run:
         elif wanted.images not in ("same", "unique"):
             images = _digests(self.data / datasets.noise_folder(wanted.images))["train_images"]
             other = {"images": images, "resized by Pillow": metadata.version("pillow")}
-        ignored = NOT_DECIDING | unread(train.optimizer)
+        ignored = NOT_DECIDING | unread(train.optimizer) | losses.unread(train.loss)
+        known = LOSSES[train.loss].corrects and train.transition == "known"
         if train.average == 0:
             ignored |= {"averaging"}
         return {
@@ -119,6 +114,7 @@ class Run:
             "data": _digests(self.data / data.name),
             "other_images": other,
             "labels": facts["sha256"],
+            **({"transition": facts["transition"]} if known else {}),
         }
 
 

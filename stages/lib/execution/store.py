@@ -27,6 +27,7 @@ DECIDING = (
     "execution/runs.py",
     "labels",
     "models",
+    "noise/transitions.py",
     "training",
 )
 ON_CUDA = ("kernels",)  # deciding too, where they are used

@@ -100,6 +100,22 @@ def check_transition(transition: Matrix) -> None:
         raise ValueError(f"transition: row {row} sums to {sums[row]:.6g}; accepted: rows sum to 1")
 
 
+def estimate(true_labels: NDArray[np.integer], votes: NDArray[np.integer]) -> Matrix:
+    """Return the whole set's transition matrix as counted on images whose true labels are known.
+
+    A class that none of them is of keeps its label: nothing is known of it.
+
+    Args:
+        true_labels: ``(v,)`` in ``[0, m)``.
+        votes: ``(v, m)`` how often each label was given to each image.
+    """
+    m = votes.shape[1]
+    counts = np.zeros((m, m))
+    np.add.at(counts, true_labels, votes)
+    totals = counts.sum(axis=1, keepdims=True)
+    return np.where(totals > 0, counts / np.maximum(totals, 1), np.eye(m))
+
+
 def diluted_distribution(transition: Matrix, alpha: float) -> Matrix:
     """Return ``P(label = j | true class = i)`` over the whole diluted set, clean labels included.
 

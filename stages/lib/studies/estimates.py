@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from stages.lib.components.losses import LOSSES
 from stages.lib.core import files, machine, paths, processes
 from stages.lib.core.errors import UserError
 from stages.lib.core.randomness import stream
@@ -21,7 +22,6 @@ from stages.lib.execution import inputs, packing
 from stages.lib.execution.packing import ImageInfo
 from stages.lib.execution.runs import Run
 from stages.lib.labels import dilution
-from stages.lib.noise import sampling
 from stages.lib.studies import computing, grids
 from stages.lib.studies.kinds import KINDS
 
@@ -123,7 +123,6 @@ def make(key: str, scale: str) -> Plan:
     every = list({_outcome(run): run for point in expanded for run in point}.values())
     free = machine.free_gpu_memory() if device == "cuda" else 0
     queue = packing.form(every, device, seen=known, free=free)
-    sizes = [(point.data.originals, point.noise.alpha) for point in grid.points]
     kinds, groups = [], defaultdict(list)
     for stack in queue:
         groups[_cost(stack[0])].append(stack)
@@ -134,7 +133,7 @@ def make(key: str, scale: str) -> Plan:
     return Plan(
         points=len(grid.points),
         runs=len(every),
-        largest=max(n + sampling.count_noisy(n, alpha) for n, alpha in sizes),
+        largest=max(point.examples for point in grid.points),
         memory=_memory(queue, device),
         kinds=tuple(kinds),
         device=device,
@@ -154,7 +153,7 @@ def _cost(run: Run) -> Hashable:
     """Return what decides how long a step takes."""
     train = run.config.train
     cost = run.config.model, known(run), train.batch_size, train.precision, train.stacking
-    return cost, train.augmentation, train.average > 0, train.loss, train.optimizer
+    return cost, train.augmentation, train.average > 0, train.loss, train.targets, train.optimizer
 
 
 def _memory(queue: Sequence[list[Run]], device: str) -> int:
@@ -163,7 +162,7 @@ def _memory(queue: Sequence[list[Run]], device: str) -> int:
     needed, bank = [], 0
     for stack in queue:
         seen, noisy = known(stack[0]), stack[0].config.noise.images
-        needed.append(sum(packing.memory(run, run.examples, device, seen) for run in stack))
+        needed.append(sum(packing.memory(run, run.config.examples, device, seen) for run in stack))
         # Beside the data set's images lie those that noise is drawn on.
         white = stack[0].config.data.originals if noisy == "white" else 0
         images = seen.images + (FACTS[noisy].train_size if noisy in FACTS else white)
@@ -199,15 +198,19 @@ def measure(stack: list[Run], device: str) -> float:
     images = torch.from_numpy(pixels).to(device)
     places = torch.arange(MOST_IMAGES, dtype=torch.int32, device=device)
     none = torch.empty(0, dtype=torch.int64, device=device)
+    labels, train = places % classes, stack[0].config.train
+    if train.targets == "aggregated":
+        labels = torch.nn.functional.one_hot(labels.long(), classes).int()
     data = TrainingData(
         bank=images,
-        labels=places % classes,
+        labels=labels,
         images=places,
         validation=none,
         validation_labels=none,
         validation_votes=none.new_zeros((0, classes)),
         test_images=images[:1],
         test_labels=none.new_zeros(1),
+        transition=torch.eye(classes, device=device) if LOSSES[train.loss].corrects else None,
     )
     members = [
         Replica(

@@ -18,10 +18,13 @@ def describe_set(todo: list[Run]) -> dict[str, Any]:
     facts = [dilution.read_facts(folder) for folder in dict.fromkeys(r.labels for r in todo)]
     train = todo[0].config.train
     clean_only = LOSSES[train.loss].originals_only
+    config = todo[0].config
+    labels_each = 1 if clean_only else config.examples / config.samples
     return {
         "label_accuracy": float(np.mean([1 if clean_only else f["label_accuracy"] for f in facts])),
         "examples": facts[0]["originals" if clean_only else "examples"],
         "examples_seen": todo[0].steps * train.batch_size,
+        "labels_seen": round(todo[0].steps * train.batch_size * labels_each),
     }
 
 

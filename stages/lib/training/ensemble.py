@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from stages.lib.components import losses, schedules
-from stages.lib.components.augmentation import BOX, BoxSampler, augment
+from stages.lib.components.augmentation import augment
 from stages.lib.components.optimizers import Stepper
 from stages.lib.config.params import STACKINGS
 from stages.lib.core.errors import UserError
 from stages.lib.kernels import checks
 from stages.lib.models import networks
+from stages.lib.training.batches import Batches
 from stages.lib.training.devices import (
     Precision,
-    drawing_device,
     fastest_convolutions,
     make_generator,
     noted,
@@ -25,11 +25,9 @@ from stages.lib.training.devices import (
     synchronise,
 )
 from stages.lib.training.evaluation import forward
-from stages.lib.training.order import Order
 from stages.lib.training.replicas import Replica, TrainConfig
 from stages.lib.training.running_mean import RunningMean
 
-CHUNK = {"cpu": 64, "cuda": 1024, "mps": 64}  # steps whose batches are looked up at once
 WARM_UP = 3  # steps before a CUDA graph is captured
 
 IN_WARM_UP, IN_CAPTURE = "in warm-up", "while a step was captured"  # where an error was raised
@@ -104,13 +102,14 @@ class Ensemble:
             stacking=stacking,
             device=self.device,
         )
-        self.orders = [Order(len(m.data.labels), m.shuffle, self.device) for m in members]
         self.optimizer = Stepper(
             self.network.weights, config, checks.fused(self.device, config.optimizer)
         )
         self.rates = self._column([member.learning_rate for member in members]).unsqueeze(1)
         self.lengths = self._column([float(member.steps) for member in members]).unsqueeze(1)
         self.alphas = self._column([member.alpha for member in members])
+        matrices = [m.data.transition for m in members if m.data.transition is not None]
+        self.transitions = torch.stack(matrices) if matrices else None
         self.averaged: RunningMean | None = None
         if any(member.averages for member in members):
             firsts = [member.first_averaged(1) for member in members]
@@ -118,19 +117,8 @@ class Ensemble:
         # Sums of float32 over hundreds of thousands of steps drift; Apple's GPUs have no more.
         wide = torch.float32 if self.device.type == "mps" else torch.float64
         self.losses = torch.zeros(count, dtype=wide, device=self.device)
-        self.chunk = CHUNK[self.device.type]
-        batches = (self.chunk, count, config.batch_size)
-        self.batch_images = torch.zeros(batches, dtype=torch.int64, device=self.device)
-        self.batch_labels = torch.zeros(batches, dtype=torch.int64, device=self.device)
-        self.boxes: list[BoxSampler] = []
-        self.batch_boxes: Tensor | None = None
-        if config.augmentation != "none":
-            size = data.bank.shape[1], data.bank.shape[2]
-            draws = [
-                make_generator(member.augment, drawing_device(self.device)) for member in members
-            ]
-            self.boxes = [BoxSampler(config.augmentation, size, own, self.device) for own in draws]
-            self.batch_boxes = torch.zeros((*batches, BOX), dtype=torch.int32, device=self.device)
+        self.batches = Batches(config, members)
+        self.chunk = self.batches.chunk
         self.position = self.chunk  # in the chunk of batches, of which none is left
         # The same two numbers where a captured step finds them.
         self.done = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -150,9 +138,8 @@ class Ensemble:
                     self.graph = self._capture()
                 self.graph.replay()
             else:
-                boxes = None if self.batch_boxes is None else self.batch_boxes[self.position]
                 self._train(
-                    self.batch_images[self.position], self.batch_labels[self.position], boxes
+                    {name: each[self.position] for name, each in self.batches.tensors.items()}
                 )
             self.position, self.step = self.position + 1, self.step + 1
 
@@ -165,26 +152,19 @@ class Ensemble:
         """Look up the images and labels of the next chunk of batches, and draw their boxes."""
         if self.averaged is not None:
             self.averaged.close_blocks(self.step)
-        for row, k in enumerate(self.rows):
-            data = self.members[k].data
-            examples = self.orders[k].take(self.chunk * self.config.batch_size)
-            images = data.images[examples % len(data.images)]
-            self.batch_images[:, row] = images.view(self.chunk, -1)
-            self.batch_labels[:, row] = data.labels[examples].view(self.chunk, -1)
-            if self.batch_boxes is not None:
-                boxes = self.boxes[k].draw(self.chunk * self.config.batch_size)
-                self.batch_boxes[:, row] = boxes.view(self.chunk, -1, BOX)
+        self.batches.look_up(self.rows)
         self.position = 0
         self.cursor.zero_()
 
-    def _train(self, images: Tensor, labels: Tensor, boxes: Tensor | None) -> None:
-        """Train on one batch of each member, ``(K, b)`` images and labels, ``(K, b, 5)`` boxes."""
-        shown = self.bank[images]
-        if boxes is not None:
-            shown = augment(self.config.augmentation, shown, boxes)
+    def _train(self, batch: dict[str, Tensor]) -> None:
+        """Train on one batch of each member, ``(K, b, ...)`` each."""
+        shown = self.bank[batch["images"]]
+        if "boxes" in batch:
+            shown = augment(self.config.augmentation, shown, batch["boxes"])
         logits = forward(self.network, shown, self.config.precision)
-        context = losses.Context(self.alphas)
-        loss = losses.LOSSES[self.config.loss].function(logits, labels, context)
+        context = losses.Context(self.alphas, self.config, self.transitions)
+        targets = self.batches.targets(batch, logits)
+        loss = losses.LOSSES[self.config.loss].function(logits, targets, context)
         gradients = torch.autograd.grad(loss.sum(), list(self.network.parameters()))
         rates = self.rates
         if not schedules.is_constant(self.config):
@@ -200,12 +180,7 @@ class Ensemble:
         """Record a step once: replaying it costs one launch instead of hundreds."""
 
         def step() -> None:
-            images = self.batch_images.index_select(0, self.cursor).squeeze(0)
-            labels = self.batch_labels.index_select(0, self.cursor).squeeze(0)
-            boxes = None
-            if self.batch_boxes is not None:
-                boxes = self.batch_boxes.index_select(0, self.cursor).squeeze(0)
-            self._train(images, labels, boxes)
+            self._train(self.batches.at(self.cursor))
             self.cursor += 1
 
         networks = [self.network, *([] if self.averaged is None else [self.averaged.mean])]
@@ -257,7 +232,8 @@ class Ensemble:
 
     def state(self, k: int) -> State:
         """Return a copy of all that a member's training goes on from; between two chunks only."""
-        row, order, boxes = self.rows.index(k), self.orders[k], self.boxes[k : k + 1]
+        row, draws = self.rows.index(k), self.batches
+        order, boxes = draws.orders[k], draws.boxes[k : k + 1]
         averaged = None
         if self.averaged is not None and self.members[k].averages:
             averaged = self.averaged.state(row)
@@ -274,7 +250,7 @@ class Ensemble:
         """Go on from the states of all members, which were taken after the same step."""
         self.step = states[0]["step"]
         self.done.fill_(self.step)
-        for row, (state, order) in enumerate(zip(states, self.orders, strict=True)):
+        for row, (state, order) in enumerate(zip(states, self.batches.orders, strict=True)):
             for mine, theirs in zip(self._tensors(), state["tensors"], strict=True):
                 mine[row] = theirs
             if self.averaged is not None and state["averaged"] is not None:
@@ -282,7 +258,7 @@ class Ensemble:
             generator, left = state["order"]
             order.generator.set_state(generator)
             order.left = left.to(order.left.device)
-        for state, boxes in zip(states, self.boxes, strict=False):  # none without augmentation
+        for state, boxes in zip(states, self.batches.boxes, strict=False):
             boxes.generator.set_state(*state["boxes"])
 
     def _tensors(self) -> list[Tensor]:
@@ -308,10 +284,9 @@ class Ensemble:
             self.averaged = self.averaged.select(rows, self.network)
         self.rates, self.lengths = self.rates[index], self.lengths[index]
         self.alphas, self.losses = self.alphas[index], self.losses[index]
-        self.batch_images = self.batch_images[:, index]
-        self.batch_labels = self.batch_labels[:, index]
-        if self.batch_boxes is not None:
-            self.batch_boxes = self.batch_boxes[:, index]
+        self.batches.keep(index)
+        if self.transitions is not None:
+            self.transitions = self.transitions[index]
 
 
 def _kept(tensor: Tensor) -> Tensor:

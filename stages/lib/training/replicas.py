@@ -22,13 +22,16 @@ class TrainingData:
 
     Attributes:
         bank: ``(B, height, width, channels)`` uint8, the image bank.
-        labels: ``(N,)`` given labels, uint8 or int32.
-        images: ``(n,)`` or ``(N,)`` int32 indices into the bank, repeated to ``N``.
+        labels: ``(N,)`` given labels, uint8 or int32; of aggregated targets ``(u, L)`` int32, how
+            often each was given to each distinct image, see `labels.aggregated.Aggregated`.
+        images: int32 indices into the bank, one for each of labels, or repeated to as many.
         validation: ``(v,)`` int64 indices into the bank.
         validation_labels: ``(v,)`` true classes.
         validation_votes: ``(v, m)`` how often each label was given to each validation image.
         test_images: ``(t, height, width, channels)`` uint8.
         test_labels: ``(t,)`` true classes.
+        classes: ``(u, L)`` int32 classes that counts of labels are of; None where a column is one.
+        transition: ``(m, m)`` of the whole diluted set, for losses that read it.
     """
 
     bank: "Tensor"
@@ -39,6 +42,8 @@ class TrainingData:
     validation_votes: "Tensor"
     test_images: "Tensor"
     test_labels: "Tensor"
+    classes: "Tensor | None" = None
+    transition: "Tensor | None" = None
 
     @property
     def num_classes(self) -> int:
