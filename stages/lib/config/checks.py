@@ -86,8 +86,11 @@ def check_config(config: Config, file: Path | str = paths.PARAMS, prefix: str = 
     if originals_only and (noise.kind, noise.images) != ("uniform", "same"):
         refuse("train.loss", "cross_entropy: H_alpha stands for uniform noise on the same images")
     check_model(model, data, file, prefix + "model")
-    if train.batch_size == 1 and (model.batch_norm or is_residual(model.name)):
+    normalised = model.batch_norm or is_residual(model.name)
+    if train.batch_size == 1 and normalised:
         refuse("train.batch_size", f"2 or more for {model.name}: batch norm has no variance of one")
+    if train.recompute_batch_norm and not normalised:
+        refuse("train.recompute_batch_norm", f"false for {model.name}, which is without batch norm")
     if noise.images == data.name:
         refuse("noise.images", "same or unique for images of the originals' own data set")
     if facts := FACTS.get(data.name):
