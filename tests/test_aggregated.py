@@ -172,7 +172,7 @@ def test_it_learns_what_single_labels_hide_in_as_many_steps() -> None:
     data, config = repeated(make_data(bright=20), 40, noise=0.9), replace(AGGREGATED, batch_size=16)
 
     def accuracy(config: TrainConfig, data: TrainingData) -> float:
-        found: float = train_alone(config, member(data, steps=60))["test_accuracy"]
+        found: float = train_alone(config, member(data, steps=150))["test_accuracy"]
         return found
 
     by_label = accuracy(replace(config, targets="labels"), data)

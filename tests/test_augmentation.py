@@ -139,6 +139,44 @@ def test_shifts_are_uniform_and_half_are_flipped() -> None:
     assert abs(float(torch.corrcoef(torch.stack([flipped, boxes[:, 0].double()]))[0, 1])) < 0.02
 
 
+@pytest.mark.parametrize(
+    ("size", "most"), [((8, 27), (1, 1)), ((14, 28), (1, 2)), ((224, 41), (16, 2))]
+)
+def test_shifts_without_flips_reach_a_fourteenth_of_each_side(
+    size: tuple[int, int], most: tuple[int, int]
+) -> None:
+    """Evenly over the moves, which in numpy are cut out of images with zeros around them."""
+    boxes = draw_boxes("shift", size, 20_000)
+    for moves, reach in zip(boxes[:, :2].unbind(1), most, strict=True):
+        found, counts = moves.unique(return_counts=True)
+        assert found.tolist() == list(range(-reach, reach + 1))
+        even = 20_000 / len(found)
+        assert (counts - even).abs().max() < 5 * math.sqrt(even)
+    assert (boxes[:, 2:] == torch.tensor([*size, 0])).all()
+    extremes = boxes[[0, int(boxes[:, 0].argmax()), int(boxes[:, 1].argmin())]]
+    images = draw_images((*size, 2), members=1, count=3)
+    got = augment("shift", images, extremes.unsqueeze(0))[0].numpy()
+    down, right = most
+    padded = np.pad(images[0].numpy(), ((0, 0), (down, down), (right, right), (0, 0)))
+    for image, (top, left), mine in zip(padded, extremes[:, :2].tolist(), got, strict=True):
+        expected = image[down + top :, right + left :][: size[0], : size[1]]
+        np.testing.assert_array_equal(mine, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "boxes"),
+    [
+        ("flip_crop", (14, 14), [[4, 2, 14, 14, 1], [4, 1, 14, 14, 0], [-3, -1, 14, 14, 0]]),
+        ("resized_crop", (64, 48), [[2, 4, 52, 43, 1], [6, 5, 46, 38, 1], [18, 25, 18, 20, 1]]),
+    ],
+)
+def test_an_entry_goes_on_drawing_the_numbers_that_it_drew(
+    name: str, size: tuple[int, int], boxes: list[list[int]]
+) -> None:
+    """Written down before there was a third entry: recorded runs have seen these."""
+    assert draw_boxes(name, size, 3).tolist() == boxes
+
+
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_how_many_are_taken_at_once_does_not_matter(name: str) -> None:
     boxes = BoxSampler(name, (32, 32), torch.Generator().manual_seed(3), torch.device("cpu"))

@@ -67,7 +67,8 @@ BAD: dict[str, list[Any]] = {
          "train.averaging", "confusion.model"), NOT_NAMES),
     **dict.fromkeys(
         ("noise.delta", "train.rho", "train.momentum", "train.beta1", "train.beta2", "train.warmup",
-         "train.weight_decay", "train.average", "train.smoothing"), NOT_FRACTIONS),
+         "train.weight_decay", "train.average", "train.ema_decay", "train.smoothing"),
+        NOT_FRACTIONS),
     "train.q": [*NOT_FRACTIONS, 0],
     **dict.fromkeys(("model.width", "confusion.width"), NOT_WIDTHS),
     **dict.fromkeys(("train.epsilon", "confusion.learning_rate"), NOT_FLOAT32),
@@ -75,7 +76,9 @@ BAD: dict[str, list[Any]] = {
     **dict.fromkeys(
         ("data.originals", "train.batch_size", "confusion.subset", "confusion.held_out",
          "confusion.batch_size", "confusion.min_samples"), NOT_SIZES),
-    **dict.fromkeys(("model.batch_norm", "train.zero_output", "train.early_stopping"), NOT_BOOLEAN),
+    **dict.fromkeys(
+        ("model.batch_norm", "train.zero_output", "train.early_stopping",
+         "train.recompute_batch_norm"), NOT_BOOLEAN),
     "data.path": ["", True, ["a"], "a\0b", "a\nb", "\x1b[2J", "\ud800", "a\u2028b"],
     "data.size": [3, 1025, 8.0, "8", True, [8]],
     "noise.alpha": [*NOT_NUMBERS, -1e-9, 1e7],
@@ -190,6 +193,7 @@ ONE = {"train.batch_size": 1}
 NORM = {"model.batch_norm": True}
 UNSEEN = {"data.validation": 0}
 STOP = {"train.early_stopping": True}
+ANEW = {"train.recompute_batch_norm": True}
 
 
 @pytest.mark.parametrize(
@@ -213,6 +217,11 @@ STOP = {"train.early_stopping": True}
         ({**UNSEEN, "train.learning_rates": [0.1, 0.5]}, "validation: got 0; accepted: at least 1"),
         ({**UNSEEN, **STOP}, "got 0; accepted: at least 1 with train.early_stopping"),
         ({"train.average": 0.6, **STOP}, "got 0.6; accepted: at most 0.5 with train.early_stoppi"),
+        (
+            ANEW,
+            "train.recompute_batch_norm: got True; accepted: false for perceptron, which is wit",
+        ),
+        ({**ANEW, "model.name": "conv2"}, "got True; accepted: false for conv2, which is without"),
         ({"train.min_samples": 0}, "train.epochs: got 0.0; accepted: above 0"),
         ({"data.path": "images"}, "data.path: got 'images'; accepted: null where name is digits"),
         ({"data.name": "folder"}, "data.path: got None; accepted: a folder"),
@@ -250,7 +259,8 @@ def test_what_does_not_fit_is_told(
         {"train.min_samples": 0, "train.epochs": 0.5}, {**FOLDER, "data.originals": 10**6},
         {**FOLDER, "data.originals": 2**30, "noise.alpha": 1 - 2**-30}, {"confusion.subset": 1408},
         {"train.rho": 0, "train.average": 1}, {"model.name": "conv2", **NORM},
-        {**LARGE, "model.name": "resnet101"},
+        {**LARGE, "model.name": "resnet101"}, {"model.name": "conv2", **NORM, **ANEW},
+        {"model.name": "resnet20", **ANEW},
     ],
 )  # fmt: skip
 def test_what_just_fits_is_accepted(changes: dict[str, Any], write: Callable[..., Path]) -> None:

@@ -20,9 +20,9 @@ import torch
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from stages.lib.components import losses
+from stages.lib.components import averaging, losses, optimizers
 from stages.lib.components.averaging import AVERAGING
-from stages.lib.components.optimizers import OPTIMIZERS, unread
+from stages.lib.components.optimizers import OPTIMIZERS
 from stages.lib.components.schedules import SCHEDULES
 from stages.lib.config.params import Config
 from stages.lib.core import files, machine, processes
@@ -230,19 +230,27 @@ def changed(section: Any) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("section", ["model", "train"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"train.optimizer": name} for name in OPTIMIZERS),
+        *({"train.averaging": name, "train.average": share}
+        for name, share in (("ema", 0.0), *((name, 0.5) for name in AVERAGING))),
+    ],
+    ids=lambda change: " ".join(map(str, change.values())),
+)  # fmt: skip
 def test_a_parameter_decides_unless_it_is_neutral_or_unread(
-    optimizer: str, section: str, make_runs: MakeRuns
+    change: dict[str, Any], section: str, make_runs: MakeRuns
 ) -> None:
     """One that is added later as well, if its type has a value in the pool."""
-    run = make_runs({"train.optimizer": optimizer})[0]
+    run = make_runs(change)[0]
     before, now = run.identity(), getattr(run.config, section)
     neutral, seen = neutral_values(type(now)), set()
     for field, other in changed(now):
         config = replace(run.config, **{section: other})
         found = replace(run, config=config).identity()
-        ignored = runs.NOT_DECIDING | unread(config.train.optimizer)
-        ignored |= losses.unread(config.train.loss)
+        ignored = runs.NOT_DECIDING | optimizers.unread(config.train.optimizer)
+        ignored |= averaging.unread(config.train) | losses.unread(config.train.loss)
         assert (found[section] == before[section]) is (field in ignored), field
         if field not in ("epochs", "min_samples"):  # of which the number of steps is taken
             assert (found == before) is (field in ignored), field
@@ -263,6 +271,7 @@ def test_a_parameter_decides_unless_it_is_neutral_or_unread(
             {"noise.images": "mnist5k"}, {"data.name": "mnist5k"},
         )),
         (True, {"train.min_samples": 319}),  # as many steps
+        (True, {"train.averaging": "ema", "train.ema_decay": 0.9}),  # over no steps
         (True, {"train.learning_rates": [0.5, 0.1]}),
         (True, {"train.seeds": [0, 1]}),
         (True, {"noise.order": "random"}),  # which uniform noise has not

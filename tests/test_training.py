@@ -250,13 +250,19 @@ def test_a_tiny_rate_changes_nothing_and_two_steps_change_everything(trained: An
 
 
 def test_averaged_weights_are_the_mean_over_the_last_steps(trained: Any) -> None:
-    """A share of less than a step reports the trained network."""
+    """Equal or exponential; a share of less than a step reports the trained network."""
     data = make_data()
     path = np.array([trained(MLP, data, steps=steps) for steps in (1, 2, 3, 4)])
     for average, first in ((1.0, 0), (0.75, 1), (0.5, 2), (0.25, 3)):
         got = trained(MLP, data, steps=4, average=average)
         np.testing.assert_allclose(got, path[first:].mean(axis=0), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(trained(MLP, data, steps=4, average=0.24), path[3])
+    config = replace(MLP, averaging="ema", ema_decay=0.5)
+    for average, weights in ((1.0, [1, 1, 2, 4]), (0.5, [0, 0, 1, 1]), (0.25, [0, 0, 0, 1])):
+        got = trained(config, data, steps=4, average=average)
+        expected = np.average(path, axis=0, weights=weights)
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(got, path[3])  # of one step
 
 
 def test_the_curve_looks_at_the_mean_as_soon_as_there_is_one() -> None:
@@ -790,6 +796,10 @@ def stopping() -> list[Replica]:
         ("mlp2", {"batch_size": 1}, lambda: three_of(9)),
         ("mlp2", {"precision": "bfloat16"}, lambda: stacked(shortened=4)[:4]),
         *(("mlp2", {"augmentation": a}, lambda: stacked(shortened=4)[:4]) for a in AUGMENTATIONS),
+        *(
+            (name, {"averaging": "ema", "ema_decay": 0.9}, members)
+            for name, members in (("mlp2", lambda: stacked(shortened=4)[:4]), ("mlp1", stopping))
+        ),
         ("mlp1", {}, stopping),
     ],
 )
@@ -878,6 +888,8 @@ def checkpointed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ensemble.St
         ("conv2", 8, {"augmentation": "resized_crop"}),
         ("perceptron", 2, {"optimizer": "sgd", "weight_decay": 1e-3}),
         ("mlp2", 4, {"optimizer": "adamw", "schedule": "cosine", "warmup": 0.2}),
+        ("mlp2", 4, {"averaging": "ema", "ema_decay": 0.9, "augmentation": "shift"}),
+        ("resnet20", 8, {"averaging": "ema", "ema_decay": 0.5, "recompute_batch_norm": True}),
     ],
 )
 def test_a_training_goes_on_from_a_checkpoint_to_the_bit(

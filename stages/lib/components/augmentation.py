@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-MARGIN = 4  # pixels of zeros on each side of an image that is shifted
+MARGIN = 4  # pixels that an image is shifted by each way, at most, where it may be flipped too
+SHARE = 14  # of a side, the part that an image is shifted by, at most, where it is not flipped
 AREA = (0.08, 1.0)  # of a random crop, as a share of the image's
 RATIO = (3 / 4, 4 / 3)  # of its width to its height
 TRIES = 10  # to find a crop within the image
@@ -88,6 +89,29 @@ def place_shifts(uniform: "Tensor", height: int, width: int) -> "Tensor":
     return torch.cat([moves, sizes, (flipped < 0.5).unsqueeze(1)], dim=1).to(torch.int32)
 
 
+def place_small_shifts(uniform: "Tensor", height: int, width: int) -> "Tensor":
+    """Return boxes of the image's size, moved by up to a fourteenth of each side, none flipped.
+
+    For digits, of which flips are no digits (shifted as by Simard et al. 2003).
+
+    Args:
+        uniform: ``(n, 2)`` in [0, 1): down, right.
+        height: of the images.
+        width: of the images.
+    """
+    import torch
+
+    most = torch.tensor([_farthest(height), _farthest(width)], device=uniform.device)
+    moves = ((2 * most + 1) * uniform).floor() - most
+    whole = torch.tensor([height, width, 0], device=uniform.device).expand(len(uniform), 3)
+    return torch.cat([moves, whole], dim=1).to(torch.int32)
+
+
+def _farthest(side: int) -> int:
+    """Return how many pixels an image without flips is shifted by along a side, at most."""
+    return max(1, side // SHARE)
+
+
 def place_crops(uniform: "Tensor", height: int, width: int) -> "Tensor":
     """Return boxes of random area and ratio within the image, half of them flipped.
 
@@ -135,10 +159,11 @@ def shift(images: "Tensor", boxes: "Tensor") -> "Tensor":
 
     height, width = images.shape[1:3]
     top, left, _, _, flipped = boxes.long().unsqueeze(2).unbind(1)  # (n, 1) each
-    padded = functional.pad(images, (0, 0, MARGIN, MARGIN, MARGIN, MARGIN))
-    rows = top + MARGIN + torch.arange(height, device=images.device)
+    margin = max(MARGIN, _farthest(height), _farthest(width))  # of zeros, as any entry needs it
+    padded = functional.pad(images, (0, 0, margin, margin, margin, margin))
+    rows = top + margin + torch.arange(height, device=images.device)
     columns = torch.arange(width, device=images.device)
-    columns = left + MARGIN + torch.where(flipped > 0, width - 1 - columns, columns)
+    columns = left + margin + torch.where(flipped > 0, width - 1 - columns, columns)
     each = torch.arange(len(images), device=images.device)
     return padded[each[:, None, None], rows[:, :, None], columns[:, None, :]]
 
@@ -181,6 +206,7 @@ class Augmentation(NamedTuple):
 
 
 AUGMENTATIONS = {
+    "shift": Augmentation(2, place_small_shifts, shift),
     "flip_crop": Augmentation(3, place_shifts, shift),
     "resized_crop": Augmentation(2 * TRIES + 3, place_crops, crop),
 }

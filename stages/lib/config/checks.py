@@ -78,25 +78,32 @@ def check_config(config: Config, file: Path | str = paths.PARAMS, prefix: str = 
         highest = MOST_EXAMPLES // largest - 1
         most = f"at most {highest} with {largest} images: a set holds {MOST_EXAMPLES} examples"
         refuse("noise.alpha", most)
-    originals_only = LOSSES[train.loss].originals_only
-    samples = data.originals if originals_only else config.samples
-    if train.batch_size > samples:
-        shown = "examples" if train.targets == "labels" else "images"
-        refuse("train.batch_size", f"at most the training set, {samples} {shown}")
-    if originals_only and (noise.kind, noise.images) != ("uniform", "same"):
-        refuse("train.loss", "cross_entropy: H_alpha stands for uniform noise on the same images")
-    if LOSSES[train.loss].corrects:
-        if noise.images not in ("same", "unique"):
-            refuse("train.loss", "another: images of other classes have no transition matrix")
-        if train.transition == "estimated" and data.validation == 0:
-            refuse("data.validation", "at least 1, on which the transition matrix is estimated")
+    _check_loss(config, refuse)
     check_model(model, data, file, prefix + "model")
-    if train.batch_size == 1 and (model.batch_norm or is_residual(model.name)):
+    normalised = model.batch_norm or is_residual(model.name)
+    if train.batch_size == 1 and normalised:
         refuse("train.batch_size", f"2 or more for {model.name}: batch norm has no variance of one")
+    if train.recompute_batch_norm and not normalised:
+        refuse("train.recompute_batch_norm", f"false for {model.name}, which is without batch norm")
     if noise.images == data.name:
         refuse("noise.images", "same or unique for images of the originals' own data set")
     if facts := FACTS.get(data.name):
         check_fit(data, noise, facts.train_size, facts.num_classes, file, prefix)
+
+
+def _check_loss(config: Config, refuse: Refuse) -> None:
+    data, noise, train = config.data, config.noise, config.train
+    loss = LOSSES[train.loss]
+    samples = data.originals if loss.originals_only else config.samples
+    if train.batch_size > samples:
+        shown = "examples" if train.targets == "labels" else "images"
+        refuse("train.batch_size", f"at most the training set, {samples} {shown}")
+    if loss.originals_only and (noise.kind, noise.images) != ("uniform", "same"):
+        refuse("train.loss", "cross_entropy: H_alpha stands for uniform noise on the same images")
+    if loss.corrects and noise.images not in ("same", "unique"):
+        refuse("train.loss", "another: images of other classes have no transition matrix")
+    if loss.corrects and train.transition == "estimated" and data.validation == 0:
+        refuse("data.validation", "at least 1, on which the transition matrix is estimated")
 
 
 def _check_length(data: DataParams, train: TrainParams, refuse: Refuse) -> None:

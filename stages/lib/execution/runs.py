@@ -11,9 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from stages.lib.components import losses
+from stages.lib.components import averaging, losses, optimizers
 from stages.lib.components.losses import LOSSES
-from stages.lib.components.optimizers import unread
 from stages.lib.config.params import Config, ModelParams, TrainParams
 from stages.lib.core import files
 from stages.lib.core.fields import neutral_values
@@ -80,7 +79,8 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """Return all that decides the outcome besides code and environment: numbers and digests.
 
-        A parameter at its neutral value, and one that only other optimizers read, is left out.
+        A parameter at its neutral value, and one that only other optimizers or averages read, is
+        left out.
 
         Raises:
             DamagedError: the diluted set is another run's or of other images, or a file is not as
@@ -100,10 +100,9 @@ class Run:
         elif wanted.images not in ("same", "unique"):
             images = _digests(self.data / datasets.noise_folder(wanted.images))["train_images"]
             other = {"images": images, "resized by Pillow": metadata.version("pillow")}
-        ignored = NOT_DECIDING | unread(train.optimizer) | losses.unread(train.loss)
+        ignored = NOT_DECIDING | optimizers.unread(train.optimizer) | averaging.unread(train)
+        ignored |= losses.unread(train.loss)
         known = LOSSES[train.loss].corrects and train.transition == "known"
-        if train.average == 0:
-            ignored |= {"averaging"}
         return {
             "model": _deciding(self.config.model),
             "train": {k: v for k, v in _deciding(train).items() if k not in ignored},

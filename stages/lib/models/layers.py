@@ -96,12 +96,15 @@ class Norm(nn.Module):
         self.running_var: Tensor
         self.register_buffer("running_mean", torch.empty(members, channels))
         self.register_buffer("running_var", torch.empty(members, channels))
+        self.momentum = 0.1  # share of a batch's statistics in the running ones
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise by the batch while training, by running statistics otherwise."""
         statistics = self.running_mean.view(-1), self.running_var.view(-1)
         scale, shift = self.weight.flatten(), self.bias.flatten()
-        return functional.batch_norm(x, *statistics, scale, shift, training=self.training)
+        return functional.batch_norm(
+            x, *statistics, scale, shift, training=self.training, momentum=self.momentum
+        )
 
 
 class Flat(nn.Module):

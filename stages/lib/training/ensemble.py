@@ -15,6 +15,7 @@ from stages.lib.config.params import STACKINGS
 from stages.lib.core.errors import UserError
 from stages.lib.kernels import checks
 from stages.lib.models import networks
+from stages.lib.training.batch_norm import recompute
 from stages.lib.training.batches import Batches
 from stages.lib.training.devices import (
     Precision,
@@ -113,7 +114,7 @@ class Ensemble:
         self.averaged: RunningMean | None = None
         if any(member.averages for member in members):
             firsts = [member.first_averaged(1) for member in members]
-            self.averaged = RunningMean(self.network, firsts, config.averaging)
+            self.averaged = RunningMean(self.network, firsts, config)
         # Sums of float32 over hundreds of thousands of steps drift; Apple's GPUs have no more.
         wide = torch.float32 if self.device.type == "mps" else torch.float64
         self.losses = torch.zeros(count, dtype=wide, device=self.device)
@@ -220,6 +221,9 @@ class Ensemble:
             network.weights[index] = averaged.weights
             for mine, theirs in zip(network.buffers(), averaged.buffers(), strict=True):
                 mine[index] = theirs
+        if self.config.recompute_batch_norm:
+            images = [self.members[k].data.images for k in chosen]
+            recompute(network, self.bank, images, self.config.batch_size, self.config.precision)
         return network.eval()
 
     def average_anew(self, evaluated: Sequence[int]) -> None:

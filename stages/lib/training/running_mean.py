@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stages.lib.components.averaging import AVERAGING
+from stages.lib.components.averaging import AVERAGING, AveragingParams
 from stages.lib.models.networks import Network
 
 #: Steps of a running mean, at most, before another is begun: in float32 a mean of many more hardly
@@ -20,14 +20,15 @@ class RunningMean:
     Args:
         network: K networks, whose memory every update reads.
         firsts: the first step of each member's mean, counted from 1.
-        averaging: a key of `AVERAGING`.
+        params: how weights are averaged.
 
     Attributes:
         first: the first step of any mean; before it an update changes nothing.
     """
 
-    def __init__(self, network: Network, firsts: Sequence[int], averaging: str = "tail") -> None:
-        self.network, self.first, self.averaging = network, min(firsts), averaging
+    def __init__(self, network: Network, firsts: Sequence[int], params: AveragingParams) -> None:
+        self.network, self.first, self.params = network, min(firsts), params
+        self.averaging = AVERAGING[params.averaging]
         self.mean = network.select(range(network.members))  # of the block under way
         self._starts = list(firsts)  # of the block under way
         self._aside = [0] * network.members  # steps of the blocks before
@@ -39,7 +40,8 @@ class RunningMean:
         """Take the weights after step ``done``, an int64 scalar, into each mean that has begun."""
         count = done - self._firsts + 1
         # No `torch.where`: it copies a number to the device, which a capture does not allow.
-        share = ((count > 0) * AVERAGING[self.averaging].share(count.clamp(min=1))).unsqueeze(1)
+        share = self.averaging.share(count.clamp(min=1), self.params)
+        share = ((count > 0) * share).unsqueeze(1)
         for mean, value in zip(_tensors(self.mean), _tensors(self.network), strict=True):
             mean.lerp_(value, share)
 
@@ -51,7 +53,7 @@ class RunningMean:
     def close_blocks(self, step: int) -> None:
         """Begin another block wherever one has grown to `BLOCK` steps; only between two updates."""
         rows = [row for row, start in enumerate(self._starts) if step - start + 1 >= BLOCK]
-        if not rows or not AVERAGING[self.averaging].equal:
+        if not rows or not self.averaging.equal:
             return
         if self._earlier is None:
             self._earlier = self.mean.select(range(self.mean.members))
@@ -77,7 +79,7 @@ class RunningMean:
 
     def select(self, rows: Sequence[int], network: Network) -> "RunningMean":
         """Return the means of some members, which are now those of ``network``."""
-        chosen = RunningMean(network, [self._starts[row] for row in rows], self.averaging)
+        chosen = RunningMean(network, [self._starts[row] for row in rows], self.params)
         chosen.first = self.first
         chosen.mean = self.mean.select(rows)
         chosen._aside = [self._aside[row] for row in rows]
