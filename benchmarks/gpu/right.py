@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.runner import Know, Setup
-from benchmarks.gpu.subjects import PRECISIONS, SIZES, members, train_config
+from benchmarks.gpu.subjects import PRECISIONS, SIZES, aggregated, members, train_config
 from benchmarks.stacking import ways
 from stages.lib.components import losses
 from stages.lib.components.augmentation import AUGMENTATIONS
@@ -126,16 +126,19 @@ def captured(name: str, setup: Setup, know: Know) -> None:
     device, (few, many), wrong = setup.device, SIZES[setup.device].steps, []
     torch.backends.cudnn.deterministic = True
     for count in SIZES[device].few:
-        own = members(name, device, count, 10 * many, slowed=SLOWED)
         cases = [
-            ("none", way, precision)
+            ("none", way, precision, "labels")
             for way in ways(name, count, device)
             for precision in PRECISIONS[device]
         ]
         if name in ("conv2", "resnet20"):
-            cases += [(each, "loop", "float32") for each in AUGMENTATIONS if each != "none"]
-        for augmentation, way, precision in cases:
-            how = train_config(name, device, precision, augmentation=augmentation)
+            cases += [(each, "loop", "float32", "labels") for each in AUGMENTATIONS]
+        cases.append(("none", "loop", "float32", "aggregated"))
+        for augmentation, way, precision, targets in cases:
+            how = train_config(name, device, precision, augmentation=augmentation, targets=targets)
+            own = members(name, device, count, 10 * many, slowed=SLOWED)
+            if targets == "aggregated":
+                own = [replace(member, data=aggregated(member.data)) for member in own]
             # First the eager steps: the captured ones then find the kernels that these chose.
             start, before, eager, end = _path(how, own, way, (0, few - 1, few, many), eager=True)
             replayed, replayed_end = _path(how, own, way, (few, many), eager=False)
@@ -147,7 +150,7 @@ def captured(name: str, setup: Setup, know: Know) -> None:
                 f"error after {many} steps": relative(replayed_end, end, end - start),
                 "to_the_bit": torch.equal(replayed_end, end),
             }
-            key = f"K = {count}, {way}, {precision}, augmentation {augmentation}"
+            key = f"K = {count}, {way}, {precision}, augmentation {augmentation}, {targets}"
             errors = found["error"], found[f"error after {many} steps"]
             found["ok"] = errors[0] < OF_A_STEP * step and errors[1] < ALIKE
             know(key, found, f"{key}: {errors[0]:.1e} (a step: {step:.1e}), then {errors[1]:.1e}")

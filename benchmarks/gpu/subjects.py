@@ -8,6 +8,7 @@ import torch
 
 from benchmarks import subjects
 from stages.lib.core.randomness import stream
+from stages.lib.labels.aggregated import aggregate
 from stages.lib.training.replicas import Replica, TrainConfig, TrainingData
 
 #: Networks of the comparisons: (height, width, channels), and whether a ConvNet has batch norm.
@@ -95,3 +96,11 @@ def members(
         )
         for k in range(count)
     ]
+
+
+def aggregated(data: TrainingData) -> TrainingData:
+    """Return the same examples, each image with the counts of its labels."""
+    found = aggregate(data.labels.cpu().numpy(), data.images.cpu().numpy().astype(np.uint32), 10)
+    counts = torch.from_numpy(found.counts).to(data.labels.device)
+    images = torch.from_numpy(found.images.astype(np.int32)).to(data.labels.device)
+    return replace(data, labels=counts, images=images)
