@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from stages.lib.components.losses import LOSSES
+from stages.lib.components.methods import METHODS
 from stages.lib.config.params import (
     Config,
     ConfusionParams,
@@ -85,6 +86,7 @@ def check_config(config: Config, file: Path | str = paths.PARAMS, prefix: str = 
         refuse("train.batch_size", most)
     if originals_only and (noise.kind, noise.images) != ("uniform", "same"):
         refuse("train.loss", "cross_entropy: H_alpha stands for uniform noise on the same images")
+    _check_method(data, noise, train, refuse)
     check_model(model, data, file, prefix + "model")
     if train.batch_size == 1 and (model.batch_norm or is_residual(model.name)):
         refuse("train.batch_size", f"2 or more for {model.name}: batch norm has no variance of one")
@@ -92,6 +94,25 @@ def check_config(config: Config, file: Path | str = paths.PARAMS, prefix: str = 
         refuse("noise.images", "same or unique for images of the originals' own data set")
     if facts := FACTS.get(data.name):
         check_fit(data, noise, facts.train_size, facts.num_classes, file, prefix)
+
+
+def _check_method(data: DataParams, noise: NoiseParams, train: TrainParams, refuse: Refuse) -> None:
+    """Require a set of single examples, and of each method what it needs."""
+    method = METHODS[train.method]
+    if method.choose is None:
+        return
+    if LOSSES[train.loss].originals_only:
+        refuse("train.method", f"none with train.loss {train.loss}: it has no noisy examples")
+    if getattr(train, "targets", "labels") != "labels":
+        refuse("train.method", "none with train.targets aggregated: methods choose single examples")
+    if method.validates and data.validation == 0:
+        refuse("data.validation", f"at least 1 with train.method {train.method}")
+    if method.of_known and noise.alpha and noise.images not in ("same", "unique"):
+        why = f"{train.method} supposes that each image is of one of the classes"
+        refuse("noise.images", f"same or unique: {why}")
+    noisy = sampling.count_noisy(data.originals, noise.alpha) if noise.images == "unique" else 0
+    if "folds" in method.takes and train.folds > data.originals + noisy:
+        refuse("train.folds", f"at most the number of images, {data.originals + noisy}")
 
 
 def _check_length(data: DataParams, train: TrainParams, refuse: Refuse) -> None:

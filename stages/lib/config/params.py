@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from stages.lib.components.augmentation import AugmentationParams
 from stages.lib.components.averaging import AveragingParams
 from stages.lib.components.losses import LossParams
+from stages.lib.components.methods import MethodParams
 from stages.lib.components.optimizers import OptimizerParams
 from stages.lib.components.schedules import ScheduleParams
 from stages.lib.core.fields import (
@@ -71,7 +72,9 @@ class ModelParams:
 
 
 @dataclass(frozen=True, config=STRICT)
-class TrainParams(LossParams, OptimizerParams, ScheduleParams, AveragingParams, AugmentationParams):
+class TrainParams(
+    LossParams, OptimizerParams, ScheduleParams, AveragingParams, AugmentationParams, MethodParams
+):
     """How a network is trained (section 3.4), and what the paper leaves open."""
 
     learning_rates: Rates = (1.0,)

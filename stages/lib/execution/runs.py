@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from stages.lib.components import methods
 from stages.lib.components.losses import LOSSES
 from stages.lib.components.optimizers import unread
 from stages.lib.config.params import Config, ModelParams, TrainParams
@@ -56,6 +57,12 @@ class Run:
         return math.ceil(seen / train.batch_size)
 
     @property
+    def steps_total(self) -> int:
+        """Number of batches of all trainings: a method's first phase has some of its own."""
+        train = self.config.train
+        return (methods.METHODS[train.method].first(train) + 1) * self.steps
+
+    @property
     def examples(self) -> int:
         """Number of examples of the diluted set."""
         n = self.config.data.originals
@@ -86,9 +93,11 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """Return all that decides the outcome besides code and environment: numbers and digests.
 
-        A parameter at its neutral value, and one that only other optimizers read, is left out.
+        A parameter at its neutral value, and one that only other optimizers or methods read, is
+        left out.
 
         Raises:
+            UserError: a package that its method needs is not installed.
             DamagedError: the diluted set is another run's or of other images, or a file is not as
                 it was written.
         """
@@ -106,9 +115,10 @@ class Run:
         elif wanted.images not in ("same", "unique"):
             images = _digests(self.data / datasets.noise_folder(wanted.images))["train_images"]
             other = {"images": images, "resized by Pillow": metadata.version("pillow")}
-        ignored = NOT_DECIDING | unread(train.optimizer)
+        ignored = NOT_DECIDING | unread(train.optimizer) | methods.unread(train.method)
         if train.average == 0:
             ignored |= {"averaging"}
+        packages = methods.versions(train.method)
         return {
             "model": _deciding(self.config.model),
             "train": {k: v for k, v in _deciding(train).items() if k not in ignored},
@@ -119,6 +129,7 @@ class Run:
             "data": _digests(self.data / data.name),
             "other_images": other,
             "labels": facts["sha256"],
+            **({"packages": packages} if packages else {}),
         }
 
 
