@@ -63,7 +63,8 @@ NOT_LISTS = [None, 0.5, []]
 BAD: dict[str, list[Any]] = {
     **dict.fromkeys(
         ("data.name", "noise.kind", "noise.order", "model.name", "train.loss", "train.init",
-         "train.optimizer", "train.schedule", "train.averaging", "confusion.model"), NOT_NAMES),
+         "train.optimizer", "train.schedule", "train.averaging", "train.method",
+         "train.cleaning", "confusion.model"), NOT_NAMES),
     **dict.fromkeys(
         ("noise.delta", "train.rho", "train.momentum", "train.beta1", "train.beta2", "train.warmup",
          "train.weight_decay", "train.average"), NOT_FRACTIONS),
@@ -82,6 +83,7 @@ BAD: dict[str, list[Any]] = {
     "train.epochs": [*NOT_NUMBERS, -1, 1e7],
     "train.augmentation": [*NOT_NAMES, "flip"],
     "train.seeds": [*NOT_LISTS, [0, 0], [-1], [0.0], [True], [2**31]],
+    "train.folds": [*NOT_COUNTS, 0, 1, 101],
     "train.device": [*NOT_NAMES, "gpu"],
     "train.precision": [*NOT_NAMES, "float16"],
     "train.stacking": [*NOT_NAMES, "vmap", False],

@@ -20,6 +20,7 @@ import torch
 from pydantic import ValidationError
 from tqdm import tqdm
 
+from stages.lib.components import methods
 from stages.lib.components.averaging import AVERAGING
 from stages.lib.components.optimizers import OPTIMIZERS, unread
 from stages.lib.components.schedules import SCHEDULES
@@ -241,6 +242,7 @@ def test_a_parameter_decides_unless_it_is_neutral_or_unread(
         config = replace(run.config, **{section: other})
         found = replace(run, config=config).identity()
         ignored = runs.NOT_DECIDING | unread(config.train.optimizer)
+        ignored |= methods.unread(config.train.method)
         assert (found[section] == before[section]) is (field in ignored), field
         if field not in ("epochs", "min_samples"):  # of which the number of steps is taken
             assert (found == before) is (field in ignored), field
