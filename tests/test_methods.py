@@ -161,6 +161,7 @@ def test_label_issues_are_cleanlabs(chunk: int, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(label_issues, "CHUNK", chunk)
     labels, shown, probabilities = draw()
+    probabilities[:9, :2] = probabilities[:9, 2:] = [0.45, 0.05]  # two classes are as likely
     issues = label_issues.find(labels, shown, probabilities)
     every, given = probabilities[shown], labels.astype(int)
     expected = find_label_issues(given, every, filter_by="confident_learning", n_jobs=1)
@@ -189,7 +190,10 @@ def test_what_is_left_is_what_cleanlab_leaves(
     from cleanlab.filter import find_label_issues
 
     runs = make_runs("confident_learning")
-    (outcome,) = train(runs)
+    told: list[int] = []
+    (outcome,) = train(runs, on_evaluation=lambda _, steps, __: told.append(steps))
+    assert told == list(range(10, 401, 10))  # of three folds and what is left
+    assert runs[0].steps_total == outcome["method"]["steps_total"] == 400
     answers = {int(i): p for index, found in asked for i, p in zip(index, found, strict=True)}
     whole = examples_of(inputs.load_data(runs[0], "cpu"))
     issues = find_label_issues(
@@ -421,7 +425,9 @@ def test_a_resumed_second_phase_is_the_uninterrupted_one(
     assert [without(one) for one in resumed] == [without(one) for one in whole]
     assert told[0] > runs[0].steps_total - runs[0].steps
     assert told[-1] == runs[0].steps_total
-    assert resumed[0]["wall_seconds"] > 0
+    for one, state in zip(resumed, states, strict=True):
+        assert state is not None
+        assert one["wall_seconds"] > state["method"]["seconds"] > 0
 
 
 def test_too_few_examples_without_issues_or_a_diverged_fold_keep_all(

@@ -14,6 +14,11 @@ CHUNK = 1 << 22  # probabilities at once, of so many examples and classes
 CLOSE = 1e-6  # cleanlab's: a label that is as likely as the likeliest but for this is no issue
 
 
+def load() -> None:
+    """Import cleanlab."""
+    import cleanlab.count  # noqa: F401
+
+
 class Issues(NamedTuple):
     """What is found of given labels.
 

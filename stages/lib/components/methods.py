@@ -177,7 +177,8 @@ class Method(NamedTuple):
         choose: what each network of the second phase is trained on; None: there is one phase.
         first: how many trainings of a run's steps its first phase is.
         takes: those of `MethodParams` that it reads.
-        packages: what it needs to be installed.
+        packages: what it needs to be installed, ...
+        load: ... and imports that.
         validates: whether it needs validation images.
         of_known: whether it supposes that each image is of one of the classes.
     """
@@ -186,6 +187,7 @@ class Method(NamedTuple):
     first: "Callable[[MethodParams], int]" = lambda _: 0
     takes: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
+    load: Callable[[], None] = lambda: None
     validates: bool = False
     of_known: bool = False
 
@@ -197,6 +199,7 @@ METHODS = {
         lambda params: params.folds,
         takes=("folds", "cleaning"),
         packages=("cleanlab",),
+        load=label_issues.load,
         of_known=True,
     ),
     "self_training": Method(self_training, lambda _: 1, validates=True),

@@ -118,6 +118,7 @@ def _first_phase(
     on_evaluation: Evaluated,
 ) -> tuple[list[dict[str, Any]], dict[int, dict[str, Any]]]:
     """Return what is chosen for each member, and outcomes of those for which nothing is."""
+    METHODS[config.method].load()  # before the clock: that takes seconds, once in a process
     started = time.perf_counter()
     first = FirstNetworks(config, members, seeds, stacking, on_evaluation)
     choose = METHODS[config.method].choose
