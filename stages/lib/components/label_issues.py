@@ -98,7 +98,7 @@ def find(
 
 
 def class_weights(labels: NDArray[np.integer], joint: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Return the weight of each class's loss after pruning, ``(m,)`` (section 3.3).
+    """Return the weight of each class's loss after pruning, ``(m,)`` (section 3.2).
 
     ``Q[true = k] / Q[given = k, true = k]``, the inverse of the estimated share of a class's
     examples whose label is right: what is pruned of a class, the rest of it stands for.
