@@ -29,7 +29,8 @@ PARAMS: dict[str, dict[str, Any]] = {
     "model": {"name": "mlp3", "width": 0.125},
     "train": {
         "loss": "mean_absolute_error", "optimizer": "signsgd", "schedule": "halved",
-        "averaging": "growing", "average": 0.5, "augmentation": "flip", "epochs": 0.0,
+        "averaging": "growing", "average": 0.5, "augmentation": "flip", "method": "small_loss",
+        "epochs": 0.0,
         "learning_rates": [0.001], "min_samples": 64000, "seeds": [0], "device": "cpu",
     },
     "confusion": {"subset": 200, "held_out": 200},

@@ -310,9 +310,9 @@ def test_streams_differ_by_seed_and_purpose() -> None:
 
 def test_the_numbers_of_purposes_are_part_of_every_result() -> None:
     """Append, never renumber: the split and labels of a seed would be others."""
-    assert PURPOSES[:9] == (
+    assert PURPOSES[:13] == (
         "split", "order", "labels", "validation", "images", "init", "shuffle", "augmentation",
-        "pixels",
+        "pixels", "folds", "fold_init", "fold_shuffle", "fold_augmentation",
     )  # fmt: skip
     assert stream(3, "labels").entropy == (3, 2)
 

@@ -64,7 +64,7 @@ BAD: dict[str, list[Any]] = {
     **dict.fromkeys(
         ("data.name", "noise.kind", "noise.order", "model.name", "train.loss", "train.init",
          "train.targets", "train.transition", "train.optimizer", "train.schedule",
-         "train.averaging", "confusion.model"), NOT_NAMES),
+         "train.averaging", "train.method", "train.cleaning", "confusion.model"), NOT_NAMES),
     **dict.fromkeys(
         ("noise.delta", "train.rho", "train.momentum", "train.beta1", "train.beta2", "train.warmup",
          "train.weight_decay", "train.average", "train.ema_decay", "train.smoothing"),
@@ -87,6 +87,7 @@ BAD: dict[str, list[Any]] = {
     "train.epochs": [*NOT_NUMBERS, -1, 1e7],
     "train.augmentation": [*NOT_NAMES, "flip"],
     "train.seeds": [*NOT_LISTS, [0, 0], [-1], [0.0], [True], [2**31]],
+    "train.folds": [*NOT_COUNTS, 0, 1, 101],
     "train.device": [*NOT_NAMES, "gpu"],
     "train.precision": [*NOT_NAMES, "float16"],
     "train.stacking": [*NOT_NAMES, "vmap", False],

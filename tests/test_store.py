@@ -20,7 +20,7 @@ import torch
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from stages.lib.components import averaging, losses, optimizers
+from stages.lib.components import averaging, losses, methods, optimizers
 from stages.lib.components.averaging import AVERAGING
 from stages.lib.components.optimizers import OPTIMIZERS
 from stages.lib.components.schedules import SCHEDULES
@@ -251,6 +251,7 @@ def test_a_parameter_decides_unless_it_is_neutral_or_unread(
         found = replace(run, config=config).identity()
         ignored = runs.NOT_DECIDING | optimizers.unread(config.train.optimizer)
         ignored |= averaging.unread(config.train) | losses.unread(config.train.loss)
+        ignored |= methods.unread(config.train.method)
         assert (found[section] == before[section]) is (field in ignored), field
         if field not in ("epochs", "min_samples"):  # of which the number of steps is taken
             assert (found == before) is (field in ignored), field

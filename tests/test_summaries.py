@@ -246,16 +246,22 @@ def make_runs(config: Config, folder: Path) -> list[runs.Run]:
 
 
 @pytest.mark.parametrize(
-    ("loss", "accuracy", "examples"),
-    [("cross_entropy", 0.5, 180), ("expected_noisy_cross_entropy", 1.0, 60)],
+    ("changes", "accuracy", "examples", "labels_seen"),
+    [
+        ({}, 0.5, 180, 320),
+        ({"train.loss": "expected_noisy_cross_entropy"}, 1.0, 60, 320),
+        ({"train.targets": "aggregated"}, 0.5, 180, 960),  # 320 images of three labels
+    ],
 )
 def test_a_set_is_described_by_the_mean_over_seeds(
-    loss: str, accuracy: float, examples: int, make_config: Any, tmp_path: Path
-) -> None:
+    changes: dict[str, Any], accuracy: float, examples: int, labels_seen: int,
+    make_config: Any, tmp_path: Path,
+) -> None:  # fmt: skip
     """The noisy loss sees true labels only."""
-    config = make_config({"train.loss": loss, "train.seeds": [0, 7]})
+    config = make_config({**changes, "train.seeds": [0, 7]})
     assert experiment.describe_set(make_runs(config, tmp_path)) == {
         "label_accuracy": pytest.approx(accuracy), "examples": examples, "examples_seen": 320,
+        "labels_seen": labels_seen,
     }  # fmt: skip
 
 

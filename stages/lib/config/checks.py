@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from stages.lib.components.losses import LOSSES
+from stages.lib.components.methods import METHODS
 from stages.lib.config.params import (
     Config,
     ConfusionParams,
@@ -79,6 +80,7 @@ def check_config(config: Config, file: Path | str = paths.PARAMS, prefix: str = 
         most = f"at most {highest} with {largest} images: a set holds {MOST_EXAMPLES} examples"
         refuse("noise.alpha", most)
     _check_loss(config, refuse)
+    _check_method(config, refuse)
     check_model(model, data, file, prefix + "model")
     normalised = model.batch_norm or is_residual(model.name)
     if train.batch_size == 1 and normalised:
@@ -104,6 +106,26 @@ def _check_loss(config: Config, refuse: Refuse) -> None:
         refuse("train.loss", "another: images of other classes have no transition matrix")
     if loss.corrects and train.transition == "estimated" and data.validation == 0:
         refuse("data.validation", "at least 1, on which the transition matrix is estimated")
+
+
+def _check_method(config: Config, refuse: Refuse) -> None:
+    """Require a set of single examples, and of each method what it needs."""
+    data, noise, train = config.data, config.noise, config.train
+    method = METHODS[train.method]
+    if method.choose is None:
+        return
+    if LOSSES[train.loss].originals_only:
+        refuse("train.method", f"none with train.loss {train.loss}: it has no noisy examples")
+    if train.targets != "labels":
+        refuse("train.method", "none with train.targets aggregated: methods choose single examples")
+    if method.validates and data.validation == 0:
+        refuse("data.validation", f"at least 1 with train.method {train.method}")
+    if method.of_known and noise.alpha and noise.images not in ("same", "unique"):
+        why = f"{train.method} supposes that each image is of one of the classes"
+        refuse("noise.images", f"same or unique: {why}")
+    images = config.examples if noise.images == "unique" else data.originals
+    if "folds" in method.takes and train.folds > images:
+        refuse("train.folds", f"at most the number of images, {images}")
 
 
 def _check_length(data: DataParams, train: TrainParams, refuse: Refuse) -> None:

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from stages.lib.components.augmentation import AugmentationParams
 from stages.lib.components.averaging import AveragingParams
 from stages.lib.components.losses import LossParams
+from stages.lib.components.methods import MethodParams
 from stages.lib.components.optimizers import OptimizerParams
 from stages.lib.components.schedules import ScheduleParams
 from stages.lib.components.targets import TargetsParams
@@ -73,7 +74,13 @@ class ModelParams:
 
 @dataclass(frozen=True, config=STRICT)
 class TrainParams(
-    TargetsParams, LossParams, OptimizerParams, ScheduleParams, AveragingParams, AugmentationParams
+    TargetsParams,
+    LossParams,
+    OptimizerParams,
+    ScheduleParams,
+    AveragingParams,
+    AugmentationParams,
+    MethodParams,
 ):
     """How a network is trained (section 3.4), and what the paper leaves open."""
 

@@ -5,6 +5,7 @@ import numpy as np
 #: What streams are for, by their numbers, which are part of every result: append, never renumber.
 PURPOSES = (
     "split", "order", "labels", "validation", "images", "init", "shuffle", "augmentation", "pixels",
+    "folds", "fold_init", "fold_shuffle", "fold_augmentation",
 )  # fmt: skip
 
 

@@ -68,7 +68,7 @@ def train_or_load(
         if device == "cpu":  # else the sets lie on the accelerator
             machine.require_memory(packing.host_memory(queue), title)
         with tqdm(
-            total=sum(run.steps for run in missing),
+            total=sum(run.steps_total for run in missing),
             initial=sum(started.values()),
             unit="step",
             desc=title,

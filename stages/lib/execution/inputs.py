@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,12 +52,17 @@ def train_stack(
         on_report: called with a run and what its outcome would be, were this its end.
         on_done: called with a run and its outcome when it is done.
     """
-    from stages.lib.training.loop import train
+    from stages.lib.training import loop, phases
     from stages.lib.training.replicas import shared
 
     configure_torch(device)
+    config, train = shared(stack[0].config), loop.train
+    if config.method != "none":
+        dataset, *_ = _load_dataset(stack[0].data / stack[0].config.data.name, device)
+        seeds = [run.seed for run in stack]
+        train = partial(phases.train, seeds=seeds, true_labels=dataset.train_labels)
     return train(
-        shared(stack[0].config),
+        config,
         [_member(run, device) for run in stack],
         stacking=stacking,
         states=states,

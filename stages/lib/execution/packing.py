@@ -170,4 +170,4 @@ def _cost(run: Run) -> float:
     """Return a rough cost, which only serves to start the longest stacks first."""
     kind = type(ARCHITECTURES[run.config.model.name])
     relative = RELATIVE_COST[kind] * run.config.model.width
-    return run.steps * run.config.train.batch_size * relative
+    return run.steps_total * run.config.train.batch_size * relative

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from stages.lib.components import averaging, losses, optimizers
+from stages.lib.components import averaging, losses, methods, optimizers
 from stages.lib.components.losses import LOSSES
 from stages.lib.config.params import Config, ModelParams, TrainParams
 from stages.lib.core import files
@@ -55,6 +55,12 @@ class Run:
         return math.ceil(seen / train.batch_size)
 
     @property
+    def steps_total(self) -> int:
+        """Number of batches of all trainings: a method's first phase has some of its own."""
+        train = self.config.train
+        return (methods.METHODS[train.method].first(train) + 1) * self.steps
+
+    @property
     def alpha(self) -> float:
         """Noisy labels per clean label, which losses may read."""
         return self.config.noise.alpha
@@ -79,10 +85,11 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """Return all that decides the outcome besides code and environment: numbers and digests.
 
-        A parameter at its neutral value, and one that only other optimizers or averages read, is
+        A parameter at its neutral value, and one that only other entries of a registry read, is
         left out.
 
         Raises:
+            UserError: a package that its method needs is not installed.
             DamagedError: the diluted set is another run's or of other images, or a file is not as
                 it was written.
         """
@@ -101,8 +108,9 @@ class Run:
             images = _digests(self.data / datasets.noise_folder(wanted.images))["train_images"]
             other = {"images": images, "resized by Pillow": metadata.version("pillow")}
         ignored = NOT_DECIDING | optimizers.unread(train.optimizer) | averaging.unread(train)
-        ignored |= losses.unread(train.loss)
+        ignored |= losses.unread(train.loss) | methods.unread(train.method)
         known = LOSSES[train.loss].corrects and train.transition == "known"
+        packages = methods.versions(train.method)
         return {
             "model": _deciding(self.config.model),
             "train": {k: v for k, v in _deciding(train).items() if k not in ignored},
@@ -114,6 +122,7 @@ class Run:
             "other_images": other,
             "labels": facts["sha256"],
             **({"transition": facts["transition"]} if known else {}),
+            **({"packages": packages} if packages else {}),
         }
 
 

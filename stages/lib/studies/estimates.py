@@ -128,7 +128,7 @@ def make(key: str, scale: str) -> Plan:
         groups[_cost(stack[0])].append(stack)
     for group in groups.values():
         alike, largest = [run for stack in group for run in stack], max(group, key=len)
-        steps = sum(run.steps for run in alike)
+        steps = sum(run.steps_total for run in alike)
         kinds.append(Kind(largest[0], len(alike), steps, _rate(largest, device)))
     return Plan(
         points=len(grid.points),

@@ -43,7 +43,8 @@ def summarise_rate(rate: float, outcomes: list[Outcome]) -> dict[str, Any]:
 
     Mean and spread are over the seeds that did not diverge, None where all did; ``values`` has None
     for each that did, and ``diverged`` counts them. Of five classes or fewer there is no top-5.
-    ``stopped_at`` is there with early stopping alone: the examples that each seed had seen.
+    ``stopped_at`` is there with early stopping alone: the examples that each seed had seen; so is
+    ``method``, what each seed's found, with one.
     """
     finite = [outcome for outcome in outcomes if not outcome["diverged"]]
     report = {
@@ -60,6 +61,8 @@ def summarise_rate(rate: float, outcomes: list[Outcome]) -> dict[str, Any]:
         report["top5_values"] = every
     if "stopped_at" in outcomes[0]:
         report["stopped_at"] = [outcome["stopped_at"] for outcome in outcomes]
+    if "method" in outcomes[0]:
+        report["method"] = [outcome["method"] for outcome in outcomes]
     return report
 
 

@@ -14,6 +14,7 @@ from copy import deepcopy
 from dataclasses import asdict
 from typing import Any
 
+from stages.lib.models.networks import Network
 from stages.lib.training.devices import Precision, synchronise
 from stages.lib.training.ensemble import Ensemble, State
 from stages.lib.training.replicas import Replica, TrainConfig
@@ -33,6 +34,7 @@ def train(
     on_evaluation: Callable[[int, int, float | None], None] = lambda *_: None,
     on_report: Callable[[int, dict[str, Any]], None] = lambda *_: None,
     on_done: Callable[[int, dict[str, Any]], None] = lambda *_: None,
+    on_network: Callable[[int, Network], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Train a stack and return what `stages.lib.execution.store` stores of each member.
 
@@ -52,6 +54,7 @@ def train(
         on_report: called with member and what its outcome would be, were this its end: when it has
             done its steps and, with early stopping, at every evaluation that is the best so far.
         on_done: called with member and outcome when it has done its steps.
+        on_network: called with member and a copy of its network, of one, at each report.
 
     Returns:
         For each member: accuracies as fractions (``val_accuracy`` and ``noisy_val_accuracy`` None
@@ -79,7 +82,7 @@ def train(
             evaluated = [k for k in active if stack.step in members[k].evaluations]
             done = [k for k in evaluated if stack.step == members[k].steps]
             if evaluated:
-                evaluate(stack, evaluated, records, on_report)
+                evaluate(stack, evaluated, records, on_report, on_network)
                 stack.average_anew(evaluated)
             for k in active:
                 records[k].seconds += (time.perf_counter() - started) / len(active)

@@ -48,6 +48,7 @@ def evaluate(
     evaluated: list[int],
     records: list[Record],
     on_report: Callable[[int, dict[str, Any]], None],
+    on_network: Callable[[int, networks.Network], None] | None = None,
 ) -> None:
     """Note how members do, and report on those that are due."""
     index = torch.stack([stack.members[k].data.validation for k in evaluated])
@@ -77,6 +78,8 @@ def evaluate(
         for i, report in zip(due, reports, strict=True):
             records[evaluated[i]].report = report
             on_report(evaluated[i], records[evaluated[i]].outcome())
+            if on_network is not None:
+                on_network(evaluated[i], network.select([i]).eval())
 
 
 def _is_due(member: Replica, step: int, curve: list[dict[str, Any]], finite: bool) -> bool:
