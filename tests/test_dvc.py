@@ -478,6 +478,9 @@ def test_an_experiment_elsewhere_beside_a_repro_shares_points_with_it(fresh: Rep
     whole = contents(fresh, "metrics/experiment.json")
     forget_points(fresh)
     here = start(fresh, "repro", "--force", "--single-item", "train")
+    while not points(fresh):  # for `-S` writes into the params that it reads first
+        assert here.poll() is None, here.communicate()
+        time.sleep(0.05)
     beside = start(fresh, "exp", "run", "--temp", "--set-param", "train.seeds=[0,1,2]")
     answers = [ended(here), ended(beside)]
     assert [answer.status for answer in answers] == [0, 0], [answer.text for answer in answers]
