@@ -68,7 +68,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             return {
                 "val_accuracy": share, "noisy_val_accuracy": share, "test_accuracy": share,
                 "test_top5_accuracy": None, "diverged": value is None,
-                "wall_seconds": seconds(run), **more,
+                "wall_seconds": seconds(run), "steps": 2, "operations": 500, **more,
             }  # fmt: skip
 
         monkeypatch.setattr(
@@ -286,13 +286,14 @@ def test_a_threshold_is_of_one_seed_at_every_size() -> None:
         return {
             "alpha": 0.0, "originals": originals, "test_accuracy": 0.5, "learning_rate": 1.0,
             "seeds": list(values), "values": list(values.values()), "diverged_runs": [],
-            "config": None,
+            "config": None, "series": "a", "operations": 500,
         }  # fmt: skip
 
     plain = [point(10, {0: 0.1, 1: 0.3}), point(1000, {0: 0.7, 1: 0.9})]
     turned = [point(10, {0: 0.1, 1: 0.3, 2: 0.2}), point(1000, {1: 0.9, 0: 0.7})]
     (one,), (other,) = (thresholds.critical_sizes(p, (0.6,), "alpha") for p in (plain, turned))
     assert (other["seeds"], other["values"]) == ([0, 1], one["values"])
+    assert one["operations"] == 1000  # of both sizes
     assert other["values"] == pytest.approx([10 * 100 ** (5 / 6), 10 * 100 ** (3 / 6)])
 
 

@@ -23,6 +23,7 @@ from stages.lib.config.params import PRECISIONS, ModelParams
 from stages.lib.core import files
 from stages.lib.core.errors import UserError
 from stages.lib.models import networks
+from stages.lib.models.operations import operations
 from stages.lib.training import (
     batches,
     devices,
@@ -579,6 +580,8 @@ def test_accuracies_and_confusion_are_those_of_a_slow_loop(
     assert outcome["val_accuracy"] == pytest.approx(right / V, abs=1e-12)
     assert outcome["val_confusion"] == count(data.validation_labels, validation).tolist()
     assert outcome["parameters"] == parameters
+    each = operations(name, (8, 8, 1), M, width=0.125, batch_norm=False)
+    assert (outcome["steps"], outcome["operations"]) == (steps, each * 32 * steps)
     assert outcome["wall_seconds"] > 0
 
 

@@ -89,7 +89,8 @@ def summarise(train: TrainParams, outcomes: list[Outcome]) -> dict[str, Any]:
         ``sd``, ``lo``, ``hi``, ``values`` per seed, ``val_accuracy``, ``diverged`` (how many seeds
         did) and, of more than five classes, top-5's, all at that rate; the other selections' test
         accuracy and rate; ``diverged_runs`` at whatever rate, ``seeds_text`` (of how many seeds all
-        this is) and ``rates``. Where every seed diverged at every rate, no rate and no mean.
+        this is), ``operations`` (see `operations`) and ``rates``. Where every seed diverged at
+        every rate, no rate and no mean.
     """
     width = len(train.learning_rates)
     rates = [
@@ -110,8 +111,22 @@ def summarise(train: TrainParams, outcomes: list[Outcome]) -> dict[str, Any]:
             if outcome["diverged"]
         ],
         "seeds_text": _seeds_text(rates, headline),
+        "operations": operations(outcomes, len(train.seeds)),
         "rates": rates,
     }
+
+
+def operations(outcomes: Sequence[Outcome], seeds: int) -> int:
+    """Return the floating-point operations of a seed's trainings at all rates, a mean over seeds.
+
+    Those at rates that were not chosen and those that diverged count: the choice took them all. Of
+    a method in several phases all are counted, each step as one of the network that is reported.
+    """
+    total = 0
+    for outcome in outcomes:
+        steps = outcome.get("method", {}).get("steps_total", outcome["steps"])
+        total += outcome["operations"] * steps // outcome["steps"]
+    return round(total / seeds)
 
 
 def _band(mean: float | None, sd: float | None) -> dict[str, float | None]:

@@ -89,6 +89,7 @@ def critical_sizes(points: Sequence[Point], targets: Sequence[float], x: str) ->
                     "diverged": len({run["seed"] for run in lost}),
                     "diverged_runs": lost,
                     "diverged_sizes": [n for n in sizes if n not in known],
+                    "operations": sum(point["operations"] for point in curve),
                     "seeds_text": _seeds_text(len(own), len(values), lost),
                     "config": curve[-1]["config"],
                 }

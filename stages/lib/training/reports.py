@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stages.lib.config.params import MOST_CONFUSED, TOP
 from stages.lib.models import networks
+from stages.lib.models.operations import operations
 from stages.lib.training.ensemble import Ensemble
 from stages.lib.training.evaluation import most_likely, predict, ranks
 from stages.lib.training.replicas import EVALUATIONS, Replica, TrainingData
@@ -100,13 +101,24 @@ def _report(
 
     precision = stack.config.precision
     tested = predict(network, data.test_images, every, precision, classes_and_ranks)
-    shared = {"parameters": network.weights.shape[1]}
     stopped = {"stopped_at": stack.step * stack.config.batch_size}
     return [
         _accuracies(stack.members[k].data, seen, *test)
-        | (shared | stopped if stack.members[k].early_stopping else shared)
+        | {"parameters": network.weights.shape[1]}
+        | _compute(stack, stack.members[k])
+        | (stopped if stack.members[k].early_stopping else {})
         for k, seen, test in zip(due, validation, tested.movedim(2, 1), strict=True)
     ]
+
+
+def _compute(stack: Ensemble, member: Replica) -> dict[str, int]:
+    """Return a member's steps and the operations of them all, whatever is reported of it."""
+    height, width, channels = stack.bank.shape[1:]
+    model, m = stack.config.model, member.data.num_classes
+    each = operations(
+        model.name, (height, width, channels), m, width=model.width, batch_norm=model.batch_norm
+    )
+    return {"steps": member.steps, "operations": each * stack.config.batch_size * member.steps}
 
 
 def _accuracies(
