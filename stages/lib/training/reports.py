@@ -13,6 +13,7 @@ from stages.lib.models import networks
 from stages.lib.models.operations import operations
 from stages.lib.training.ensemble import Ensemble
 from stages.lib.training.evaluation import most_likely, predict, ranks
+from stages.lib.training.memorisation import memorised
 from stages.lib.training.replicas import EVALUATIONS, Replica, TrainingData
 
 
@@ -61,13 +62,14 @@ def evaluate(
         mean_loss = sums[i] / (stack.step - records[k].evaluated)
         records[k].evaluated = stack.step
         true = stack.members[k].data.validation_labels
-        records[k].curve.append(
-            {
-                "examples_seen": stack.step * stack.config.batch_size,
-                "val_accuracy": _share(predicted[i], true),
-                "train_loss": mean_loss if math.isfinite(mean_loss) else None,
-            }
-        )
+        row: dict[str, Any] = {
+            "examples_seen": stack.step * stack.config.batch_size,
+            "val_accuracy": _share(predicted[i], true),
+            "train_loss": mean_loss if math.isfinite(mean_loss) else None,
+        }
+        if stack.config.memorisation:
+            row |= _memorisation(stack, stack.members[k].data, network.select([i]).eval())
+        records[k].curve.append(row)
         if _is_due(stack.members[k], stack.step, records[k].curve, finite[i]):
             records[k].finite = finite[i]
             due.append(i)
@@ -78,6 +80,19 @@ def evaluate(
         for i, report in zip(due, reports, strict=True):
             records[evaluated[i]].report = report
             on_report(evaluated[i], records[evaluated[i]].outcome())
+
+
+def _memorisation(
+    stack: Ensemble, data: TrainingData, network: networks.Network
+) -> dict[str, float | None]:
+    """Return how a network of one member answers to training examples, and to test images."""
+    precision = stack.config.precision
+    every = torch.arange(len(data.test_images), device=stack.device).unsqueeze(0)
+    test = predict(network, data.test_images, every, precision)[0]
+    shares = (
+        {} if data.examples is None else memorised(network, stack.bank, data.examples, precision)
+    )
+    return {**shares, "test_accuracy": _share(test, data.test_labels)}
 
 
 def _is_due(member: Replica, step: int, curve: list[dict[str, Any]], finite: bool) -> bool:
