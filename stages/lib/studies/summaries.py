@@ -103,7 +103,7 @@ def summarise(train: TrainParams, outcomes: list[Outcome]) -> dict[str, Any]:
         **{f"test_accuracy{suffix}": rate["test_accuracy"] for suffix, rate in chosen.items()},
         **{f"learning_rate{suffix}": rate["learning_rate"] for suffix, rate in chosen.items()},
         **{key: value for key, value in headline.items() if key in SHOWN},
-        **_band(headline["test_accuracy"], headline["test_accuracy_sd"]),
+        **band(headline["test_accuracy"], headline["test_accuracy_sd"]),
         "seeds": list(train.seeds),
         "diverged_runs": [
             {"learning_rate": rate, "seed": seed}
@@ -129,8 +129,8 @@ def operations(outcomes: Sequence[Outcome], seeds: int) -> int:
     return round(total / seeds)
 
 
-def _band(mean: float | None, sd: float | None) -> dict[str, float | None]:
-    """Return a spread and the band of `BAND`, within [0, 1]."""
+def band(mean: float | None, sd: float | None) -> dict[str, float | None]:
+    """Return a spread, and of an accuracy the band of `BAND`, within [0, 1]."""
     if mean is None or sd is None:
         return {"sd": None, "lo": None, "hi": None}
     return {"sd": sd, "lo": max(0.0, mean - sd), "hi": min(1.0, mean + sd)}
@@ -142,7 +142,7 @@ def as_top5(summary: dict[str, Any]) -> dict[str, Any]:
     of_rate = {rate["learning_rate"]: rate["top5_accuracy"] for rate in summary["rates"]}
     chosen = {f"test_accuracy{s}": of_rate.get(summary[f"learning_rate{s}"]) for s in SELECTIONS}
     kept = {key: value for key, value in summary.items() if key != "rates"}
-    return {**kept, **chosen, "values": summary["top5_values"], **_band(mean, sd)}
+    return {**kept, **chosen, "values": summary["top5_values"], **band(mean, sd)}
 
 
 def number_of_seeds(known: int, seeds: int) -> str:
