@@ -444,10 +444,10 @@ def test_curves_are_of_the_chosen_rate_by_epochs_and_of_seeds_that_did_not_diver
     found = {(p["series"], p["epoch"]): p for p in got["points"]}
     name = "α = 2, labels: "
     assert {series.removeprefix(name) for series, _ in found} == {
-        "test images", "truly labelled, as given", "noisily labelled, as given",
+        "test images", "truly labelled", "mislabelled as given",
     }  # fmt: skip
     assert {epoch for _, epoch in found} == {0.5, 1.5}  # of 180 examples
-    point = found[f"{name}noisily labelled, as given", 1.5]
+    point = found[f"{name}mislabelled as given", 1.5]
     assert point["values"] == [pytest.approx(0.4), pytest.approx(0.45), None]
     assert (point["accuracy"], point["diverged"]) == (pytest.approx(0.425), 1)
     assert (point["lo"], point["hi"]) == pytest.approx(

@@ -58,6 +58,14 @@ class Style(NamedTuple):
     marker: str
 
 
+def parts_of(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return what and how of each series, where all are called ``WHAT: HOW``; else no how."""
+    parts = {name: (what, how) for name in names for what, _, how in [name.rpartition(": ")]}
+    return (
+        parts if all(what for what, _ in parts.values()) else {name: (name, "") for name in names}
+    )
+
+
 def series_styles(names: Sequence[str]) -> dict[str, Style]:
     """Return the style of each series.
 
@@ -66,9 +74,7 @@ def series_styles(names: Sequence[str]) -> dict[str, Style]:
     Raises:
         ValueError: there are more than can be told apart.
     """
-    parts = {name: name.rpartition(": ")[::2] for name in names}
-    if not all(what for what, _ in parts.values()):
-        parts = {name: (name, "") for name in names}
+    parts = parts_of(names)
     colours = series_colours(list(dict.fromkeys(what for what, _ in parts.values())))
     markers = dict(zip(colours, MARKERS, strict=False))
     ways = list(dict.fromkeys(how for _, how in parts.values()))

@@ -15,9 +15,9 @@ Curves = list[list[dict[str, Any]]]
 #: Columns of an evaluation -> what a series of them is called.
 QUANTITIES = {
     "test_accuracy": "test images",
-    "true_as_given": "truly labelled, as given",
-    "noisy_as_given": "noisily labelled, as given",
-    "noisy_as_true": "noisily labelled, as the true class",
+    "true_as_given": "truly labelled",
+    "noisy_as_given": "mislabelled as given",
+    "noisy_as_true": "mislabelled as true",
 }
 
 
