@@ -331,15 +331,16 @@ def stated(text: str, figure: dict[str, Any]) -> str:
         ]
         if len(points) != 1:
             raise ValueError(f"{match[0]}: got {len(points)} points; must be one of the figure's")
-        return mean(points[0]) if "test_accuracy" in points[0] else _critical(points[0])
+        return _critical(points[0]) if "critical_size" in points[0] else mean(points[0])
 
     return POINT.sub(value, text)
 
 
 def mean(point: dict[str, Any]) -> str:
-    """Return a point's mean test accuracy with its standard deviation over seeds."""
+    """Return a point's mean accuracy, mostly on test images, with its deviation over seeds."""
     spread = "(one seed)" if point["sd"] is None else f"± {point['sd']:.3f}"
-    return f"{point['test_accuracy']:.3f} {spread}"
+    value = point["test_accuracy"] if "test_accuracy" in point else point["accuracy"]
+    return f"{value:.3f} {spread}"
 
 
 def _critical(point: dict[str, Any]) -> str:

@@ -49,7 +49,7 @@ def table(figure: dict[str, Any]) -> list[str]:
 
 
 def _point(point: dict[str, Any], y: str) -> str:
-    form = ".3f" if y == "test_accuracy" else ",.0f"
+    form = ".3f" if "accuracy" in y else ",.0f"
     value = _value(point[y], point["sd"], form, point.get("status", "diverged"))
     return f"{value} ({point['seeds_text']})"
 

@@ -68,7 +68,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             return {
                 "val_accuracy": share, "noisy_val_accuracy": share, "test_accuracy": share,
                 "test_top5_accuracy": None, "diverged": value is None,
-                "wall_seconds": seconds(run), **more,
+                "wall_seconds": seconds(run), "steps": 2, "operations": 500, **more,
             }  # fmt: skip
 
         monkeypatch.setattr(
@@ -286,13 +286,14 @@ def test_a_threshold_is_of_one_seed_at_every_size() -> None:
         return {
             "alpha": 0.0, "originals": originals, "test_accuracy": 0.5, "learning_rate": 1.0,
             "seeds": list(values), "values": list(values.values()), "diverged_runs": [],
-            "config": None,
+            "config": None, "series": "a", "operations": 500,
         }  # fmt: skip
 
     plain = [point(10, {0: 0.1, 1: 0.3}), point(1000, {0: 0.7, 1: 0.9})]
     turned = [point(10, {0: 0.1, 1: 0.3, 2: 0.2}), point(1000, {1: 0.9, 0: 0.7})]
     (one,), (other,) = (thresholds.critical_sizes(p, (0.6,), "alpha") for p in (plain, turned))
     assert (other["seeds"], other["values"]) == ([0, 1], one["values"])
+    assert one["operations"] == 1000  # of both sizes
     assert other["values"] == pytest.approx([10 * 100 ** (5 / 6), 10 * 100 ** (3 / 6)])
 
 
@@ -386,3 +387,70 @@ def test_the_papers_values_stand_beside_their_target(critical: Any, pretend: Any
     stated = [(points[alpha, 0.9]["paper_x"], points[alpha, 0.9]["paper_y"]) for alpha in (2, 5)]
     assert stated == [(10, 2000), (50, 10000)]
     assert points[2, 0.8]["paper_y"] is None
+
+
+# --- studies of methods
+
+
+def test_each_training_has_a_threshold_of_its_own_beside_the_baselines(
+    prepare: Any, pretend: Any
+) -> None:
+    """Accuracy rises from 0.2 at 30 originals to 0.8 at 270; from 0.5 where labels are grouped."""
+
+    def accuracy(run: runs.Run) -> float:
+        low = 0.5 if run.config.train.targets == "aggregated" else 0.2
+        return low if run.config.data.originals == 30 else 0.8
+
+    pretend(accuracy)
+    changes = [
+        {"train.targets": targets, "data.originals": n, "train.seeds": [0, 1, 2, 3, 4]}
+        for n in (30, 270)
+        for targets in ("labels", "aggregated")
+    ]
+    got = compute(prepare("methods_threshold", *changes, targets=(0.7,)))
+    plain, grouped = got["points"]
+    sizes = [30 * 9 ** (5 / 6), 30 * 9 ** (2 / 3)]  # linear in log n
+    assert [p["critical_size"] for p in (plain, grouped)] == pytest.approx(sizes)
+    assert [p["series"] for p in (plain, grouped)] == ["labels: 0.70", "aggregated: 0.70"]
+    assert (plain["difference"], plain["operations"]) == (None, 2 * 500)
+    between = [grouped[key] for key in ("difference", "difference_lo", "difference_hi", "pairs")]
+    assert between == pytest.approx([*[sizes[1] - sizes[0]] * 3, 5])
+
+
+def test_curves_are_of_the_chosen_rate_by_epochs_and_of_seeds_that_did_not_diverge(
+    prepare: Any, pretend: Any
+) -> None:
+    def curve(value: float) -> list[dict[str, Any]]:
+        row = {"val_accuracy": 0.5, "train_loss": 1.0, "true_as_given": value}
+        row |= {"noisy_as_given": value / 2, "noisy_as_true": None, "test_accuracy": value}
+        return [{**row, "examples_seen": seen} for seen in (90, 270)]
+
+    def made(run: runs.Run) -> dict[str, Any]:
+        lost, good = run.seed == 2, run.learning_rate == 0.5
+        value = (0.8 if good else 0.6) + 0.1 * run.seed
+        return {
+            "val_accuracy": value, "noisy_val_accuracy": value, "test_accuracy": value,
+            "test_top5_accuracy": None, "diverged": lost, "wall_seconds": 1.0, "steps": 1,
+            "operations": 7, "curve": curve(value),
+        }  # fmt: skip
+
+    prepared = prepare(
+        "memorisation",
+        {"train.learning_rates": [0.1, 0.5], "train.seeds": [0, 1, 2]},
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executors, "train_or_load", lambda todo, _: ([*map(made, todo)], "cpu"))
+        got = compute(prepared)
+    found = {(p["series"], p["epoch"]): p for p in got["points"]}
+    name = "α = 2, labels: "
+    assert {series.removeprefix(name) for series, _ in found} == {
+        "test images", "truly labelled", "mislabelled as given",
+    }  # fmt: skip
+    assert {epoch for _, epoch in found} == {0.5, 1.5}  # of 180 examples
+    point = found[f"{name}mislabelled as given", 1.5]
+    assert point["values"] == [pytest.approx(0.4), pytest.approx(0.45), None]
+    assert (point["accuracy"], point["diverged"]) == (pytest.approx(0.425), 1)
+    assert (point["lo"], point["hi"]) == pytest.approx(
+        (0.425 - 0.05 / 2**0.5, 0.425 + 0.05 / 2**0.5)
+    )
+    assert (point["operations"], point["learning_rate"]) == (14, 0.5)

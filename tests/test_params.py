@@ -77,7 +77,7 @@ BAD: dict[str, list[Any]] = {
         ("data.originals", "train.batch_size", "confusion.subset", "confusion.held_out",
          "confusion.batch_size", "confusion.min_samples"), NOT_SIZES),
     **dict.fromkeys(
-        ("model.batch_norm", "train.zero_output", "train.early_stopping",
+        ("model.batch_norm", "train.zero_output", "train.early_stopping", "train.memorisation",
          "train.recompute_batch_norm"), NOT_BOOLEAN),
     "data.path": ["", True, ["a"], "a\0b", "a\nb", "\x1b[2J", "\ud800", "a\u2028b"],
     "data.size": [3, 1025, 8.0, "8", True, [8]],

@@ -379,3 +379,20 @@ def test_heatmap_has_a_matrix_for_each_series_and_one_colour_bar() -> None:
 def test_other_suffixes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'a\.pdf'"):
         pictures.save(drawn(TWO_SERIES), tmp_path / "a.pdf")
+
+
+def test_what_and_how_are_told_apart_by_colours_and_dashes() -> None:
+    names = [f"{what}: {how}" for what in ("mlp1", "conv4") for how in ("labels", "grouped")]
+    figure = pictures.draw(
+        curves([point(name, x, 0.5) for name in names for x in (0, 1)], series_title="a: training")
+    )
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    looks = [(lines[n].get_color(), lines[n].get_linestyle(), lines[n].get_marker()) for n in names]
+    assert len(set(looks)) == 4
+    assert looks[0][::2] == looks[1][::2]  # a network's colour and marker
+    assert looks[0][0] == marks.series_colours(["mlp1"])["mlp1"]
+    assert [look[1] for look in looks] == ["-", "--"] * 2
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert legend == ["mlp1", "conv4", "training", "labels", "grouped"]
+    with pytest.raises(ValueError, match="5 kinds of dashes, got 6"):
+        marks.series_styles([f"mlp1: {k}" for k in range(6)])

@@ -30,7 +30,7 @@ SCALE_FILE = "scales/${scale}.yaml"
 EXPERIMENT = ("data", "noise", "model", "train", "confusion")  # sections of params.yaml
 WHOLE_SCALE, ONE_FIGURE = {"read_scale", "read_confusion"}, {"read_grid"}
 FRONT = ("check", "scan")  # the first reads whole files; the second runs whenever it reads any
-MOST_LINES = 212
+MOST_LINES = 125  # of the stages: each study has a plot more
 
 
 def read(name: str) -> dict[str, Any]:
@@ -175,7 +175,8 @@ def faults(pipeline: dict[str, Any]) -> set[str]:
 
 def test_stages_declare_what_they_import_and_read() -> None:
     assert faults(PIPELINE) == set()
-    assert len((ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+    stages, _, _ = (ROOT / "dvc.yaml").read_text(encoding="utf-8").partition("\nplots:\n")
+    assert len(stages.splitlines()) <= MOST_LINES
 
 
 FILES = ("stages", "studies", "scales", "params")
@@ -259,13 +260,14 @@ def test_commands_have_no_arguments_and_figures_no_part_in_the_experiment(name: 
 
 
 IMAGENET = {"fig3_uniform_imagenet", "fig10_training_size_imagenet"}  # which few have
+LONG = {"averaging", "batch_schedule", "memorisation", "methods_threshold"}  # at laptop scale alone
 STUDIES = {key: registry.read_study(key) for key in registry.known()}
 PAPERS = {key for key, study in STUDIES.items() if study.number}
 
 
 def test_figures_are_all_figures_of_the_scale() -> None:
     chosen = read("params.yaml")["figures"]
-    assert chosen == [key for key in STUDIES if key not in IMAGENET]
+    assert chosen == [key for key in STUDIES if key not in IMAGENET | LONG]
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -303,9 +305,9 @@ def plots() -> dict[str, dict[str, Any]]:
 
 
 def commented_plots() -> dict[str, dict[str, Any]]:
-    """Return the plots of ImageNet's figures, which stand in comments at the end."""
+    """Return the plots of what quick scale does not have, which stand in comments at the end."""
     text = (ROOT / "dvc.yaml").read_text(encoding="utf-8").partition("  # With ImageNet's")[2]
-    lines = [line.removeprefix("  # ") for line in text.splitlines()[1:]]
+    lines = [line.removeprefix("  # ") for line in text.splitlines()[2:]]
     entries = yaml.safe_load("\n".join(lines))
     return {title: plot for entry in entries for title, plot in entry.items()}
 
@@ -314,7 +316,7 @@ def commented_plots() -> dict[str, dict[str, Any]]:
 def test_figure_has_its_plot(key: str) -> None:
     study = STUDIES[key]
     file = f"metrics/figures/${{scale}}/{key}.json"
-    offered = commented_plots() if key in IMAGENET else plots()
+    offered = commented_plots() if key in IMAGENET | LONG else plots()
     shown = {title: plot for title, plot in offered.items() if file in plot["y"]}
     assert len(shown) == 1
     (title,) = shown

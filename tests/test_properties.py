@@ -120,6 +120,7 @@ GOOD = {
     "train.augmentation": st.sampled_from(["none", *AUGMENTATIONS]),
     "train.average": st.floats(0, 0.5),  # more of it is refused with early stopping
     "train.early_stopping": st.booleans(),
+    "train.memorisation": st.booleans(),
     "train.seeds": many(st.integers(0, 2**31 - 1)),
     "train.device": st.sampled_from(DEVICES),
     "train.precision": st.sampled_from(PRECISIONS),

@@ -225,6 +225,19 @@ def test_two_points_at_one_place_of_a_curve_are_told(
         grid([block], **more)
 
 
+def test_a_baseline_is_a_series_of_the_grid(grid: Any) -> None:
+    arms = [{"train.targets": ["labels", "aggregated"], "noise.alpha": [0, 5]}]
+    (arm, _, other, _) = grid(arms, key="methods_alpha").points
+    assert read_study("methods_alpha").baseline_of(other) == "perceptron: labels"
+    assert read_study("methods_alpha").series_of(arm) == "perceptron: labels"
+    with pytest.raises(
+        ParamsError, match=r"baseline: got 'perceptron: labels'; accepted: a series"
+    ):
+        grid([{"train.targets": ["aggregated"]}], key="methods_alpha")
+    with pytest.raises(ParamsError, match=r"two points of series 'α = 2, labels', which differ in"):
+        grid([{"model.width": [0.5, 1.0]}], key="memorisation")
+
+
 def test_a_log_scale_begins_above_zero(own: Any, content: Any) -> None:
     own({"x": "noise.alpha"})
     entry = {name: content()[name] for name in grids.SECTIONS}

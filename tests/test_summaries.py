@@ -22,7 +22,7 @@ def outcome(
     return {
         "val_accuracy": val, "noisy_val_accuracy": val if noisy is None else noisy,
         "test_accuracy": test, "test_top5_accuracy": None, "test_confusion": [[2, 1], [0, 3]],
-        "diverged": diverged, "wall_seconds": 1.5,
+        "diverged": diverged, "wall_seconds": 1.5, "steps": 2, "operations": 600,
         "curve": [{"examples_seen": 32, "val_accuracy": val, "train_loss": 1.0}],
     }  # fmt: skip
 
@@ -189,6 +189,12 @@ def test_of_the_rates_with_the_fewest_diverged_the_largest_mean_is_chosen(
     given: list[dict[str, Any]], best: int
 ) -> None:
     assert choose(given, "c") is given[best]
+
+
+def test_operations_are_those_of_all_rates_and_phases_of_a_seed(two_by_two: Config) -> None:
+    phases = {**outcome(0.9, 0.6), "method": {"steps_total": 7}}  # at 300 operations a step
+    outcomes = [outcome(0.9, 0.6), GONE, phases, outcome(0.5, 0.5)]
+    assert summarise(two_by_two.train, outcomes)["operations"] == (600 + 600 + 2100 + 600) // 2
 
 
 # --- thresholds

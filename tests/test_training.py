@@ -23,6 +23,7 @@ from stages.lib.config.params import PRECISIONS, ModelParams
 from stages.lib.core import files
 from stages.lib.core.errors import UserError
 from stages.lib.models import networks
+from stages.lib.models.operations import operations
 from stages.lib.training import (
     batches,
     devices,
@@ -455,6 +456,7 @@ def test_early_stopping_reports_the_best_of_trainings_of_doubled_lengths(
     assert [row["val_accuracy"] for row in got["curve"]] == accuracies
     best = accuracies.index(max(accuracies))
     wanted = {**alone[best], "curve": got["curve"], "stopped_at": 32 * evaluations[best]}
+    wanted |= {key: alone[-1][key] for key in ("steps", "operations")}  # it took them all
     assert got == wanted
 
 
@@ -579,6 +581,8 @@ def test_accuracies_and_confusion_are_those_of_a_slow_loop(
     assert outcome["val_accuracy"] == pytest.approx(right / V, abs=1e-12)
     assert outcome["val_confusion"] == count(data.validation_labels, validation).tolist()
     assert outcome["parameters"] == parameters
+    each = operations(name, (8, 8, 1), M, width=0.125, batch_norm=False)
+    assert (outcome["steps"], outcome["operations"]) == (steps, each * 32 * steps)
     assert outcome["wall_seconds"] > 0
 
 

@@ -91,6 +91,7 @@ class TrainParams(
     epochs: Annotated[float, Interval(ge=0, le=1e6)] = 0.0
     min_samples: Count = 64000
     early_stopping: Annotated[bool, Neutral(False)] = False
+    memorisation: Annotated[bool, Neutral(False)] = False
     seeds: Seeds = (0, 1)
     device: Annotated[str, OneOf(DEVICES)] = "auto"
     precision: Annotated[str, OneOf(PRECISIONS)] = "float32"

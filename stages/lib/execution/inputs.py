@@ -105,6 +105,7 @@ def load_data(run: Run, device: str) -> "TrainingData":
     """Return the tensors of a run on a device; images are read once per process."""
     import torch
 
+    from stages.lib.training import memorisation
     from stages.lib.training.replicas import TrainingData
 
     name = run.config.data.name
@@ -116,8 +117,12 @@ def load_data(run: Run, device: str) -> "TrainingData":
     images = diluted.images[: diluted.originals] if loss.originals_only else diluted.images
     v, m = len(diluted.validation_images), dataset.num_classes
     targets: tuple[Any, ...] = images, labels, None
-    if train.targets == "aggregated":
-        targets = aggregate(labels, images, m)
+    examples = None
+    if train.targets == "aggregated" or train.memorisation:
+        aggregated = aggregate(labels, images, m)
+        targets = aggregated if train.targets == "aggregated" else targets
+        if train.memorisation:
+            examples = memorisation.examples(aggregated, dataset.train_labels, device)
     votes = np.zeros((v, m), dtype=np.int64)
     given = diluted.validation_labels
     np.add.at(votes, (np.arange(len(given)) % max(v, 1), given), 1)
@@ -143,6 +148,7 @@ def load_data(run: Run, device: str) -> "TrainingData":
         test_labels=test_labels,
         classes=None if targets[2] is None else tensor(targets[2], np.int32),
         transition=None if transition is None else tensor(transition, np.float32),
+        examples=examples,
     )
 
 

@@ -8,7 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from stages.lib.plots.marks import PAPER_LABEL, Picture, beyond_the_grid, paper_marks
+from stages.lib.plots.marks import (
+    PAPER_LABEL,
+    Picture,
+    beyond_the_grid,
+    paper_marks,
+    parts_of,
+    series_in_order,
+    series_styles,
+)
 
 LABEL_CHARACTERS = 20  # entries of a legend are wrapped to leave room for the curves
 
@@ -78,15 +86,34 @@ def set_scales(axes: Axes, picture: Picture) -> None:
 
 
 def add_legend(axes: Axes, beside: Axes, picture: Picture) -> None:
-    """Put the legend of ``axes`` right of ``beside``, where it can hide nothing."""
-    handles, _ = axes.get_legend_handles_labels()
+    """Put the legend of ``axes`` right of ``beside``, where it can hide nothing.
+
+    Of series that are called ``WHAT: HOW`` it has each what and each how once.
+    """
+    handles: list[Any] = axes.get_legend_handles_labels()[0]
+    title, _, rest = picture["series_title"].partition(": ")
+    styles = series_styles(series_in_order(picture["points"]))
+    parts = parts_of(list(styles))
+    if any(how for _, how in parts.values()):
+        whats = {parts[name][0]: style for name, style in reversed(styles.items())}
+        hows = {parts[name][1]: style.dashes for name, style in styles.items()}
+        handles = [
+            Line2D([], [], color=style.colour, marker=style.marker, linewidth=1.6, label=what)
+            for what, style in reversed(whats.items())
+        ]
+        handles.append(Line2D([], [], linestyle="none", label=rest))
+        for how, dashes in hows.items():
+            line: dict[str, Any] = {"color": "0.3", "linestyle": dashes, "linewidth": 1.6}
+            handles.append(Line2D([], [], label=how, **line))
+    else:
+        title = picture["series_title"]
     if paper_marks(picture["points"]):
         star: dict[str, Any] = {"linestyle": "none", "marker": "*", "label": PAPER_LABEL}
         handles.append(Line2D([], [], markersize=11, mfc="white", mec="0.3", **star))
     beside.legend(
         handles=handles,
         labels=[textwrap.fill(str(handle.get_label()), LABEL_CHARACTERS) for handle in handles],
-        title=textwrap.fill(picture["series_title"], LABEL_CHARACTERS + 4),
+        title=textwrap.fill(title, LABEL_CHARACTERS + 4),
         loc="upper left",
         bbox_to_anchor=(1.02 if beside is axes else 1.3, 1.0),
         borderaxespad=0.0,

@@ -2,16 +2,20 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 Point = Mapping[str, Any]
 Picture = Mapping[str, Any]
+Dashes = str | tuple[int, tuple[int, ...]]
 
 # seaborn's colour-blind-safe palette, its palest two last, as in the templates of .dvc/plots.
 PALETTE = [
     *("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc"),
     *("#ca9161", "#56b4e9", "#949494", "#fbafe4", "#ece133"),
 ]
+
+MARKERS = "osD^vPX<>p"
+DASHES: tuple[Dashes, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))
 
 #: Notes of the points that `fates` tells apart, with the fewest and the most labels tried.
 NOTES = {
@@ -44,6 +48,43 @@ def series_in_order(points: Sequence[Point]) -> list[str]:
         numbers = [float(digits) for digits in number.findall(name)]
         families.setdefault(number.sub("#", name), {})[name] = numbers
     return [name for family in families.values() for name in sorted(family, key=family.__getitem__)]
+
+
+class Style(NamedTuple):
+    """How a series is drawn: its line's colour and dashes, and the marker of its points."""
+
+    colour: str
+    dashes: Dashes
+    marker: str
+
+
+def parts_of(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return what and how of each series, where all are called ``WHAT: HOW``; else no how."""
+    parts = {name: (what, how) for name in names for what, _, how in [name.rpartition(": ")]}
+    return (
+        parts if all(what for what, _ in parts.values()) else {name: (name, "") for name in names}
+    )
+
+
+def series_styles(names: Sequence[str]) -> dict[str, Style]:
+    """Return the style of each series.
+
+    Where all are called ``WHAT: HOW``, one colour and marker are what's, and how is told by dashes.
+
+    Raises:
+        ValueError: there are more than can be told apart.
+    """
+    parts = parts_of(names)
+    colours = series_colours(list(dict.fromkeys(what for what, _ in parts.values())))
+    markers = dict(zip(colours, MARKERS, strict=False))
+    ways = list(dict.fromkeys(how for _, how in parts.values()))
+    if len(ways) > len(DASHES):
+        raise ValueError(f"a picture has {len(DASHES)} kinds of dashes, got {len(ways)}: {ways}")
+    dashes = dict(zip(ways, DASHES, strict=False))
+    return {
+        name: Style(colours[what], dashes[how], markers[what])
+        for name, (what, how) in parts.items()
+    }
 
 
 def series_colours(names: Sequence[str]) -> dict[str, str]:

@@ -21,15 +21,14 @@ from stages.lib.plots.axes import add_legend, set_scales, set_strip, wrapped
 from stages.lib.plots.marks import (
     Picture,
     Point,
+    Style,
     beyond_the_grid,
     fates,
     notes,
     paper_marks,
-    series_colours,
     series_in_order,
+    series_styles,
 )
-
-MARKERS = "osD^vPX<>p"
 
 #: Without a date, so that bytes repeat.
 METADATA: dict[str, Any] = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
@@ -59,7 +58,7 @@ CROSS = {**ALONE, "marker": "x", "markersize": 7, "markeredgewidth": 1.5, "zorde
 
 
 def _draw_series(
-    axes: Axes, picture: Picture, rows: Sequence[Point], label: str, colour: str, marker: str
+    axes: Axes, picture: Picture, rows: Sequence[Point], label: str, style: Style
 ) -> None:
     """Draw one series: a line with markers, its band, and × where some of the seeds diverged.
 
@@ -67,7 +66,9 @@ def _draw_series(
     """
     xs, ys = [row[picture["x"]] for row in rows], _values(rows, picture["y"])
     low, high = _values(rows, "lo"), _values(rows, "hi")
-    axes.plot(xs, ys, color=colour, marker=marker, linewidth=1.6, label=label, zorder=3, **LINE)
+    colour, dashes, marker = style
+    line: dict[str, Any] = {**LINE, "linestyle": dashes, "marker": marker}
+    axes.plot(xs, ys, color=colour, linewidth=1.6, label=label, zorder=3, **line)
     axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
     for x, y, row in zip(xs, ys, rows, strict=True):
         if row.get("diverged") and not math.isnan(y):
@@ -125,11 +126,12 @@ def draw_curves(picture: Picture) -> Figure:
     else:
         axes = strip = figure.add_subplot()
     names = series_in_order(points)
-    colours = series_colours(names)
-    for name, marker in zip(names, MARKERS, strict=False):
+    styles = series_styles(names)
+    colours = {name: style.colour for name, style in styles.items()}
+    for name, style in styles.items():
         rows = [row for row in points if str(row["series"]) == name]
         rows.sort(key=lambda row: row[picture["x"]])
-        _draw_series(axes, picture, rows, name, colours[name], marker)
+        _draw_series(axes, picture, rows, name, style)
     for name, x, y in paper_marks(points):
         here, place = (strip, beyond.index(x)) if x in beyond else (axes, x)
         here.plot([place], [y], markeredgecolor=colours[name], gid=f"paper-{name}", **STAR)

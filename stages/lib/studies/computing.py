@@ -10,7 +10,7 @@ from stages.lib.core.errors import UserError
 from stages.lib.execution import executors, packing, runs
 from stages.lib.execution.runs import Run
 from stages.lib.labels import dilution
-from stages.lib.studies import experiment, grids, summaries
+from stages.lib.studies import curves, experiment, grids, pairs, summaries
 from stages.lib.studies.grids import Grid
 from stages.lib.studies.kinds import KINDS, Point
 
@@ -55,7 +55,8 @@ def expand(grid: Grid, data: Path, labels: Path) -> list[list[Run]]:
     for config in grid.points:
         place, x = grid.study.place_of(config), grid.study.column
         folder = labels / dilution.name_of(config.data, config.noise)
-        found.append(runs.expand(f"{place['series']}, {x}={place[x]:g}", config, data, folder))
+        name = f"{place['series']}, {x}={place[x]:g}" if x in place else place["series"]
+        found.append(runs.expand(name, config, data, folder))
     return found
 
 
@@ -70,7 +71,8 @@ def report(
         outcomes: of all runs, in their order.
         device: that they were trained on.
     """
-    study, points, times = grid.study, [], []
+    study, kind = grid.study, KINDS[grid.study.kind]
+    points, times = list[Point](), list[Point]()
     for config, todo in zip(grid.points, expanded, strict=True):
         mine, outcomes = outcomes[: len(todo)], outcomes[len(todo) :]
         place, summary = study.place_of(config), summaries.summarise(config.train, mine)
@@ -79,13 +81,17 @@ def report(
         if study.top5:
             shown = {", top-1": summary, ", top-5": summaries.as_top5(summary)}
         shared = {**experiment.describe_set(todo), "config": asdict(config)}
+        if kind.along:
+            shared["curves"] = curves.chosen(config, mine, summary["learning_rate"])
+        baseline = study.baseline_of(config)
         points += [
             {**values, **place, **shared, "series": place["series"] + suffix}
+            | ({} if baseline is None else {"baseline": baseline + suffix})
             for suffix, values in shown.items()
         ]
-    if make := KINDS[study.kind].from_points:
-        points = make(points, grid.targets, study.column)
-    return _report(grid, points, times, device)
+    if kind.from_points:
+        points = kind.from_points(points, grid.targets, study.column)
+    return _report(grid, pairs.add_differences(points, study.column), times, device)
 
 
 def _report(

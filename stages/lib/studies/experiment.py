@@ -76,7 +76,11 @@ def _curve(run: Run, outcome: summaries.Outcome) -> list[dict[str, Any]]:
         "learning_rate": run.learning_rate,
         "seed": run.seed,
     }
-    shown = [row if i < first else {**row, "val_accuracy": None} for i, row in enumerate(curve)]
+    kept = ("examples_seen", "train_loss")
+    shown = [
+        row if i < first else {key: row[key] if key in kept else None for key in row}
+        for i, row in enumerate(curve)
+    ]
     return [{**row, **shared, "diverged": i >= first} for i, row in enumerate(shown)]
 
 

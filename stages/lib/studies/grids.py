@@ -90,22 +90,27 @@ def read_grid(scale: str, key: str) -> Grid:
 
 
 def _check_places(grid: Grid, file: Path) -> None:
-    """Require that no two trained points would stand at one place of a curve."""
+    """Require one trained point at each place of a curve, and of a baseline that it is a series."""
     study, kind = grid.study, KINDS[grid.study.kind]
     seen: dict[Any, Config] = {}
     for point in grid.points if kind.from_labels is None else ():
         series, values = study.series_of(point), flat(point)
-        x = values[study.x]
+        x = values.get(study.x, 1)  # a kind's own is of no config
         if study.x_scale == "log" and x <= 0:
             fail(file, f"{grid.key}.{study.x}", "", x, "above 0 on a log scale")
-        # What is swept along a curve makes one threshold, whatever its points are called.
-        other = seen.setdefault((x, values[kind.swept] if kind.swept else series), point)
+        other = seen.setdefault((x, series, kind.swept and values[kind.swept]), point)
         if other is not point:
+            place = "" if kind.x else f" at {study.column} = {x:g}"
             differ = ", ".join(name for name, old in flat(other).items() if values[name] != old)
             raise ParamsError(
-                f"{file}: {grid.key}.grids: got two points of series {series!r} at {study.column} "
-                f"= {x:g}, which differ in {differ}; accepted: one, or a series for each"
+                f"{file}: {grid.key}.grids: got two points of series {series!r}{place}, "
+                f"which differ in {differ}; accepted: one, or a series for each"
             )
+    named = {study.series_of(point) for point in grid.points}
+    for baseline in (study.baseline_of(point) for point in grid.points):
+        if baseline not in (None, *named):
+            accepted = f"a series of the grid in {file}: {', '.join(sorted(named))}"
+            fail(paths.STUDIES / f"{grid.key}.yaml", "", "baseline", baseline, accepted)
 
 
 def _combinations(block: Any, file: Path, key: str) -> list[dict[str, Any]]:

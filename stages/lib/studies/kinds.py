@@ -9,7 +9,7 @@ import numpy as np
 from stages.lib.config.params import MOST_CONFUSED, Config
 from stages.lib.core.errors import UserError
 from stages.lib.noise import transitions
-from stages.lib.studies import summaries, thresholds
+from stages.lib.studies import curves, summaries, thresholds
 
 Point = dict[str, Any]
 
@@ -28,6 +28,7 @@ class Kind:
         from_points: makes points from trained ones, targets, and the column of the abscissa; None
             where the trained ones are shown.
         swept: ``section.key`` in which trained points at one x of a series may differ.
+        along: whether points are made of what was evaluated on the way, see `curves.chosen`.
     """
 
     y: str
@@ -37,6 +38,7 @@ class Kind:
     from_labels: Callable[[Config, dict[str, Any]], list[Point]] | None = None
     from_points: Callable[[Sequence[Point], Sequence[float], str], list[Point]] | None = None
     swept: str | None = None
+    along: bool = False
 
 
 def distribution(config: Config, facts: dict[str, Any]) -> list[Point]:
@@ -80,4 +82,5 @@ KINDS = {
         from_points=thresholds.critical_sizes,
         swept="data.originals",
     ),
+    "curves": Kind("accuracy", summaries.BAND, x="epoch", from_points=curves.along, along=True),
 }

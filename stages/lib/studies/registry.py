@@ -76,6 +76,8 @@ class Study:
         kind: what is made of the grid's points, one of `KINDS`.
         y: column of a point that is the ordinate, its kind's.
         y_title: its axis title.
+        baseline: label of the curve that a config's is compared to, a text like ``series``; None
+            where none is.
         series_where: ``section.key`` -> a value -> the label's text where the config has it.
         top5: whether top-5 accuracy is shown beside top-1, as a series of its own.
         number: of the paper's figure; none of a study of one's own, nor the next three.
@@ -96,6 +98,7 @@ class Study:
     series_where: dict[Annotated[str, OneOf(KEYS)], dict[Any, Template]] = field(
         default_factory=dict
     )
+    baseline: Template | None = None
     top5: bool = False
     number: PositiveCount | None = None
     dataset: Text | None = None
@@ -109,12 +112,19 @@ class Study:
 
     def series_of(self, config: Config) -> str:
         """Return the label of the curve that a config belongs to."""
-        values, images = flat(config), config.noise.images
-        values["data.title"] = TITLES[config.data.name]
-        values["noise.title"] = TITLES.get(images, f"{images} images")
+        values = _values(config)
         where = self.series_where.items()
         special = [cases[values[key]] for key, cases in where if values[key] in cases]
         return _Filled().vformat([*special, self.series][0], (), values)
+
+    def baseline_of(self, config: Config) -> str | None:
+        """Return the label of the curve that a config's is compared to, None where there is none.
+
+        That it is one of the study's is checked with its grid.
+        """
+        if self.baseline is None:
+            return None
+        return _Filled().vformat(self.baseline, (), _values(config))
 
     def place_of(self, config: Config) -> dict[str, Any]:
         """Return what a point has as columns: its series, and numbers of its config."""
@@ -135,6 +145,13 @@ class _Filled(Formatter):
         return ", ".join(format(v, spec) for v in (value if isinstance(value, tuple) else [value]))
 
 
+def _values(config: Config) -> dict[str, Any]:
+    """Return what a template may name: a config's values, and how its data sets are called."""
+    images = config.noise.images
+    noise = TITLES.get(images, f"{images} images")
+    return {**flat(config), "data.title": TITLES[config.data.name], "noise.title": noise}
+
+
 def flat(config: Config) -> dict[str, Any]:
     """Return a config's values by ``section.key``."""
     sections = asdict(config).items()
@@ -146,17 +163,19 @@ _TEMPLATE = "a text in which {section.key}, as in 'α = {noise.alpha:g}', is a v
 #: What keys accept, where their type does not say it all.
 ACCEPTED = {
     "series": _TEMPLATE,
+    "baseline": f"{_TEMPLATE}, which is a series",
     "series_where": f"section.key: {{value: text, ...}}, each {_TEMPLATE}",
     "stated": "series: [{x: number, y: number, text: the paper's words}, ...]",
 }
 
 
 def known() -> list[str]:
-    """Return the keys of the studies that there are, the paper's by their numbers."""
+    """Return the keys of the studies that there are, the paper's first and by their numbers."""
     stems = [file.stem for file in paths.STUDIES.glob("*.yaml")]
 
     def order(stem: str) -> list[str | int]:
-        return [int(part) if part.isdigit() else part for part in re.split("([0-9]+)", stem)]
+        parts = [int(part) if part.isdigit() else part for part in re.split("([0-9]+)", stem)]
+        return [int(parts[0] != "fig"), *parts]
 
     return sorted(filter(paths.NAME.fullmatch, stems), key=order)
 

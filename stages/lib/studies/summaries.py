@@ -92,7 +92,8 @@ def summarise(train: TrainParams, outcomes: list[Outcome]) -> dict[str, Any]:
         ``sd``, ``lo``, ``hi``, ``values`` per seed, ``val_accuracy``, ``diverged`` (how many seeds
         did) and, of more than five classes, top-5's, all at that rate; the other selections' test
         accuracy and rate; ``diverged_runs`` at whatever rate, ``seeds_text`` (of how many seeds all
-        this is) and ``rates``. Where every seed diverged at every rate, no rate and no mean.
+        this is), ``operations`` (see `operations`) and ``rates``. Where every seed diverged at
+        every rate, no rate and no mean.
     """
     width = len(train.learning_rates)
     rates = [
@@ -105,7 +106,7 @@ def summarise(train: TrainParams, outcomes: list[Outcome]) -> dict[str, Any]:
         **{f"test_accuracy{suffix}": rate["test_accuracy"] for suffix, rate in chosen.items()},
         **{f"learning_rate{suffix}": rate["learning_rate"] for suffix, rate in chosen.items()},
         **{key: value for key, value in headline.items() if key in SHOWN},
-        **_band(headline["test_accuracy"], headline["test_accuracy_sd"]),
+        **band(headline["test_accuracy"], headline["test_accuracy_sd"]),
         "seeds": list(train.seeds),
         "diverged_runs": [
             {"learning_rate": rate, "seed": seed}
@@ -113,12 +114,26 @@ def summarise(train: TrainParams, outcomes: list[Outcome]) -> dict[str, Any]:
             if outcome["diverged"]
         ],
         "seeds_text": _seeds_text(rates, headline),
+        "operations": operations(outcomes, len(train.seeds)),
         "rates": rates,
     }
 
 
-def _band(mean: float | None, sd: float | None) -> dict[str, float | None]:
-    """Return a spread and the band of `BAND`, within [0, 1]."""
+def operations(outcomes: Sequence[Outcome], seeds: int) -> int:
+    """Return the floating-point operations of a seed's trainings at all rates, a mean over seeds.
+
+    Those at rates that were not chosen and those that diverged count: the choice took them all. Of
+    a method in several phases all are counted, each step as one of the network that is reported.
+    """
+    total = 0
+    for outcome in outcomes:
+        steps = outcome.get("method", {}).get("steps_total", outcome["steps"])
+        total += outcome["operations"] * steps // outcome["steps"]
+    return round(total / seeds)
+
+
+def band(mean: float | None, sd: float | None) -> dict[str, float | None]:
+    """Return a spread, and of an accuracy the band of `BAND`, within [0, 1]."""
     if mean is None or sd is None:
         return {"sd": None, "lo": None, "hi": None}
     return {"sd": sd, "lo": max(0.0, mean - sd), "hi": min(1.0, mean + sd)}
@@ -130,7 +145,7 @@ def as_top5(summary: dict[str, Any]) -> dict[str, Any]:
     of_rate = {rate["learning_rate"]: rate["top5_accuracy"] for rate in summary["rates"]}
     chosen = {f"test_accuracy{s}": of_rate.get(summary[f"learning_rate{s}"]) for s in SELECTIONS}
     kept = {key: value for key, value in summary.items() if key != "rates"}
-    return {**kept, **chosen, "values": summary["top5_values"], **_band(mean, sd)}
+    return {**kept, **chosen, "values": summary["top5_values"], **band(mean, sd)}
 
 
 def number_of_seeds(known: int, seeds: int) -> str:

@@ -46,17 +46,26 @@ def critical_size(
 def critical_sizes(points: Sequence[Point], targets: Sequence[float], x: str) -> list[Point]:
     """Return the originals needed for each target at each place of the abscissa.
 
+    A threshold is of a curve over sizes: of each series, where several meet at one place.
+
     A size at which every seed diverged is no part of a threshold; nor of a seed's own one at which
     that seed did.
 
     Args:
-        points: trained ones, that differ in ``originals`` and in ``x`` alone.
+        points: trained ones, those of one series and place differing in ``originals`` alone.
         targets: accuracies.
         x: the column of the abscissa.
     """
+    curves: dict[tuple[str, Any], list[Point]] = {}
+    for point in sorted(points, key=lambda point: (point[x], point["originals"])):
+        curves.setdefault((point["series"], point[x]), []).append(point)
+    several = len(curves) > len({place for _, place in curves})
+
+    def named(series: str, target: float) -> str:
+        return f"{series}: {target:.2f}" if several else f"{target:.2f}"
+
     found = []
-    for place in sorted({point[x] for point in points}):
-        curve = sorted((p for p in points if p[x] == place), key=lambda p: p["originals"])
+    for (series, place), curve in curves.items():
         sizes, means = [p["originals"] for p in curve], [p["test_accuracy"] for p in curve]
         known = [n for n, mean in zip(sizes, means, strict=True) if mean is not None]
         lost = [  # runs that diverged at the rates that the threshold is made of
@@ -73,9 +82,12 @@ def critical_sizes(points: Sequence[Point], targets: Sequence[float], x: str) ->
             values = [critical_size(sizes, accuracies, target)[0] for accuracies in own_curves]
             own = [value for value in values if value is not None]
             whole = size is not None and len(own) == len(values) > 1
+            baseline = {}
+            if "baseline" in curve[0]:
+                baseline["baseline"] = named(curve[0]["baseline"], target)
             found.append(
                 {
-                    "series": f"{target:.2f}",
+                    "series": named(series, target),
                     x: place,
                     "target": target,
                     "critical_size": size,
@@ -89,8 +101,10 @@ def critical_sizes(points: Sequence[Point], targets: Sequence[float], x: str) ->
                     "diverged": len({run["seed"] for run in lost}),
                     "diverged_runs": lost,
                     "diverged_sizes": [n for n in sizes if n not in known],
+                    "operations": sum(point["operations"] for point in curve),
                     "seeds_text": _seeds_text(len(own), len(values), lost),
                     "config": curve[-1]["config"],
+                    **baseline,
                 }
             )
     return found

@@ -62,8 +62,9 @@ def train(
         classes), ``stopped_at`` with early stopping (examples seen by the weights that are
         reported), confusion counts with the true class in the rows (None for more than
         `MOST_CONFUSED` classes), the curve over examples seen, ``diverged`` when a loss was not
-        finite before the report, ``wall_seconds``: its share of the time, divided at every moment
-        among the members that were not done.
+        finite before the report, ``steps`` and the floating-point ``operations`` of them all (see
+        `models.operations`), ``wall_seconds``: its share of the time, divided at every moment among
+        the members that were not done.
     """
     records = [Record() for _ in members]
     device = members[0].data.bank.device.type

@@ -13,6 +13,8 @@ from stages.lib.core.fields import STRICT
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from stages.lib.training.memorisation import Examples
+
 EVALUATIONS = 10  # of the validation images: with early stopping each after twice the steps
 
 
@@ -32,6 +34,7 @@ class TrainingData:
         test_labels: ``(t,)`` true classes.
         classes: ``(u, L)`` int32 classes that counts of labels are of; None where a column is one.
         transition: ``(m, m)`` of the whole diluted set, for losses that read it.
+        examples: the diluted set with true classes, for reports of memorisation alone.
     """
 
     bank: "Tensor"
@@ -44,6 +47,7 @@ class TrainingData:
     test_labels: "Tensor"
     classes: "Tensor | None" = None
     transition: "Tensor | None" = None
+    examples: "Examples | None" = None
 
     @property
     def num_classes(self) -> int:

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from stages.lib.config.params import MOST_CONFUSED, TOP
 from stages.lib.models import networks
+from stages.lib.models.operations import operations
 from stages.lib.training.ensemble import Ensemble
 from stages.lib.training.evaluation import most_likely, predict, ranks
+from stages.lib.training.memorisation import memorised
 from stages.lib.training.replicas import EVALUATIONS, Replica, TrainingData
 
 
@@ -61,13 +63,14 @@ def evaluate(
         mean_loss = sums[i] / (stack.step - records[k].evaluated)
         records[k].evaluated = stack.step
         true = stack.members[k].data.validation_labels
-        records[k].curve.append(
-            {
-                "examples_seen": stack.step * stack.config.batch_size,
-                "val_accuracy": _share(predicted[i], true),
-                "train_loss": mean_loss if math.isfinite(mean_loss) else None,
-            }
-        )
+        row: dict[str, Any] = {
+            "examples_seen": stack.step * stack.config.batch_size,
+            "val_accuracy": _share(predicted[i], true),
+            "train_loss": mean_loss if math.isfinite(mean_loss) else None,
+        }
+        if stack.config.memorisation:
+            row |= _memorisation(stack, stack.members[k].data, network.select([i]).eval())
+        records[k].curve.append(row)
         if _is_due(stack.members[k], stack.step, records[k].curve, finite[i]):
             records[k].finite = finite[i]
             due.append(i)
@@ -80,6 +83,19 @@ def evaluate(
             on_report(evaluated[i], records[evaluated[i]].outcome())
             if on_network is not None:
                 on_network(evaluated[i], network.select([i]).eval())
+
+
+def _memorisation(
+    stack: Ensemble, data: TrainingData, network: networks.Network
+) -> dict[str, float | None]:
+    """Return how a network of one member answers to training examples, and to test images."""
+    precision = stack.config.precision
+    every = torch.arange(len(data.test_images), device=stack.device).unsqueeze(0)
+    test = predict(network, data.test_images, every, precision)[0]
+    shares = (
+        {} if data.examples is None else memorised(network, stack.bank, data.examples, precision)
+    )
+    return {**shares, "test_accuracy": _share(test, data.test_labels)}
 
 
 def _is_due(member: Replica, step: int, curve: list[dict[str, Any]], finite: bool) -> bool:
@@ -103,13 +119,24 @@ def _report(
 
     precision = stack.config.precision
     tested = predict(network, data.test_images, every, precision, classes_and_ranks)
-    shared = {"parameters": network.weights.shape[1]}
     stopped = {"stopped_at": stack.step * stack.config.batch_size}
     return [
         _accuracies(stack.members[k].data, seen, *test)
-        | (shared | stopped if stack.members[k].early_stopping else shared)
+        | {"parameters": network.weights.shape[1]}
+        | _compute(stack, stack.members[k])
+        | (stopped if stack.members[k].early_stopping else {})
         for k, seen, test in zip(due, validation, tested.movedim(2, 1), strict=True)
     ]
+
+
+def _compute(stack: Ensemble, member: Replica) -> dict[str, int]:
+    """Return a member's steps and the operations of them all, whatever is reported of it."""
+    height, width, channels = stack.bank.shape[1:]
+    model, m = stack.config.model, member.data.num_classes
+    each = operations(
+        model.name, (height, width, channels), m, width=model.width, batch_norm=model.batch_norm
+    )
+    return {"steps": member.steps, "operations": each * stack.config.batch_size * member.steps}
 
 
 def _accuracies(
