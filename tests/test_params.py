@@ -64,7 +64,7 @@ BAD: dict[str, list[Any]] = {
     **dict.fromkeys(
         ("data.name", "noise.kind", "noise.order", "model.name", "train.loss", "train.init",
          "train.targets", "train.transition", "train.optimizer", "train.schedule",
-         "train.averaging", "confusion.model"), NOT_NAMES),
+         "train.averaging", "train.recipe", "confusion.model"), NOT_NAMES),
     **dict.fromkeys(
         ("noise.delta", "train.rho", "train.momentum", "train.beta1", "train.beta2", "train.warmup",
          "train.weight_decay", "train.average", "train.ema_decay", "train.smoothing"),
