@@ -93,7 +93,7 @@ def config_of(changes: Changes, cell: Cell, given: argparse.Namespace) -> Config
     network, alpha, seed = cell
     train = TrainParams(**{**LEAD, "seeds": (seed,), "device": "cpu", "precision": given.precision})
     base = Config(
-        DataParams("mnist", None, given.size, given.originals, given.validation),
+        DataParams(given.data, None, given.size, given.originals, given.validation),
         NoiseParams("uniform", alpha),
         ModelParams(network, given.width),
         train,
@@ -120,7 +120,7 @@ class Trials:
             for alpha in given.alphas
             for seed in given.seeds
         ]
-        sources.fetch(datasets.needed("mnist", None, given.size, "same"), self.data)
+        sources.fetch(datasets.needed(given.data, None, given.size, "same"), self.data)
 
     def accuracies(self, candidates: Iterable[Changes]) -> list[list[float]]:
         """Return for each candidate the validation accuracy in every cell; 0 where it diverged."""
@@ -219,6 +219,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--samples", type=int, default=SAMPLES, help="images seen by each training")
     parser.add_argument("--width", type=float, default=0.25)
     parser.add_argument("--size", type=int, default=14, help="pixels of a side")
+    parser.add_argument("--data", default="mnist")
     parser.add_argument("--originals", type=int, default=55_000)
     parser.add_argument("--validation", type=int, default=5_000)
     parser.add_argument("--precision", default="float32")
