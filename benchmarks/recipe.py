@@ -66,14 +66,21 @@ CANDIDATES: dict[str, list[Changes]] = {
     "targets": _rates(0.0003, 0.001, targets="labels"),
     "optimizer and rate": [
         *_rates(0.0005, 0.002),
-        *_rates(0.5, 1.0, optimizer="adadelta", weight_decay=0.0),
+        *_rates(0.5, 1.0, 2.0, optimizer="adadelta", weight_decay=0.0),
         *_rates(0.1, 0.3, optimizer="sgd", weight_decay=0.0),
     ],
-    "schedule": [{"schedule": "constant"}, {"schedule": "cosine"}, {"warmup": 0.1}],
-    "averaging": [{"average": 0.0}, {"ema_decay": 0.99}, {"averaging": "tail", "average": 0.5}],
+    # One group, for both still the noise of the last steps.
+    "schedule and averaging": [
+        {"schedule": "constant"},
+        {"schedule": "cosine"},
+        {"warmup": 0.1},
+        {"average": 0.0},
+        {"ema_decay": 0.99},
+        {"averaging": "tail", "average": 0.5},
+    ],
     "weight decay": [{"weight_decay": 0.0}, {"weight_decay": 1.0}],
     "shift": [{"augmentation": "none"}],
-    "batch size": [{"batch_size": 64}, {"batch_size": 256}],
+    "batch size": [{"batch_size": 32}, {"batch_size": 64}, {"batch_size": 256}],
     "loss": [
         {"loss": "label_smoothing", "smoothing": 0.1},
         {"loss": "generalised_cross_entropy", "q": 0.7},

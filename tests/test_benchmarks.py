@@ -275,7 +275,7 @@ def test_the_recipe_is_the_candidate_with_the_best_mean(
 
     monkeypatch.setattr(recipe.executors, "train_or_load", train)
     asked = ["--networks", "perceptron", "--alphas", "0", "3", "--seeds", "0", "1"]
-    groups = ["--groups", "schedule", "batch size"]
+    groups = ["--groups", "schedule and averaging", "batch size"]
     report = run(recipe.main, monkeypatch, capsys, *SMALL, *asked, *groups)
     rows = {row["name"]: row for row in report["candidates"]}
     lead = {"perceptron": {"0": [0.5, 0.51], "3": [0.494, 0.504]}}

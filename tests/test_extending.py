@@ -28,8 +28,8 @@ PARAMS: dict[str, dict[str, Any]] = {
     "noise": {"alpha": 1},
     "model": {"name": "mlp3", "width": 0.125},
     "train": {
-        "recipe": "averaged", "loss": "mean_absolute_error", "optimizer": "signsgd", "schedule": "halved",
-        "averaging": "growing", "augmentation": "flip", "epochs": 0.0,
+        "recipe": "averaged", "loss": "mean_absolute_error", "optimizer": "signsgd",
+        "schedule": "halved", "averaging": "growing", "augmentation": "flip", "epochs": 0.0,
         "learning_rates": [0.001], "min_samples": 64000, "seeds": [0], "device": "cpu",
     },
     "confusion": {"subset": 200, "held_out": 200},
