@@ -1,8 +1,8 @@
 """The script that one would write: one model at a time, a DataLoader, PyTorch's own layers.
 
-What `benchmarks.training` is compared with. Images come as in PyTorch's own MNIST example, out of a
-data set like torchvision's by ``ToTensor`` and ``Normalize`` (``transforms``), or, faster, out of a
-TensorDataset of floats (``tensors``).
+What `benchmarks.training` and `benchmarks.headline` are compared with. Images come as in PyTorch's
+own MNIST example, out of a data set like torchvision's by ``ToTensor`` and ``Normalize``
+(``transforms``), or, faster, out of a tensor of floats as a TensorDataset has it (``tensors``).
 """
 
 from typing import Any
@@ -11,14 +11,17 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 SOURCES = ("transforms", "tensors")
 
 
 class Images(Dataset[Any]):
-    """Images and labels one by one, by the lines of `torchvision.datasets.MNIST`."""
+    """Images and labels one by one, by the lines of `torchvision.datasets.MNIST`.
+
+    Where there are more labels than images, these repeat.
+    """
 
     def __init__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         self.data, self.targets = images.squeeze(3), labels
@@ -34,8 +37,22 @@ class Images(Dataset[Any]):
         return len(self.targets)
 
     def __getitem__(self, index: int) -> Any:
-        image, target = self.data[index], int(self.targets[index])
+        image, target = self.data[index % len(self.data)], int(self.targets[index])
         return self.transform(Image.fromarray(image.numpy())), target
+
+
+class Floats(Dataset[Any]):
+    """Images and labels one by one out of tensors; images repeat likewise."""
+
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        self.data = images.permute(0, 3, 1, 2).float().div(255).contiguous()
+        self.targets = labels.long()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.data[index % len(self.data)], self.targets[index]
 
 
 class Block(nn.Module):
@@ -58,35 +75,43 @@ class Block(nn.Module):
         return functional.relu(y + shortcut)
 
 
-def model(name: str) -> nn.Module:
-    """Return a network at full width, for the shape in `benchmarks.subjects.SHAPES`."""
+def model(name: str, *, width: float = 1.0, side: int = 28) -> nn.Module:
+    """Return a network for images like those of `benchmarks.subjects.SHAPES`.
+
+    Args:
+        name: the network.
+        width: factor on units and channels; not of the residual network.
+        side: pixels of a side; not of the residual network.
+    """
+    pixels, units = side * side, round(512 * width)
     if name == "perceptron":
-        return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+        return nn.Sequential(nn.Flatten(), nn.Linear(pixels, 10))
     if name == "mlp2":
         return nn.Sequential(
             nn.Flatten(),
-            nn.Linear(784, 512),
+            nn.Linear(pixels, units),
             nn.ReLU(),
-            nn.Linear(512, 512),
+            nn.Linear(units, units),
             nn.ReLU(),
-            nn.Linear(512, 10),
+            nn.Linear(units, 10),
         )
     if name == "conv4":
+        few, many = round(32 * width), round(64 * width)
         return nn.Sequential(
-            nn.Conv2d(1, 32, 3, padding=1),
+            nn.Conv2d(1, few, 3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(32, 32, 3, padding=1),
+            nn.Conv2d(few, few, 3, padding=1),
             nn.ReLU(),
             nn.MaxPool2d(2),
-            nn.Conv2d(32, 64, 3, padding=1),
+            nn.Conv2d(few, many, 3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(64, 64, 3, padding=1),
+            nn.Conv2d(many, many, 3, padding=1),
             nn.ReLU(),
             nn.MaxPool2d(2),
             nn.Flatten(),
-            nn.Linear(64 * 7 * 7, 512),
+            nn.Linear(many * (side // 4) ** 2, units),
             nn.ReLU(),
-            nn.Linear(512, 10),
+            nn.Linear(units, 10),
         )
     if name == "resnet20":
         widths = [(16, 16, 1)] * 3 + [(16, 32, 2)] + [(32, 32, 1)] * 2
@@ -113,6 +138,7 @@ class Script:
         batch_size: examples of a step.
         device: where to train.
         source: one of `SOURCES`.
+        width: factor on units and channels.
     """
 
     def __init__(
@@ -123,13 +149,11 @@ class Script:
         batch_size: int,
         device: str,
         source: str,
+        width: float = 1.0,
     ) -> None:
-        self.model, self.device = model(name).to(device), device
+        self.model, self.device = model(name, width=width, side=images.shape[1]).to(device), device
         self.optimizer = torch.optim.Adadelta(self.model.parameters(), lr=0.1, rho=0.95, eps=1e-8)
-        dataset: Dataset[Any] = Images(images, labels)
-        if source == "tensors":
-            floats = images.permute(0, 3, 1, 2).float().div(255).contiguous()
-            dataset = TensorDataset(floats, labels.long())
+        dataset = (Floats if source == "tensors" else Images)(images, labels)
         self.loader = DataLoader(
             dataset,
             batch_size=batch_size,

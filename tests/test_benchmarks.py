@@ -5,6 +5,7 @@ import math
 import re
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,19 @@ from torch import nn
 from benchmarks import (
     arithmetic,
     growth,
+    headline,
     labels,
     lengths,
     plain,
     rates,
+    recipe,
     subjects,
     tables,
     training,
     updates,
     variants,
 )
+from stages.lib.config import recipes
 from stages.lib.config.checks import check_config
 from stages.lib.execution import packing
 from stages.lib.models import layers, networks
@@ -33,15 +37,19 @@ from stages.lib.studies import grids
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.mark.parametrize("name", subjects.SHAPES)
-def test_the_plain_script_trains_the_same_network(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "side", "width"),
+    [*((name, shape[0], 1.0) for name, shape in subjects.SHAPES.items()),
+     *((name, 14, 0.25) for name in ("perceptron", "mlp2", "conv4"))],
+)  # fmt: skip
+def test_the_plain_script_trains_the_same_network(name: str, side: int, width: float) -> None:
     """With our weights copied into its layers, the plain model gives our logits."""
-    shape = subjects.SHAPES[name]
+    shape = (side, side, subjects.SHAPES[name][2])
     ours = networks.build(
-        name, shape, 10, width=1.0, batch_norm=False, init="torch", zero_output=False,
+        name, shape, 10, width=width, batch_norm=False, init="torch", zero_output=False,
         generators=[torch.Generator().manual_seed(0)],
     )  # fmt: skip
-    theirs = plain.model(name)
+    theirs = plain.model(name, width=width, side=side)
     kinds = (layers.Convolution, layers.Norm, layers.Dense)
     mine = [layer for layer in ours.modules() if isinstance(layer, kinds)]
     others = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
@@ -211,3 +219,143 @@ def test_variants_are_accepted_and_differ_and_are_those_recorded() -> None:
     }
     asked = json.loads(json.dumps(variants.VARIANTS))
     assert found == {question: tuple(each) for question, each in asked.items()}
+
+
+# --- the recipe, and the headline
+
+SMALL = (
+    "--data", "digits", "--size", "8", "--originals", "300", "--validation", "100",
+    "--width", "0.1",
+)  # fmt: skip
+
+
+def test_candidates_change_one_group_of_the_lead_and_are_accepted() -> None:
+    """A recipe could hold each, or says what else it would have to set."""
+    given = recipe.options().parse_args([])
+    seen = [recipe.config_of({}, ("conv4", 20.0, 0), given)]
+    for changes in (each for group in recipe.CANDIDATES.values() for each in group):
+        seen.append(recipe.config_of(changes, ("conv4", 20.0, 0), given))
+        assert set(changes) - recipes.KEYS <= {"smoothing", "q", "transition"}
+        assert seen[-1].train.transition == "estimated"
+    assert len(set(seen)) == len(seen)
+    assert set(recipe.LEAD) == recipes.KEYS
+    # At equal operations: as many samples, whatever the batch.
+    assert {config.train.min_samples for config in seen} == {given.samples}
+
+
+def test_gains_are_paired_and_only_clear_ones_are_combined() -> None:
+    mean, error = recipe.gain([0.5, 0.9, 0.7], [0.4, 0.6, 0.5])
+    differences = np.array([0.1, 0.3, 0.2])
+    assert mean == pytest.approx(differences.mean())
+    assert error == pytest.approx(differences.std(ddof=1) / np.sqrt(3))
+    assert recipe.gain([0.5], [0.4])[1] == math.inf
+    groups: dict[str, Any] = {
+        "a": [({"x": 1}, 0.3, 0.1), ({"x": 2}, 0.5, 0.3), ({"x": 3}, 0.25, 0.1)],
+        "b": [({"y": 1}, -0.5, 0.1), ({"y": 2}, 0.1, 0.06)],
+        "c": [({"z": 1, "w": 2}, 0.01, 0.001)],
+    }
+    assert recipe.combine(groups) == {"x": 1, "z": 1, "w": 2}
+
+
+def test_the_recipe_is_the_candidate_with_the_best_mean(
+    workspace: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Of accuracies that are made up: constant rates help everywhere, batches of 64 in one cell."""
+
+    def train(todo: Any, _: str) -> Any:
+        found = []
+        for run in todo:
+            train, alpha = run.config.train, run.config.noise.alpha
+            value = 0.5 + 0.01 * run.seed - 0.002 * alpha
+            value += 0.1 * (train.schedule == "constant")
+            value += 0.2 * (train.batch_size == 64 and alpha == 0 and run.seed == 0)
+            lost = train.schedule == "cosine"
+            found.append({"diverged": lost, "val_accuracy": value})
+        return found, "cpu"
+
+    monkeypatch.setattr(recipe.executors, "train_or_load", train)
+    asked = ["--networks", "perceptron", "--alphas", "0", "3", "--seeds", "0", "1"]
+    groups = ["--groups", "schedule and averaging", "batch size"]
+    report = run(recipe.main, monkeypatch, capsys, *SMALL, *asked, *groups)
+    rows = {row["name"]: row for row in report["candidates"]}
+    lead = {"perceptron": {"0": [0.5, 0.51], "3": [0.494, 0.504]}}
+    assert rows["lead"]["val_accuracy"]["perceptron"].keys() == {"0", "3"}
+    for alpha, values in lead["perceptron"].items():
+        got = rows["lead"]["val_accuracy"]["perceptron"][alpha]
+        np.testing.assert_allclose(got, values, atol=1e-9)
+    assert rows["schedule cosine"]["mean"] == 0
+    assert rows["batch_size 64"]["gain"] == pytest.approx(0.05)
+    assert report["combined"] == {"schedule": "constant"}
+    assert report["chosen"]["train"] == {
+        **json.loads(json.dumps(recipe.LEAD)), "schedule": "constant",
+    }  # fmt: skip
+
+
+class Here:
+    """A pool of no processes."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __enter__(self) -> "Here":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def map(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return [function(*each) for each in zip(*arguments, strict=True)]
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        found: Future[Any] = Future()
+        found.set_result(function(*arguments))
+        return found
+
+
+def test_the_headline_counts_until_the_target(
+    workspace: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(headline, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(headline, "PLAIN_STEPS", 2)
+    asked = ["--alpha", "5", "--seeds", "0", "--budget", "0.3", "--trial", "10"]
+    asked += ["--model", "perceptron", "--arms", "labels-paper", "aggregated-recipe"]
+    easy = run(headline.main, monkeypatch, capsys, *SMALL, *asked, "--target", "0")
+    for name, each in (("labels-paper", 1), ("aggregated-recipe", 6)):
+        arm = easy["arms"][name]
+        (found,) = arm["runs"]
+        assert found["reached"]
+        assert found["shorter_attempts"] == []  # the first evaluation of the first attempt
+        assert found["labels_seen"] == found["steps"] * headline.RECIPE["batch_size"] * each
+        best = max(trial["val_accuracy"] for trial in arm["trials"])
+        chosen = [t for t in arm["trials"] if t["learning_rate"] == arm["learning_rate"]]
+        assert chosen[0]["val_accuracy"] == best
+    assert not easy["compared"]["at_least"]
+    seconds = easy["plain"]["core_seconds_per_step"]
+    told = easy["plain"]["extrapolated"]
+    assert told["core_seconds"] == pytest.approx(told["steps"] * min(seconds.values()))
+    hard = run(headline.main, monkeypatch, capsys, *SMALL, *asked, "--target", "2")
+    assert not any(arm["runs"][0]["reached"] for arm in hard["arms"].values())
+    assert hard["compared"] is None
+    assert hard["plain"]["extrapolated"]["at_least"]
+    attempts = hard["arms"]["labels-paper"]["runs"][0]
+    steps = [*(each["steps"] for each in attempts["shorter_attempts"]), attempts["steps"]]
+    assert steps == sorted(steps)
+
+
+def test_attempts_grow_fourfold_and_the_last_is_the_budget() -> None:
+    assert headline.lengths(6400.9) == [100, 400, 1600, 6400]
+    assert headline.lengths(100) == [10, 25, 100]
+
+
+def test_the_headline_compares_with_the_best_arm_by_label() -> None:
+    def arm(*runs: tuple[float, bool]) -> dict[str, Any]:
+        return {"runs": [{"core_seconds": s, "reached": there} for s, there in runs]}
+
+    arms = {
+        "labels-paper": arm((90, False), (90, False)), "labels-recipe": arm((50, True), (70, True)),
+        "aggregated-paper": arm((1, True)), "aggregated-recipe": arm((2, True), (4, True)),
+    }  # fmt: skip
+    best = {"best_by_label": "labels-recipe", "times_its_core_seconds": 20.0, "at_least": False}
+    assert headline.compare(arms) == best
+    arms["labels-recipe"] = arm((60, True), (60, False))
+    assert headline.compare(arms) == {**best, "at_least": True}
+    arms["aggregated-recipe"] = arm((2, True), (4, False))
+    assert headline.compare(arms) is None

@@ -28,9 +28,9 @@ PARAMS: dict[str, dict[str, Any]] = {
     "noise": {"alpha": 1},
     "model": {"name": "mlp3", "width": 0.125},
     "train": {
-        "loss": "mean_absolute_error", "optimizer": "signsgd", "schedule": "halved",
-        "averaging": "growing", "average": 0.5, "augmentation": "flip", "method": "small_loss",
-        "epochs": 0.0,
+        "recipe": "averaged", "loss": "mean_absolute_error", "optimizer": "signsgd",
+        "schedule": "halved", "averaging": "growing", "augmentation": "flip",
+        "method": "small_loss", "epochs": 0.0,
         "learning_rates": [0.001], "min_samples": 64000, "seeds": [0], "device": "cpu",
     },
     "confusion": {"subset": 200, "held_out": 200},
@@ -134,6 +134,7 @@ def test_a_recipe_is_short(name: str, block: str) -> None:
 def test_an_experiment_of_the_recipes_learns(extended: Path) -> None:
     report = read(extended / "metrics/experiment.json")
     assert report["test_accuracy"] > 0.5
+    assert json.loads(report["config"][0])["train"]["average"] == 0.5  # by the recipe of training
     assert read(extended / "metrics/counts.json")["seed-0"] == 1200
 
 

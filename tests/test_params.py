@@ -64,7 +64,8 @@ BAD: dict[str, list[Any]] = {
     **dict.fromkeys(
         ("data.name", "noise.kind", "noise.order", "model.name", "train.loss", "train.init",
          "train.targets", "train.transition", "train.optimizer", "train.schedule",
-         "train.averaging", "train.method", "train.cleaning", "confusion.model"), NOT_NAMES),
+         "train.averaging", "train.recipe", "train.method", "train.cleaning",
+         "confusion.model"), NOT_NAMES),
     **dict.fromkeys(
         ("noise.delta", "train.rho", "train.momentum", "train.beta1", "train.beta2", "train.warmup",
          "train.weight_decay", "train.average", "train.ema_decay", "train.smoothing"),

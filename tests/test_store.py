@@ -268,10 +268,13 @@ def test_a_parameter_decides_unless_it_is_neutral_or_unread(
         *((False, change) for change in (
             {"train.learning_rates": [0.4]}, {"train.min_samples": 640}, {"train.epochs": 9},
             {"train.seeds": [1]}, {"noise.alpha": 3}, {"data.originals": 59},
+            {"train.recipe": "massive_noise"},
             {"data.validation": 19}, {"noise.images": "unique"}, {"noise.images": "white"},
             {"noise.images": "mnist5k"}, {"data.name": "mnist5k"},
         )),
         (True, {"train.min_samples": 319}),  # as many steps
+        (True, {"train.recipe": "massive_noise", "train.targets": "labels",
+                "train.optimizer": "adadelta", "train.schedule": "constant"}),  # nothing is left
         (True, {"train.averaging": "ema", "train.ema_decay": 0.9}),  # over no steps
         (True, {"train.learning_rates": [0.5, 0.1]}),
         (True, {"train.seeds": [0, 1]}),

@@ -16,6 +16,7 @@ from stages.lib.components.methods import MethodParams
 from stages.lib.components.optimizers import OptimizerParams
 from stages.lib.components.schedules import ScheduleParams
 from stages.lib.components.targets import TargetsParams
+from stages.lib.config.recipes import RECIPES
 from stages.lib.core.fields import (
     STRICT,
     Count,
@@ -82,8 +83,13 @@ class TrainParams(
     AugmentationParams,
     MethodParams,
 ):
-    """How a network is trained (section 3.4), and what the paper leaves open."""
+    """How a network is trained (section 3.4), and what the paper leaves open.
 
+    Attributes:
+        recipe: which of `RECIPES` had its say before the other values, which are all that decides.
+    """
+
+    recipe: Annotated[str, OneOf(RECIPES)] = "paper"
     learning_rates: Rates = (1.0,)
     batch_size: PositiveCount = 128
     init: Annotated[str, OneOf(INITS)] = "he"

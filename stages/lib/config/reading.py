@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from stages.lib.config import recipes
 from stages.lib.config.checks import check_config, check_confusion
 from stages.lib.config.params import SECTIONS, Config, ConfusionParams, Params
 from stages.lib.config.yaml_files import fail, read_yaml
@@ -68,12 +69,17 @@ def parse_section(kind: type[Section], content: Any, file: Path, section: str) -
 def parse_config(content: Mapping[str, Any], file: Path, prefix: str = "") -> Config:
     """Return the typed config of one point and check how its sections fit each other.
 
+    What ``train.recipe`` sets is filled in where the section does not say it.
+
     Raises:
         ParamsError: a section is wrong, or two of them contradict each other.
     """
+    written = {name: content.get(name, {}) for name in fields.types_of(Config)}
+    if isinstance(written["train"], dict):
+        written["train"] = recipes.expand(written["train"])
     sections: dict[str, Any] = {
-        name: parse_section(SECTIONS[name], content.get(name, {}), file, prefix + name)
-        for name in fields.types_of(Config)
+        name: parse_section(SECTIONS[name], section, file, prefix + name)
+        for name, section in written.items()
     }
     config = Config(**sections)
     check_config(config, file, prefix)
@@ -81,7 +87,7 @@ def parse_config(content: Mapping[str, Any], file: Path, prefix: str = "") -> Co
 
 
 def read_params(file: Path = paths.PARAMS) -> Params:
-    """Return the checked content of ``params.yaml``.
+    """Return the checked content of ``params.yaml``, where null may be what the recipe sets.
 
     Every stage checks the whole file, so that a slip in the last section is told before the first
     stage computes; each declares to DVC only the keys whose values it uses.
@@ -91,6 +97,8 @@ def read_params(file: Path = paths.PARAMS) -> Params:
     """
     content = read_yaml(file)
     check_keys(file, "", content, fields.types_of(Params), ("scale", "figures"))
+    if isinstance(content.get("train"), dict):
+        content["train"] = recipes.without_nulls(content["train"])
     config = parse_config(content, file)
     confusion = parse_section(ConfusionParams, content.get("confusion", {}), file, "confusion")
     facts = FACTS.get(config.data.name)

@@ -20,8 +20,9 @@ from stages.lib.data import datasets
 from stages.lib.labels import dilution
 from stages.lib.training.replicas import shared
 
-#: Of `TrainParams`, what cannot change an outcome, or is in an identity as rate, seed or steps.
-NOT_DECIDING = frozenset(("device", "learning_rates", "seeds", "epochs", "min_samples"))
+#: Of `TrainParams`, what cannot change an outcome, or is in an identity as rate, seed or steps; a
+#: recipe is there as the values that it set.
+NOT_DECIDING = frozenset(("recipe", "device", "learning_rates", "seeds", "epochs", "min_samples"))
 
 
 @dataclass(frozen=True)

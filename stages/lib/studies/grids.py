@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from stages.lib.config import recipes
 from stages.lib.config.params import Config, ConfusionParams
 from stages.lib.config.reading import check_keys, parse_config, parse_section
 from stages.lib.config.yaml_files import ParamsError, fail, read_yaml
@@ -130,14 +131,22 @@ def _combinations(block: Any, file: Path, key: str) -> list[dict[str, Any]]:
 def _merged(
     defaults: Mapping[str, Any], entry: Mapping[str, Any], values: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return a config's sections: the scale's defaults, what the figure changes, and the point."""
+    """Return a config's sections: the scale's defaults, what the figure changes, and the point.
+
+    A recipe's values come before those of the layer that names it, and after the ones before.
+    """
     config: dict[str, Any] = {}
     for name in SECTIONS:
         parts = [part[name] for part in (defaults, entry) if name in part]
         odd = [part for part in parts if not isinstance(part, dict)]
         start = f"{name}."
         parts.append({k.removeprefix(start): v for k, v in values.items() if k.startswith(start)})
-        config[name] = odd[0] if odd else {k: v for part in parts for k, v in part.items()}
+        if odd:
+            config[name] = odd[0]
+        elif name == "train":
+            config[name] = recipes.expand(*parts)
+        else:
+            config[name] = {k: v for part in parts for k, v in part.items()}
     return config
 
 

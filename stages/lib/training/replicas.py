@@ -57,8 +57,8 @@ class TrainingData:
 
 #: What a member of a stack has of its own, of `TrainParams`, and what its numbers do not depend on.
 OWN = (
-    "learning_rates", "seeds", "epochs", "min_samples", "average", "early_stopping", "device",
-    "stacking",
+    "recipe", "learning_rates", "seeds", "epochs", "min_samples", "average", "early_stopping",
+    "device", "stacking",
 )  # fmt: skip
 
 
