@@ -94,7 +94,9 @@ def test_statistics_are_those_of_torchs_update_bn(
     assert torch.equal(network.weights, before)
     for k, own in enumerate(images):
         plain = plain_conv2(network, k)
-        update_bn(in_batches(bank[own[:most].long()], 32), plain)
+        # One in so many, from all of them alike.
+        chosen = own[:: 2 if len(own) > most else 1].long()
+        update_bn(in_batches(bank[chosen], 32), plain)
         assert_alike(network, k, plain)
 
 

@@ -436,8 +436,11 @@ def test_curves_are_of_the_chosen_rate_by_epochs_and_of_seeds_that_did_not_diver
 
     prepared = prepare(
         "memorisation",
-        {"train.learning_rates": [0.1, 0.5], "train.seeds": [0, 1, 2]},
-    )
+        {
+            "train.learning_rates": [0.1, 0.5], "train.seeds": [0, 1, 2],
+            "train.memorisation": True,
+        },
+    )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(executors, "train_or_load", lambda todo, _: ([*map(made, todo)], "cpu"))
         got = compute(prepared)
@@ -454,3 +457,5 @@ def test_curves_are_of_the_chosen_rate_by_epochs_and_of_seeds_that_did_not_diver
         (0.425 - 0.05 / 2**0.5, 0.425 + 0.05 / 2**0.5)
     )
     assert (point["operations"], point["learning_rate"]) == (14, 0.5)
+    before = found[f"{name}mislabelled as given", 0.5]
+    assert before["operations"] == round(14 / 3)  # what was spent so far

@@ -74,6 +74,15 @@ def test_random_orders_are_drawn_for_each_class_and_do_not_read_the_counts() -> 
     assert (one != other).any()
 
 
+def test_no_probability_is_below_zero_at_the_largest_structure() -> None:
+    """Where rounding would take the last class's below: a loss takes logarithms of them."""
+    for m, alpha in ((10, 0.7), (6, 5), (17, 3)):
+        order = np.array([np.delete(np.arange(m), k) for k in range(m)])
+        found = transitions.structured_transition(order, alpha, alpha / m)
+        assert found.min() >= 0
+        np.testing.assert_allclose(found.sum(axis=1), 1)
+
+
 def test_at_alpha_100_eleven_of_101_labels_are_correct() -> None:
     diluted = transitions.diluted_distribution(transitions.uniform_transition(10), 100)
     assert diluted[3, 3] == pytest.approx(11 / 101, rel=1e-12)

@@ -191,6 +191,7 @@ STRUCTURED = {"noise.kind": "structured", "noise.alpha": 5}
 FOLDER = {"data.name": "folder", "data.path": "a.zip", "data.size": 8}
 LARGE = {**FOLDER, "data.size": 64}
 LOSS = {"train.loss": "expected_noisy_cross_entropy"}
+CORRECTED = {"train.loss": "forward_correction"}
 ONE = {"train.batch_size": 1}
 NORM = {"model.batch_norm": True}
 UNSEEN = {"data.validation": 0}
@@ -216,6 +217,10 @@ ANEW = {"train.recompute_batch_norm": True}
         ({**STRUCTURED, "noise.images": "mnist"}, "noise.images: got 'mnist'; accepted: same or"),
         ({**STRUCTURED, **LOSS}, "got 'expected_noisy_cross_entropy'; accepted: cross"),
         ({**LOSS, "noise.images": "white"}, "train.loss: got 'expected_noisy_cross_entropy'"),
+        ({**LOSS, "train.targets": "aggregated"}, "train.targets: got 'aggregated'; accepted: lab"),
+        ({**CORRECTED, "noise.images": "white"}, "train.loss: got 'forward_correction'; accepted"),
+        ({**CORRECTED, **UNSEEN}, "data.validation: got 0; accepted: at least 1, on which the tra"),
+        ({**CORRECTED, "train.method": "self_training"}, "none with train.loss forward_correction"),
         ({**UNSEEN, "train.learning_rates": [0.1, 0.5]}, "validation: got 0; accepted: at least 1"),
         ({**UNSEEN, **STOP}, "got 0; accepted: at least 1 with train.early_stopping"),
         ({"train.average": 0.6, **STOP}, "got 0.6; accepted: at most 0.5 with train.early_stoppi"),

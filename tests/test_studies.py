@@ -225,6 +225,9 @@ def test_two_points_at_one_place_of_a_curve_are_told(
         grid([block], **more)
 
 
+NOTED = {"train.memorisation": [True]}
+
+
 def test_a_baseline_is_a_series_of_the_grid(grid: Any) -> None:
     arms = [{"train.targets": ["labels", "aggregated"], "noise.alpha": [0, 5]}]
     (arm, _, other, _) = grid(arms, key="methods_alpha").points
@@ -235,7 +238,9 @@ def test_a_baseline_is_a_series_of_the_grid(grid: Any) -> None:
     ):
         grid([{"train.targets": ["aggregated"]}], key="methods_alpha")
     with pytest.raises(ParamsError, match=r"two points of series 'α = 2, labels', which differ in"):
-        grid([{"model.width": [0.5, 1.0]}], key="memorisation")
+        grid([{**NOTED, "model.width": [0.5, 1.0]}], key="memorisation")
+    with pytest.raises(ParamsError, match=r"memorisation: got False; accepted: true where"):
+        grid([{"model.width": [0.5]}], key="memorisation")
 
 
 def test_a_log_scale_begins_above_zero(own: Any, content: Any) -> None:

@@ -85,8 +85,8 @@ def label_smoothing(logits: "Tensor", targets: Targets, context: Context) -> "Te
         ``(K,)``, each network's loss.
     """
     log_p, smoothing = logits.log_softmax(2), context.params.smoothing
-    each = (1 - smoothing) * targets.pick(log_p) + smoothing * targets.spread(log_p.mean(dim=2))
-    return -each.mean(dim=1)
+    smoothed = (1 - smoothing) * log_p + smoothing * log_p.mean(dim=2, keepdim=True)
+    return -targets.pick(smoothed).mean(dim=1)
 
 
 def generalised_cross_entropy(logits: "Tensor", targets: Targets, context: Context) -> "Tensor":

@@ -25,10 +25,6 @@ class Labels(NamedTuple):
         """Return ``(K, b)``, each image's value at its label, of values ``(K, b, m)``."""
         return values.gather(2, self.labels.unsqueeze(2)).squeeze(2)
 
-    def spread(self, values: "Tensor") -> "Tensor":
-        """Return values ``(K, b)`` that are the same at whatever label: they are as they were."""
-        return values
-
 
 class LabelCounts(NamedTuple):
     """All labels of each image.
@@ -43,10 +39,6 @@ class LabelCounts(NamedTuple):
     def pick(self, values: "Tensor") -> "Tensor":
         """Return ``(K, b)``, the sum of each image's values ``(K, b, m)`` by their weights."""
         return (values * self.weights).sum(dim=2)
-
-    def spread(self, values: "Tensor") -> "Tensor":
-        """Return values ``(K, b)`` that are the same at whatever label, by all weights."""
-        return values * self.weights.sum(dim=2)
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -102,7 +102,9 @@ def _check_loss(config: Config, refuse: Refuse) -> None:
         refuse("train.batch_size", f"at most the training set, {samples} {shown}")
     if loss.originals_only and (noise.kind, noise.images) != ("uniform", "same"):
         refuse("train.loss", "cross_entropy: H_alpha stands for uniform noise on the same images")
-    if loss.corrects and noise.images not in ("same", "unique"):
+    if loss.originals_only and train.targets != "labels":
+        refuse("train.targets", f"labels with train.loss {train.loss}: originals have one label")
+    if loss.corrects and noise.alpha and noise.images not in ("same", "unique"):
         refuse("train.loss", "another: images of other classes have no transition matrix")
     if loss.corrects and train.transition == "estimated" and data.validation == 0:
         refuse("data.validation", "at least 1, on which the transition matrix is estimated")
@@ -116,6 +118,9 @@ def _check_method(config: Config, refuse: Refuse) -> None:
         return
     if LOSSES[train.loss].originals_only:
         refuse("train.method", f"none with train.loss {train.loss}: it has no noisy examples")
+    if LOSSES[train.loss].corrects:
+        why = "its matrix is of the whole set, not of what a method leaves"
+        refuse("train.method", f"none with train.loss {train.loss}: {why}")
     if train.targets != "labels":
         refuse("train.method", "none with train.targets aggregated: methods choose single examples")
     if method.validates and data.validation == 0:

@@ -129,8 +129,9 @@ def load_data(run: Run, device: str) -> "TrainingData":
     transition = None
     validation_labels = dataset.train_labels[diluted.validation_images]
     if loss.corrects and train.transition == "known":
-        known = np.array(diluted.facts["transition"])
-        transition = transitions.diluted_distribution(known, run.alpha)
+        known = diluted.facts["transition"]  # None of many classes, whose noise is uniform
+        drawn = transitions.uniform_transition(m) if known is None else np.array(known)
+        transition = transitions.diluted_distribution(drawn, run.alpha)
     elif loss.corrects:
         transition = transitions.estimate(validation_labels, votes)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from stages.lib.components.losses import LOSSES
 from stages.lib.core import files, machine
 from stages.lib.data import datasets
 from stages.lib.execution.runs import Run
@@ -147,6 +148,8 @@ def memory(run: Run, examples: int, device: str, seen: ImageInfo) -> int:
         # Images as floats, where their pixels are looked for, what is found; five int32 ahead.
         floats += 6 * batch_size * math.prod(seen.shape)
         ahead += 20 * CHUNK[device] * batch_size
+    if LOSSES[run.config.train.loss].corrects:  # each label's share by true class, and gradients
+        floats += 4 * batch_size * seen.classes**2
     votes = 8 * run.config.data.validation * seen.classes  # of noisy labels for validation images
     if run.config.train.targets == "aggregated":  # int32 counts, and classes where they are many
         ahead += 4 * CHUNK[device] * batch_size * seen.classes

@@ -79,7 +79,9 @@ def structured_transition(order: NDArray[np.integer], alpha: float, delta: float
     transition = uniform_transition(m)
     if delta > 0:
         r = np.linspace(1.0, -1.0, m - 1)
-        np.put_along_axis(transition, order.astype(np.int64), 1 / m + delta / alpha * r, axis=1)
+        # The last class's probability may round to just below zero, of which no logarithm is.
+        drawn = np.maximum(1 / m + delta / alpha * r, 0)
+        np.put_along_axis(transition, order.astype(np.int64), drawn, axis=1)
     check_transition(transition)
     return transition
 

@@ -57,6 +57,7 @@ def along(points: Sequence[Point], _targets: Sequence[float], _x: str) -> list[P
     found = []
     for point in points:
         shared = {key: value for key, value in point.items() if key not in (*OF_THE_END, "curves")}
+        last = point["curves"][0][-1]["epoch"]
         for column, words in QUANTITIES.items():
             for rows in zip(*point["curves"], strict=True):
                 values = [row.get(column) for row in rows]
@@ -70,6 +71,7 @@ def along(points: Sequence[Point], _targets: Sequence[float], _x: str) -> list[P
                         "series": f"{point['series']}: {words}",
                         "epoch": rows[0]["epoch"],
                         "accuracy": mean,
+                        **{key: round(point[key] * rows[0]["epoch"] / last) for key in SO_FAR},
                         "values": values,
                         **summaries.band(mean, summaries.spread(known)),
                     }
@@ -77,7 +79,10 @@ def along(points: Sequence[Point], _targets: Sequence[float], _x: str) -> list[P
     return found
 
 
-#: What a trained point has of its end alone.
+#: What a trained point has spent at its end, and in proportion at an evaluation before.
+SO_FAR = ("operations", "examples_seen", "labels_seen")
+
+#: What it has of its end alone.
 OF_THE_END = (
     *(f"test_accuracy{suffix}" for suffix in summaries.SELECTIONS),
     *("val_accuracy", "top5_accuracy", "top5_accuracy_sd", "top5_values", "rates"),

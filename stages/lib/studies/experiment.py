@@ -19,12 +19,13 @@ def describe_set(todo: list[Run]) -> dict[str, Any]:
     train = todo[0].config.train
     clean_only = LOSSES[train.loss].originals_only
     config = todo[0].config
+    seen = todo[0].steps_total * train.batch_size  # in all phases of a method
     labels_each = 1 if clean_only else config.examples / config.samples
     return {
         "label_accuracy": float(np.mean([1 if clean_only else f["label_accuracy"] for f in facts])),
         "examples": facts[0]["originals" if clean_only else "examples"],
-        "examples_seen": todo[0].steps * train.batch_size,
-        "labels_seen": round(todo[0].steps * train.batch_size * labels_each),
+        "examples_seen": seen,
+        "labels_seen": round(seen * labels_each),
     }
 
 
@@ -92,7 +93,7 @@ def times(todo: list[Run], outcomes: list[summaries.Outcome], device: str) -> di
         outcomes: their outcomes, in the same order.
         device: where they were trained.
     """
-    seen = sum(run.steps * run.config.train.batch_size for run in todo)
+    seen = sum(run.steps_total * run.config.train.batch_size for run in todo)
     wall_seconds = summaries.seconds(outcomes)
     return {
         "wall_seconds": wall_seconds,

@@ -96,6 +96,9 @@ def _check_places(grid: Grid, file: Path) -> None:
     seen: dict[Any, Config] = {}
     for point in grid.points if kind.from_labels is None else ():
         series, values = study.series_of(point), flat(point)
+        if kind.along and not point.train.memorisation:
+            wanted = f"true where the kind of a study is {study.kind}"
+            fail(file, f"{grid.key}.train", "memorisation", False, wanted)
         x = values.get(study.x, 1)  # a kind's own is of no config
         if study.x_scale == "log" and x <= 0:
             fail(file, f"{grid.key}.{study.x}", "", x, "above 0 on a log scale")

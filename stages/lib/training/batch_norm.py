@@ -23,8 +23,8 @@ def recompute(
 
     The equal mean of each batch's mean and unbiased variance, as `torch.optim.swa_utils.update_bn`
     has it: after averaging, the averages of running statistics are not those of the network with
-    averaged weights (Izmailov et al. 2018, section 3). Images are taken as they are stored, the
-    originals first, unchanged by augmentation; nothing is drawn.
+    averaged weights (Izmailov et al. 2018, section 3). Images are taken at equal distances of those
+    stored, unchanged by augmentation; nothing is drawn.
 
     Args:
         network: of K members, whose statistics are changed in place.
@@ -39,7 +39,8 @@ def recompute(
         # The last batch is filled with the first images: a smaller one would count as much as the
         # others, and batch norm has no variance of a single image.
         taken = torch.arange(math.ceil(count / batch_size) * batch_size, device=bank.device) % count
-        index = torch.stack([images[row][taken] for row in rows]).long()
+        # From all of a set alike: the originals stand first, and noisy examples may show others.
+        index = torch.stack([images[row][taken * len(images[row]) // count] for row in rows]).long()
         part = network.select(rows)
         batches = (bank[batch] for batch in index.split(batch_size, dim=1))  # one at a time
         _go_through(part, batches, precision)

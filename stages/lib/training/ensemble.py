@@ -139,9 +139,7 @@ class Ensemble:
                     self.graph = self._capture()
                 self.graph.replay()
             else:
-                self._train(
-                    {name: each[self.position] for name, each in self.batches.tensors.items()}
-                )
+                self._train(self.batches.at(self.position))
             self.position, self.step = self.position + 1, self.step + 1
 
     @property
