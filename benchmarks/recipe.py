@@ -3,10 +3,11 @@
 MNIST, every candidate with the same networks, images, labels, starts, orders and samples seen
 (an image with all its labels is one, for it costs as much as with one label). `LEAD` is what
 first looks suggested; each candidate changes one thing of it, with learning rates of its own where
-they hang on it. What helps clearly, by more than twice the standard error of its paired
-differences over networks, noise levels and seeds, is combined, the best of each group; the
-combination is trained as well, and whatever has the best mean is chosen. Judged by clean
-validation images alone: test images are for seeds and data sets that chose nothing.
+they hang on it. Of each group is taken what helps clearly, by more than twice the standard error of
+its paired differences over networks, noise levels and seeds: the best, or one that is not clearly
+worse in fewer steps. These are trained together as well, and of the lead, each of them and all of
+them what has the best mean is chosen. Judged by clean validation images alone: test images are for
+seeds and data sets that chose nothing.
 
 Needs MNIST: the network, or ``DATA_MIRROR``. Finished trainings are kept in the run store, so that
 more seeds are added to those that are there. Prints JSON.
@@ -39,6 +40,7 @@ SAMPLES = 8 * 55_000
 CLEARLY = 2.0  # standard errors
 Changes = Mapping[str, Any]
 Cell = tuple[str, float, int]  # network, alpha, seed
+Tried = tuple[Changes, Sequence[float]]  # a candidate, and its accuracy in every cell
 
 #: A prototype's, before any trial here.
 LEAD: Changes = {
@@ -154,18 +156,29 @@ def gain(values: Sequence[float], lead: Sequence[float]) -> tuple[float, float]:
     return mean(differences), error
 
 
-def combine(groups: Mapping[str, Sequence[tuple[Changes, float, float]]]) -> dict[str, Any]:
-    """Return the changes that help clearly, together: of each group the best.
+def is_clear(values: Sequence[float], others: Sequence[float]) -> bool:
+    """Tell whether values are higher than others by more than noise."""
+    mine, error = gain(values, others)
+    return mine > CLEARLY * error
+
+
+def helpful(groups: Mapping[str, Sequence[Tried]], lead: Sequence[float]) -> list[Changes]:
+    """Return of each group what helps clearly: the best, or one that is as good in fewer steps.
 
     Args:
-        groups: of each candidate its changes, gain, and the gain's standard error.
+        groups: candidates, with what each reached in every cell.
+        lead: what the lead reached there.
     """
-    together: dict[str, Any] = {}
+    found = []
     for candidates in groups.values():
-        helpful = [each for each in candidates if each[1] > CLEARLY * each[2]]
-        if helpful:
-            together |= max(helpful, key=lambda each: each[1])[0]
-    return together
+        better = [each for each in candidates if is_clear(each[1], lead)]
+        if better:
+            best = max(better, key=lambda each: mean(each[1]))[1]
+            near = [each for each in better if not is_clear(best, each[1])]
+            # Larger batches are fewer steps.
+            size = LEAD["batch_size"]
+            found.append(max(near, key=lambda e: (e[0].get("batch_size", size), mean(e[1])))[0])
+    return found
 
 
 def measured(trials: Trials) -> dict[str, Any]:
@@ -175,19 +188,18 @@ def measured(trials: Trials) -> dict[str, Any]:
     every += [(changes, group) for group in chosen for changes in CANDIDATES[group]]
     reached = trials.accuracies(changes for changes, _ in every)
     lead = reached[0]
-    rows = [
-        (changes, group, values, *gain(values, lead))
-        for (changes, group), values in zip(every, reached, strict=True)
-    ]
+    rows = [(*each, values) for each, values in zip(every, reached, strict=True)]
     groups = {
-        group: [(changes, g, error) for changes, own, _, g, error in rows if own == group]
+        group: [(changes, values) for changes, own, values in rows if own == group]
         for group in chosen
     }
-    together = combine(groups)
-    if together and together not in (changes for changes, _ in every):
+    alone = helpful(groups, lead)
+    together = {key: value for changes in alone for key, value in changes.items()}
+    if len(alone) > 1:
         (values,) = trials.accuracies([together])
-        rows.append((together, "combined", values, *gain(values, lead)))
-    best = max(rows, key=lambda row: row[3])
+        rows.append((together, "combined", values))
+    finalists = [row for row in rows if row[0] in ({}, together, *alone)]
+    best = max(finalists, key=lambda row: mean(row[2]))
     train = {**LEAD, **best[0]}
     extra = set(train) - recipes.KEYS
     return {
@@ -197,11 +209,12 @@ def measured(trials: Trials) -> dict[str, Any]:
                 "group": group,
                 "changes": dict(changes),
                 "mean": mean(values),
-                "gain": g,
+                "gain": gain(values, lead)[0],
                 "gain_standard_error": error if math.isfinite(error) else None,
                 "val_accuracy": _by_cell(trials.cells, values),
             }
-            for changes, group, values, g, error in rows
+            for changes, group, values in rows
+            for error in [gain(values, lead)[1]]
         ],
         "combined": together,
         "chosen": {"name": named(best[0]), "train": train, "beyond_a_recipe": sorted(extra)},

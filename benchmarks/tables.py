@@ -371,11 +371,28 @@ def _taken(report: dict[str, Any] | None, step: str) -> str:
     return f"{entry['seconds']:g}{state}"
 
 
+def candidates(results: dict[str, Any]) -> str:
+    """Return what each candidate for a recipe reached on validation images, means over seeds."""
+    rows, cells = [], []
+    for found in results["recipe"]["candidates"]:
+        reached = found["val_accuracy"]
+        cells = [(name, alpha) for name, own in reached.items() for alpha in sorted(own, key=float)]
+        each = (reached[network][alpha] for network, alpha in cells)
+        means = [f"{sum(values) / len(values):.3f}" for values in each]
+        error = found["gain_standard_error"]
+        gain = f"{found['gain']:+.3f}" + ("" if error is None else f" ± {error:.3f}")
+        lead = found["group"] == "lead"
+        rows.append([found["name"], *means, "" if lead else gain])
+    head = ["changed", *(f"{network}, α = {alpha}" for network, alpha in cells), "mean difference"]
+    return table(head, rows)
+
+
 #: the tables of each document
 TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], ...]] = {
     "docs/RESULTS.md": (figures,),
     "docs/PERFORMANCE.md": (floors, training, stacking, arithmetic, labels, pipeline, choices),
     "docs/FINDINGS.md": (longer, very_long, updates, variants),
+    "docs/METHOD.md": (candidates,),
     "docs/REPRODUCIBILITY.md": (machines,),
     "docs/GPU.md": (gpu_steps,),
 }

@@ -243,18 +243,23 @@ def test_candidates_change_one_group_of_the_lead_and_are_accepted() -> None:
     assert {config.train.min_samples for config in seen} == {given.samples}
 
 
-def test_gains_are_paired_and_only_clear_ones_are_combined() -> None:
+def test_gains_are_paired() -> None:
     mean, error = recipe.gain([0.5, 0.9, 0.7], [0.4, 0.6, 0.5])
     differences = np.array([0.1, 0.3, 0.2])
     assert mean == pytest.approx(differences.mean())
     assert error == pytest.approx(differences.std(ddof=1) / np.sqrt(3))
     assert recipe.gain([0.5], [0.4])[1] == math.inf
+
+
+def test_of_a_group_what_helps_clearly_is_taken_in_fewer_steps_if_it_is_as_good() -> None:
+    lead = [0.5, 0.6]
     groups: dict[str, Any] = {
-        "a": [({"x": 1}, 0.3, 0.1), ({"x": 2}, 0.5, 0.3), ({"x": 3}, 0.25, 0.1)],
-        "b": [({"y": 1}, -0.5, 0.1), ({"y": 2}, 0.1, 0.06)],
-        "c": [({"z": 1, "w": 2}, 0.01, 0.001)],
+        "better": [({"x": 1}, [0.6, 0.7]), ({"x": 2}, [0.52, 0.62]), ({"x": 3}, [0.9, 0.4])],
+        "worse, or by chance": [({"y": 1}, [0.4, 0.5]), ({"y": 2}, [0.5, 0.9])],
+        "as good": [({"batch_size": 32}, [0.7, 0.81]), ({"batch_size": 64}, [0.71, 0.79])],
+        "not as good": [({"batch_size": 16}, [0.7, 0.8]), ({"batch_size": 99}, [0.6, 0.7])],
     }
-    assert recipe.combine(groups) == {"x": 1, "z": 1, "w": 2}
+    assert recipe.helpful(groups, lead) == [{"x": 1}, {"batch_size": 64}, {"batch_size": 16}]
 
 
 def test_the_recipe_is_the_candidate_with_the_best_mean(
@@ -289,6 +294,11 @@ def test_the_recipe_is_the_candidate_with_the_best_mean(
     assert report["chosen"]["train"] == {
         **json.loads(json.dumps(recipe.LEAD)), "schedule": "constant",
     }  # fmt: skip
+
+
+def test_the_recipe_is_the_one_that_was_chosen() -> None:
+    recorded = json.loads((tables.RESULTS / "recipe.json").read_text(encoding="utf-8"))
+    assert recorded["chosen"]["train"] == recipes.RECIPES["massive_noise"]
 
 
 class Here:
