@@ -350,22 +350,24 @@ def test_the_headline_counts_until_the_target(
     assert steps == sorted(steps)
 
 
-def test_attempts_grow_fourfold_and_the_last_is_the_budget() -> None:
-    assert headline.lengths(6400.9) == [100, 400, 1600, 6400]
-    assert headline.lengths(100) == [10, 25, 100]
+def test_attempts_double_and_the_last_is_the_budget() -> None:
+    assert headline.lengths(6400.9) == [100, 200, 400, 800, 1600, 3200, 6400]
+    assert headline.lengths(100) == [10, 12, 25, 50, 100]
 
 
 def test_the_headline_compares_with_the_best_arm_by_label() -> None:
     def arm(*runs: tuple[float, bool]) -> dict[str, Any]:
-        return {"runs": [{"core_seconds": s, "reached": there} for s, there in runs]}
+        before = {"shorter_attempts": [{"core_seconds": 8.0}, {"core_seconds": 15.0}]}
+        return {"runs": [{"core_seconds": s, "reached": there, **before} for s, there in runs]}
 
     arms = {
         "labels-paper": arm((90, False), (90, False)), "labels-recipe": arm((50, True), (70, True)),
         "aggregated-paper": arm((1, True)), "aggregated-recipe": arm((2, True), (4, True)),
     }  # fmt: skip
-    best = {"best_by_label": "labels-recipe", "times_its_core_seconds": 20.0, "at_least": False}
-    assert headline.compare(arms) == best
+    best = {"best_by_label": "labels-recipe", "times_its_core_seconds": 20.0}
+    told = {**best, "from_below": 5.0, "at_least": False}
+    assert headline.compare(arms) == told
     arms["labels-recipe"] = arm((60, True), (60, False))
-    assert headline.compare(arms) == {**best, "at_least": True}
+    assert headline.compare(arms) == {**told, "from_below": 12.5, "at_least": True}
     arms["aggregated-recipe"] = arm((2, True), (4, False))
     assert headline.compare(arms) is None
