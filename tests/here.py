@@ -25,7 +25,8 @@ from stages import (
     train_figure,
 )
 from stages.lib.core import machine
-from stages.lib.execution import checkpoints, executors, inputs, runs
+from stages.lib.execution import checkpoints, executors, inputs
+from stages.lib.labels import dilution
 from stages.lib.training import batches, loop
 
 FIGURES = ("fig1_uniform_mnist", "fig4_noise_models", "fig5_structured", "fig9_critical_size")
@@ -71,7 +72,7 @@ def run(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Callable[[int], in
 
     def main(number: int) -> int:
         stage, arguments = STAGES[number]
-        for cached in (runs._digests, inputs._load_dataset, inputs._load_bank):
+        for cached in (dilution.digests, inputs._load_dataset, inputs._load_bank):
             cached.cache_clear()  # each stage is a process of its own
         monkeypatch.setattr("sys.argv", [stage.__name__, *arguments])
         status: int = stage.main()

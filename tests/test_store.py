@@ -341,7 +341,7 @@ def test_labels_for_other_images_are_refused_until_drawn_again(
     before, folder = run.identity(), workspace / "data" / name
     whole = datasets.load(folder)
     datasets.save(replace(whole, train_images=255 - whole.train_images), folder)
-    runs._digests.cache_clear()
+    dilution.digests.cache_clear()
     if name != "digits" and images == "same":
         assert run.identity() == before
         return

@@ -56,14 +56,15 @@ def train_or_load(
         device, free, accelerator = workers.call(_ask, wanted.pop())
         _check_precision(runs, device)
         store = RunStore(device, folder, accelerator)
-        names = {run: store.path(run.identity()) for run in dict.fromkeys(runs)}
+        identities = {run: run.identity() for run in dict.fromkeys(runs)}
+        names = {run: store.path(identity) for run, identity in identities.items()}
         # Runs that share an identity (alpha = 0 under every noise model) are trained once.
         first = {path: run for run, path in reversed(names.items())}
-        found = {path: store.get(run.identity()) for path, run in first.items()}
+        found = {path: store.get(identities[run]) for path, run in first.items()}
         missing = [run for path, run in first.items() if found[path] is None]
         if missing:
             store.prepare()
-        started = {run: checkpoints.step(store.checkpoint(run.identity())) for run in missing}
+        started = {run: checkpoints.step(store.checkpoint(identities[run])) for run in missing}
         queue = packing.form(missing, device, started, free=free)
         if device == "cpu":  # else the sets lie on the accelerator
             machine.require_memory(packing.host_memory(queue), title)
@@ -76,7 +77,7 @@ def train_or_load(
         ) as bar:
             bar.write(f"{title}: {len(runs)} runs, {len(missing)} to train on {device}")
             workers.train(queue, store, Bar(bar))
-    outcomes = {path: found[path] or _stored(store, run) for path, run in first.items()}
+    outcomes = {path: found[path] or _stored(store, identities[run]) for path, run in first.items()}
     return [outcomes[names[run]] for run in runs], device
 
 
@@ -86,10 +87,10 @@ def _check_precision(runs: list[Run], device: str) -> None:
             raise UserError(f"train.precision: got 'tf32'; accepted on {device}: float32, bfloat16")
 
 
-def _stored(store: RunStore, run: Run) -> dict[str, Any]:
-    outcome = store.get(run.identity())
+def _stored(store: RunStore, identity: dict[str, Any]) -> dict[str, Any]:
+    outcome = store.get(identity)
     if outcome is None:
-        raise UserError(f"{store.path(run.identity())}: gone since it was written; run again")
+        raise UserError(f"{store.path(identity)}: gone since it was written; run again")
     return outcome
 
 

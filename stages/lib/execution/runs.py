@@ -6,7 +6,6 @@ Runs that share a `stack_key` can train side by side in one stack.
 import math
 from collections.abc import Hashable
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -106,7 +105,9 @@ class Run:
         elif wanted.images == "white":
             other = {"white": data.originals}
         elif wanted.images not in ("same", "unique"):
-            images = _digests(self.data / datasets.noise_folder(wanted.images))["train_images"]
+            images = dilution.digests(self.data / datasets.noise_folder(wanted.images))[
+                "train_images"
+            ]
             other = {"images": images, "resized by Pillow": metadata.version("pillow")}
         ignored = NOT_DECIDING | optimizers.unread(train.optimizer) | averaging.unread(train)
         ignored |= losses.unread(train.loss) | methods.unread(train.method)
@@ -119,7 +120,7 @@ class Run:
             "learning_rate": self.learning_rate,
             "steps": self.steps,
             "seed": self.seed,
-            "data": _digests(self.data / data.name),
+            "data": dilution.digests(self.data / data.name),
             "other_images": other,
             "labels": facts["sha256"],
             **({"transition": facts["transition"]} if known else {}),
@@ -131,12 +132,6 @@ def _deciding(section: ModelParams | TrainParams) -> dict[str, Any]:
     """Return a section's fields but those at their neutral value."""
     neutral = neutral_values(type(section))
     return {k: v for k, v in asdict(section).items() if k not in neutral or v != neutral[k]}
-
-
-@lru_cache(maxsize=8)
-def _digests(folder: Path) -> dict[str, str]:
-    arrays = files.read_json(folder / datasets.DESCRIPTION)["arrays"]
-    return {name: array["sha256"] for name, array in arrays.items()}
 
 
 def expand(name: str, config: Config, data: Path, labels: Path) -> list[Run]:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from stages.lib.noise.sampling import Labels, chunks
 
@@ -50,6 +49,8 @@ def aggregate(labels: Labels, images: NDArray[np.uint32], num_classes: int) -> A
             row = rows[np.arange(chunk.start, chunk.stop) % len(images)]
             np.add.at(counts, row * num_classes + labels[chunk], 1)
         return Aggregated(shown[order], counts.reshape(-1, num_classes), None)
+    from scipy import sparse  # a tenth of a second, for what few need
+
     row = rows[np.arange(len(labels)) % len(images)]
     ones = np.ones(len(labels), dtype=np.int32)
     table = sparse.coo_array((ones, (row, labels)), (len(order), num_classes)).tocsr()

@@ -9,7 +9,7 @@ list holds those ``n`` once and repeats by itself.
 
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +244,7 @@ def materialise(
     elif params.images not in ("same", "unique"):
         others = len(datasets.load(data_folder / datasets.noise_folder(params.images)).train_labels)
     check_fit(data, params, len(dataset.train_labels), dataset.num_classes, file, prefix)
+    digests.cache_clear()  # sets are drawn for the images that lie there now
     drawn_by: dict[str, Any] = {
         "config": config_of(data, params),
         "images": digests_of(data_folder, data, params),
@@ -268,9 +269,16 @@ def digests_of(data_folder: Path, data: DataParams, params: NoiseParams) -> dict
         wanted[datasets.noise_folder(params.images)] = ("train_images",)
     found: dict[str, str] = {}
     for folder, names in wanted.items():
-        arrays = files.read_json(data_folder / folder / datasets.DESCRIPTION)["arrays"]
-        found |= {f"{folder}/{name}": arrays[name]["sha256"] for name in names}
+        known = digests(data_folder / folder)
+        found |= {f"{folder}/{name}": known[name] for name in names}
     return found
+
+
+@lru_cache(maxsize=8)
+def digests(folder: Path) -> dict[str, str]:
+    """Return the digests of a data set's arrays by their names; read once per process."""
+    arrays = files.read_json(folder / datasets.DESCRIPTION)["arrays"]
+    return {name: array["sha256"] for name, array in arrays.items()}
 
 
 def config_of(data: DataParams, params: NoiseParams) -> dict[str, Any]:

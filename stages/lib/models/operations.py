@@ -39,10 +39,11 @@ def operations(name: str, shape: Shape, num_classes: int, *, width: float, batch
         forward.append(2 * output.numel() * inputs)
 
     make = networks.maker(name, shape, num_classes, width=width, batch_norm=batch_norm)
-    network = networks.Network(make, 1, "grouped", torch.device("meta"))
+    # On the CPU: what the meta device loads takes every worker longer than a small training does.
+    network = networks.Network(make, 1, "grouped", torch.device("cpu"))
     for module in network.modules():
         if isinstance(module, layers.Dense | layers.Convolution | nn.Conv2d):
             module.register_forward_hook(count)
     with torch.no_grad():
-        network.eval()(torch.empty((1, 1, *shape), dtype=torch.uint8, device="meta"))
+        network.eval()(torch.zeros((1, 1, *shape), dtype=torch.uint8))
     return 3 * sum(forward) - forward[0]
