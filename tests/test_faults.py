@@ -66,7 +66,7 @@ def test_kills_of_a_tiny_pipeline(tiny: Repository) -> None:
     tiny.succeed("repro")
     expected = kills.results(tiny)
     assert len(expected) > 30
-    check(kills.run_rounds(tiny, expected, 4, rng=random.Random(0), longest=9), 4)
+    check(kills.run_rounds(tiny, expected, 2, rng=random.Random(0), longest=9), 2)
 
 
 @needs_git
