@@ -260,7 +260,13 @@ def test_commands_have_no_arguments_and_figures_no_part_in_the_experiment(name: 
 
 
 IMAGENET = {"fig3_uniform_imagenet", "fig10_training_size_imagenet"}  # which few have
-LONG = {"averaging", "batch_schedule", "memorisation", "methods_threshold"}  # at laptop scale alone
+LONG = {
+    "averaging",
+    "batch_schedule",
+    "memorisation",
+    "methods_threshold",
+    "recipe",
+}  # at laptop scale alone
 STUDIES = {key: registry.read_study(key) for key in registry.known()}
 PAPERS = {key for key, study in STUDIES.items() if study.number}
 
