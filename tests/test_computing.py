@@ -174,7 +174,8 @@ def test_times_stand_apart_with_what_they_were_taken_on(prepare: Any, pretend: A
     assert times == {
         "figure": UNIFORM, "scale": "tiny", "wall_seconds": 5.0,
         "hardware": [machine.hardware("cpu")], "versions": [machine.versions()],
-        "points": [{**place, "alpha": a, "wall_seconds": s} for a, s in ((0, 0.5), (2, 4.5))],
+        "points": [{**place, "alpha": a, "wall_seconds": s, "core_seconds": s / 2}
+                   for a, s in ((0, 0.5), (2, 4.5))],
     }  # fmt: skip
     pretend(lambda _: 0.5, lambda _: 7.0)
     assert files.to_json(computing.compute(*prepared)[0]) == files.to_json(report)

@@ -76,7 +76,10 @@ def report(
     for config, todo in zip(grid.points, expanded, strict=True):
         mine, outcomes = outcomes[: len(todo)], outcomes[len(todo) :]
         place, summary = study.place_of(config), summaries.summarise(config.train, mine)
-        times.append({**place, "wall_seconds": summaries.seconds(mine)})
+        spent = summaries.seconds(mine)
+        # As `operations`: of a seed at all rates. On a CPU a training has one core.
+        each = spent / len(config.train.seeds) if device == "cpu" else None
+        times.append({**place, "wall_seconds": spent, "core_seconds": each})
         shown = {"": summary}
         if study.top5:
             shown = {", top-1": summary, ", top-5": summaries.as_top5(summary)}
