@@ -507,7 +507,7 @@ def test_two_workers_of_the_queue_share_the_point_store(fresh: Repository) -> No
     assert said.count("Success") == 3, said
     assert len(points(fresh) - before) == 12
     queued = fresh.of_experiment("a4", "metrics/experiment.json")
-    shutil.rmtree(fresh.points)
+    shutil.rmtree(fresh.runs)
     set_params(fresh, {"noise.alpha": 4})
     for stage in ("dilute", "train"):
         fresh.succeed("repro", "--force", "--single-item", stage)

@@ -93,7 +93,7 @@ def test_kills_in_a_queue(tiny: Repository) -> None:
     result = "metrics/experiment.json"
     expected = tiny.of_experiment("whole", result)
     for whom in kills.IN_QUEUE:
-        shutil.rmtree(tiny.points)
+        shutil.rmtree(tiny.runs)
         tiny.succeed("exp", "run", "--queue", "--name", f"killed-{whom}", *VALUES)
         kept, orphans = kills.kill_in_queue(tiny, whom)
         assert orphans == []
